@@ -1,0 +1,58 @@
+"""The command that shows the main job on photographs that come with two scientific packages: demo."""
+
+import argparse
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+from sightline.cli.options import Commands, add_command, hub
+from sightline.text import count, duration
+
+QUERIES = ("a cat", "a rocket on its launch pad", "red flower")
+_PACKAGES = (("skimage", "data"), ("sklearn", "datasets/images"))
+
+
+def add_commands(commands: Commands) -> None:
+    """Add demo."""
+    command = add_command(commands, "demo", demo, "index a few photographs, search them, write a page of results")
+    command.add_argument("--index", metavar="URL", default="demo.index", help="where to keep it (default: demo.index)")
+    command.add_argument("--html", metavar="FILE", default="demo.html", help="the page (default: demo.html)")
+    command.add_argument("--model", metavar="NAME", default="mini", help="the model (default: mini, which is bundled)")
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Index, search by words and by a picture, write the page, say what to type next."""
+    from sightline.index import Index
+    from sightline.results import page, show
+
+    folders = _folders()
+    with Index(options.index, model=options.model, hub=hub()) as index:
+        for folder in folders:
+            summary = index.add(folder)
+            took = f"{summary.encoded} encoded in {duration(summary.seconds)}"
+            print(f"{count(summary.seen, 'photograph')} in {folder.parent.name}: {took}")
+        results = [index.search(query, k=4) for query in QUERIES]
+        results.append(replace(index.search(image=folders[1] / "china.jpg", k=4), query="like china.jpg"))
+    for hits in results:
+        print(f"\n{hits.query}")
+        for hit in hits:
+            print(f"  {hit.score:.3f}  {Path(show(hit)).name}")
+    Path(options.html).write_text(page(results, title="Sightline demo"), "utf-8")
+    print(f"\nThe same with pictures: open {options.html} in a browser.")
+    print("Your own folder:        sightline index ~/Pictures")
+    print('then:                   sightline search "a dog in the snow"')
+    return 0
+
+
+def _folders() -> list[Path]:
+    from sightline.errors import ExtraMissing
+
+    folders = []
+    for package, folder in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ExtraMissing(
+                f"the package {package!r} is not installed, its photographs are needed: pip install 'sightline[demo]'"
+            )
+        folders.append(Path(spec.origin).parent / folder)
+    return folders

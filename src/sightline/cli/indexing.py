@@ -1,0 +1,176 @@
+"""The commands that fill an index: index, failures, remove."""
+
+import argparse
+import json
+import sys
+import threading
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
+from sightline.text import count, duration, printable
+
+if TYPE_CHECKING:
+    from sightline.index import Index
+    from sightline.ingest import Options, Summary
+    from sightline.sources.base import Source
+
+
+def add_commands(commands: Commands) -> None:
+    """Add index, failures and remove."""
+    command = add_command(commands, "index", index, "index a folder of pictures; again after changes")
+    command.add_argument(
+        "source", metavar="FOLDER", nargs="+", help="a folder, looked through with all below it, or a picture"
+    )
+    add_index(command)
+    add_model(command)
+    _add_reading(command)
+    command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
+    command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
+    add_index(command)
+    add_model(command)
+    _add_reading(command)
+    command.add_argument("--retry", action="store_true", help="try them again")
+    command = add_command(commands, "remove", remove, "take pictures out of the index; the files stay")
+    command.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
+    add_index(command)
+    add_model(command)
+
+
+def index(options: argparse.Namespace) -> int:
+    """Index folders, with a progress bar on a terminal."""
+    from sightline.sources.base import open_source
+
+    sources = [open_source(source) for source in options.source]  # a wrong name is said before anything is done
+    with _open_for_writing(options) as target:
+        for source in sources:
+            summary = _with_progress(source, target, _reading(options))
+            _report(summary, source, target, options)
+    return 0
+
+
+def failures(options: argparse.Namespace) -> int:
+    """List the failures table, or work it off."""
+    with open_index(options) as target:
+        if options.retry:
+            summary = target.retry(_reading(options))
+            _say(
+                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
+                options,
+            )
+        found = target.failures()
+    if options.json:
+        print(json.dumps([asdict(failure) for failure in found], indent=2))
+        return 0
+    for failure in found:
+        print(f"{printable(failure.uri)}\n    {failure.stage}: {printable(failure.reason)} ({failure.when})")
+    if not found:
+        _say("no failures: every picture that was offered is indexed", options)
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Take pictures out of the index."""
+    with open_index(options) as target:
+        removed = target.remove(options.pictures)
+    print(f"removed {count(removed, 'picture')} from {index_url(options)}")
+    return 0 if removed else 1
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers", metavar="N", type=int, default=None, help="how many work at once (default: one a core)"
+    )
+    command.add_argument(
+        "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
+
+
+def _reading(options: argparse.Namespace) -> "Options":
+    from sightline.errors import UsageError
+    from sightline.ingest import Options
+
+    if options.workers is not None and options.workers < 1:
+        raise UsageError(f"--workers is {options.workers}, expected at least 1")
+    given = {"workers": options.workers, "limit_megapixels": options.max_megapixels}
+    return replace(Options(retry=options.retry), **{name: value for name, value in given.items() if value is not None})
+
+
+def _open_for_writing(options: argparse.Namespace) -> "Index":
+    """The index; for a new one the choice of a model is made, and said, here."""
+    from sightline.encoders.base import choose_model
+    from sightline.errors import StoreNotFound
+
+    target = open_index(options)
+    try:
+        target.store  # noqa: B018  opens it
+    except StoreNotFound:
+        choice = choose_model(model_name(options) or "auto", hub())
+        if choice.reason:
+            _say(f"model {choice.name}: {choice.reason}", options)
+        return open_index(options, model=choice.name)
+    return target
+
+
+def _with_progress(source: "Source", target: "Index", reading: "Options") -> "Summary":
+    """Add the source while a bar on the terminal shows pictures/s, time left and failures."""
+    if not sys.stderr.isatty():
+        return target.add(source, reading)
+    from tqdm import tqdm
+
+    with tqdm(unit=" pictures", dynamic_ncols=True, smoothing=0.05, leave=False) as bar:
+        _count_in_background(source, bar)
+
+        def show(summary: "Summary") -> None:
+            done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
+            bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
+            bar.update(done - bar.n)
+
+        return target.add(source, replace(reading, on_progress=show))
+
+
+def _count_in_background(source: "Source", bar: "object") -> None:
+    """Find out how many pictures there are while the first ones are worked on, for the time left."""
+
+    def work() -> None:
+        bar.total = sum(1 for _ in source)  # type: ignore[attr-defined]
+
+    threading.Thread(target=work, daemon=True, name="sightline-count").start()
+
+
+def _report(summary: "Summary", source: "Source", target: "Index", options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps({"source": source.root, "index": target.url, **asdict(summary)}))
+        return
+    new = summary.encoded + summary.reused
+    parts = [f"{count(summary.encoded, 'picture')} encoded"]
+    parts += [f"{summary.reused:,} recognised"] if summary.reused else []
+    parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
+    parts += [f"{summary.removed:,} removed"] if summary.removed else []
+    rate = f", {summary.encoded / summary.seconds:.0f}/s" if summary.encoded and summary.seconds else ""
+    _say(
+        f"{', '.join(parts)} in {duration(summary.seconds)}{rate}; {target.url} has {count(target.count(), 'picture')}",
+        options,
+    )
+    if failed := summary.failed + summary.skipped:
+        _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+    if not summary.seen:
+        _say(f"no picture found under {source.root}", options)
+    if summary.kept:
+        _say(
+            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
+            options,
+        )
+    if new and not summary.unchanged:
+        _say(f'search: sightline search "what you look for"{_named(options)}', options)
+
+
+def _named(options: argparse.Namespace) -> str:
+    return f" --index {options.index}" if options.index else ""
+
+
+def _say(text: str, options: argparse.Namespace) -> None:
+    if not (options.quiet or options.json):
+        print(text)

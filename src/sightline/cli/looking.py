@@ -1,0 +1,96 @@
+"""The commands that look: status, models."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, open_index
+from sightline.text import count, printable, size, table
+
+if TYPE_CHECKING:
+    from sightline.stores.upkeep import Damage
+
+
+def add_commands(commands: Commands) -> None:
+    """Add status and models."""
+    command = add_command(commands, "status", status, "show what an index holds")
+    add_index(command)
+    add_model(command)
+    command.add_argument("--verify", action="store_true", help="read every vector and compare checksums")
+    command.add_argument(
+        "--repair", action="store_true", help="mend what --verify finds; what is lost, the next run indexes again"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command = add_command(commands, "models", models, "list the models that can be used by name")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show an index."""
+    damaged = _verified(options) if options.verify or options.repair else None
+    with open_index(options) as index:
+        info = index.info()
+    if damaged is not None:
+        info["damaged"] = damaged
+    if options.json:
+        print(json.dumps(info, indent=2))
+        return 0
+    rows = [
+        ["index", str(info["url"])],
+        ["pictures", f"{info['pictures']:,}"],
+        ["model", f"{info['model']} ({info['dim']} dimensions)"],
+        ["on disk", size(info["size_bytes"])] if info["size_bytes"] is not None else ["on disk", "kept by the server"],
+        ["failures", f"{info['failures']:,}" + (" (sightline failures)" if info["failures"] else "")],
+    ]
+    rows += [["folder", f"{printable(root)}, indexed {note['indexed']}"] for root, note in info["roots"].items()]
+    rows += [["damaged", text] for text in damaged or []]
+    if damaged == []:
+        rows.append(["verified", "every vector matches its checksum"])
+    print(table(rows))
+    return 2 if damaged and not options.repair else 0
+
+
+def models(options: argparse.Namespace) -> int:
+    """List the catalog."""
+    from dataclasses import asdict
+
+    from sightline.encoders.catalog import catalog
+    from sightline.encoders.hub import is_here
+
+    entries = list(catalog().values())
+    here = {entry.name: is_here(entry, hub()) for entry in entries}
+    if options.json:
+        print(json.dumps([asdict(entry) | {"here": here[entry.name]} for entry in entries], indent=2, default=str))
+        return 0
+    rows = [["model", "here", "dim", "size", "licence", "what"]]
+    rows += [_model_row(entry, here=here[entry.name]) for entry in entries]
+    print(table(rows, right=frozenset({2, 3})))
+    return 0
+
+
+def _model_row(entry: Any, *, here: bool) -> list[str]:
+    megabytes = size(entry.size_mb * 1e6) if entry.size_mb else "none"
+    return [entry.name, "yes" if here else "", str(entry.dim), megabytes, entry.licence, entry.summary]
+
+
+def _verified(options: argparse.Namespace) -> list[str]:
+    """What is damaged, in words; mended first if asked, which needs no sound index."""
+    from sightline.errors import UsageError
+    from sightline.stores.local import LocalStore, repair_store
+
+    url = index_url(options)
+    if "://" in url:
+        raise UsageError(f"{url} is kept by a server that checks its own files: --verify is for an index in a folder")
+    if options.repair:
+        return [_words(damage) + ": mended" for damage in repair_store(url)]
+    store = LocalStore(url)
+    try:
+        return [_words(damage) for damage in store.verify()]
+    finally:
+        store.close()
+
+
+def _words(damage: "Damage") -> str:
+    if damage.can_be_rebuilt:
+        return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
+    return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"

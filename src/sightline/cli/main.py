@@ -1,0 +1,53 @@
+"""Arguments turned into one command's run and an exit code: 0 found or done, 1 nothing found, 2 wrong use or error."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import sightline
+from sightline.cli import demo, evaluating, indexing, looking, searching
+from sightline.errors import SightlineError
+
+FOUND, NOTHING_FOUND, WRONG = 0, 1, 2
+_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+_EPILOG = """\
+start here:
+  sightline index ~/Pictures             index a folder; run it again after changes
+  sightline search "a dog in the snow"   search it by words
+  sightline search ./photo.jpg           search it by a picture
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="sightline: %(message)s", force=True)
+    try:
+        return int(options.run(options))
+    except SightlineError as error:
+        print(f"sightline: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("\nsightline: stopped; what is done is kept, run the same command to go on", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader has seen enough: `sightline search ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FOUND
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the docs are generated from it."""
+    root = argparse.ArgumentParser(
+        prog="sightline",
+        description="Find pictures by meaning: by words, by another picture, or by both.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    root.add_argument("--version", action="version", version=f"sightline {sightline.__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for room in (indexing, searching, looking, evaluating, demo):
+        room.add_commands(commands)
+    return root

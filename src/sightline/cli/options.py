@@ -1,0 +1,87 @@
+"""What several commands share: their options, the environment, and an index made from both."""
+
+import argparse
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from sightline.encoders.hub import Hub
+    from sightline.index import Index
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Run: TypeAlias = Callable[[argparse.Namespace], int]
+
+ENVIRONMENT: Mapping[str, str] = {
+    "SIGHTLINE_INDEX": "the index that commands use without --index (photos.index)",
+    "SIGHTLINE_MODEL": "the model that commands use without --model",
+    "SIGHTLINE_CACHE": "the folder that downloaded models are kept in",
+    "SIGHTLINE_OFFLINE": "1: never ask the network for anything",
+    "HF_ENDPOINT": "the address of the model hub, for a mirror",
+    "HF_TOKEN": "your token for models that need one",
+}
+"""Every variable that Sightline reads, and what it means."""
+
+
+def add_command(commands: Commands, name: str, run: Run, help_text: str, **more: Any) -> argparse.ArgumentParser:
+    """One command with its help; `run` gets the parsed options and gives the exit code."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_text,
+        description=f"{help_text[0].upper()}{help_text[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **more,
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_index(command: argparse.ArgumentParser) -> None:
+    """`--index`."""
+    command.add_argument("--index", metavar="URL", default=None, help="the index: a folder (default: photos.index)")
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """`--model`."""
+    command.add_argument(
+        "--model", metavar="NAME", default=None, help="a model's name or folder (default: the index's own, else auto)"
+    )
+
+
+def index_url(options: argparse.Namespace) -> str:
+    """Which index the user means."""
+    return str(options.index or os.environ.get("SIGHTLINE_INDEX") or "photos.index")
+
+
+def model_name(options: argparse.Namespace) -> str | None:
+    """Which model the user asked for, if any."""
+    return options.model or os.environ.get("SIGHTLINE_MODEL") or None
+
+
+def hub() -> "Hub":
+    """The model hub as the environment describes it."""
+    from sightline.encoders.hub import Hub
+
+    given = {
+        "endpoint": os.environ.get("HF_ENDPOINT"),
+        "cache": _path(os.environ.get("SIGHTLINE_CACHE")),
+        "token": os.environ.get("HF_TOKEN"),
+        "offline": _is_on("SIGHTLINE_OFFLINE") or _is_on("HF_HUB_OFFLINE"),
+    }
+    return Hub(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+def open_index(options: argparse.Namespace, model: str | None = None) -> "Index":
+    """The index that the options and the environment name; a model given here is used as it is."""
+    from sightline.index import Index
+
+    return Index(index_url(options), model=model or model_name(options), hub=hub())
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")

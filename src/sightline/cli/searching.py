@@ -1,0 +1,180 @@
+"""The commands that find pictures: search, similar."""
+
+import argparse
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_index
+from sightline.cli.where import parse_where
+from sightline.text import printable, table
+
+if TYPE_CHECKING:
+    from sightline.results import Hits
+    from sightline.types import Hit
+
+_EXAMPLES = """\
+examples:
+  sightline search "a red car" -k 20
+  sightline search ./photo.jpg --where "width>=2000"
+  sightline search "2:golden retriever" + ./pool.jpg - fruit
+  sightline search beach --under ~/Pictures/2024 --html beach.html
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add search and similar."""
+    command = add_command(
+        commands, "search", search, "find pictures by words, by a picture, or by both", epilog=_EXAMPLES
+    )
+    command.add_argument(
+        "query",
+        metavar="QUERY",
+        nargs="*",
+        help="words or a picture; + and - add and subtract, 2: in front is a weight",
+    )
+    command.add_argument("--image", metavar="FILE", action="append", default=[], help="add a picture to the query")
+    command.add_argument("--add", "-a", metavar="QUERY", action="append", default=[], help="the same as + QUERY")
+    command.add_argument("--subtract", "-s", metavar="QUERY", action="append", default=[], help="the same as - QUERY")
+    _add_results(command)
+    command = add_command(commands, "similar", similar, "find pictures like one that is indexed")
+    command.add_argument("picture", metavar="PICTURE", help="an indexed picture: its path, URI or id")
+    _add_results(command)
+
+
+def search(options: argparse.Namespace) -> int:
+    """Search by words and pictures."""
+    from sightline.query import Term, parse
+
+    words = list(options.query)
+    for query in options.add:
+        words += ["+", query]
+    for query in options.subtract:
+        words += ["-", query]
+    terms = parse(words) if words or not options.image else []
+    terms += [Term("image", picture) for picture in options.image]
+    with open_index(options) as index:
+        hits = index.search(terms=terms, **_cut(options))
+        return _show(hits, options)
+
+
+def similar(options: argparse.Namespace) -> int:
+    """Search by an indexed picture."""
+    with open_index(options) as index:
+        hits = index.similar(options.picture, **_cut(options))
+        return _show(hits, options)
+
+
+def _add_results(command: argparse.ArgumentParser) -> None:
+    add_index(command)
+    add_model(command)
+    command.add_argument("-k", metavar="N", type=int, default=10, help="how many pictures (default: 10)")
+    command.add_argument("--offset", metavar="N", type=int, default=0, help="skip the first N")
+    command.add_argument(
+        "--min-score", metavar="X", type=float, default=None, help="only pictures that score X or more"
+    )
+    command.add_argument(
+        "--where",
+        metavar="FILTER",
+        action="append",
+        default=[],
+        help="color=red, width>=800, taken>=2024-05, or JSON; several must all hold",
+    )
+    command.add_argument(
+        "--under", metavar="FOLDER", action="append", default=[], help="only pictures below this folder"
+    )
+    command.add_argument(
+        "--match", metavar="WORDS", default=None, help="only pictures with these words in name, title or caption"
+    )
+    shape = command.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print JSON")
+    shape.add_argument("--paths", action="store_true", help="print bare paths, one a line")
+    shape.add_argument(
+        "-0", dest="nul", action="store_true", help="print bare paths, each ended by a NUL, for xargs -0"
+    )
+    command.add_argument("--html", metavar="FILE", default=None, help="write a page with the pictures in it, too")
+
+
+def _cut(options: argparse.Namespace) -> dict[str, Any]:
+    """Which part of the results is wanted."""
+    names = ("k", "offset", "min_score")
+    return {"where": _where(options), **{name: getattr(options, name) for name in names}}
+
+
+def _where(options: argparse.Namespace) -> dict[str, Any] | None:
+    conditions = [parse_where(text) for text in options.where]
+    if options.under:
+        folders = [Path(os.path.abspath(Path(folder).expanduser())).as_uri() for folder in options.under]  # noqa: PTH100
+        conditions.append({"folders": {"$in": folders}})
+    if options.match:
+        conditions.append({"$match": options.match})
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    return {"$and": conditions}
+
+
+def _show(hits: "Hits", options: argparse.Namespace) -> int:
+    from sightline.results import page
+
+    if options.html:
+        write(Path(options.html), page([hits], title=f"Sightline: {hits.query}"))
+    if options.json:
+        print(json.dumps(hits.to_dict(), indent=2, ensure_ascii=True))
+    elif options.paths or options.nul:
+        _write_paths(hits, b"\0" if options.nul else b"\n")
+    elif not hits:
+        print("nothing found" + (": no picture passes the filter" if _where(options) or options.min_score else ""))
+    elif sys.stdout.isatty():
+        print(_table(hits))
+    else:
+        print("\n".join(f"{hit.score:.3f}\t{_path(hit)}" for hit in hits))
+    return 0 if hits else 1
+
+
+def _table(hits: "Hits") -> str:
+    rows = [[f"{hit.score:.3f}", _pixels(hit), _day(hit), _path(hit)] for hit in hits]
+    header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
+    return f"{printable(header)}\n{table(rows, right=frozenset({0, 1}))}"
+
+
+def _pixels(hit: "Hit") -> str:
+    width, height = hit.payload.get("width"), hit.payload.get("height")
+    return f"{width} x {height}" if width and height else ""
+
+
+def _day(hit: "Hit") -> str:
+    taken = hit.payload.get("taken")
+    return f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else ""
+
+
+def _path(hit: "Hit") -> str:
+    from sightline.results import show
+
+    path = show(hit)
+    here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118  the user's own spelling, links not resolved
+    return printable(path.removeprefix(here))
+
+
+def _write_paths(hits: "Hits", end: bytes) -> None:
+    """Paths as the bytes that the file system knows, whatever their encoding."""
+    from sightline.results import show
+
+    sys.stdout.flush()
+    for hit in hits:
+        sys.stdout.buffer.write(os.fsencode(show(hit)) + end)
+    sys.stdout.buffer.flush()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a page where the user wants it."""
+    from sightline.errors import UsageError
+
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path} ({error.strerror}): expected a file in a folder that you may write to"
+        ) from error

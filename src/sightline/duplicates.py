@@ -1,0 +1,27 @@
+"""Vectors of pictures turned into groups of near-duplicates."""
+
+import numpy as np
+
+from sightline.types import Vectors
+
+SAME = 0.97
+"""Cosine from which two pictures count as copies of one another."""
+
+
+def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
+    """(n, dim) -> positions in groups: each picture joins the first earlier group whose first picture is like it.
+
+    In order of first members, which is the order of the hits that the vectors belong to.
+    """
+    if not len(vectors):
+        return []
+    alike = vectors @ vectors.T >= same  # (n, dim) @ (dim, n) -> (n, n)
+    leaders = list[int]()
+    groups: dict[int, list[int]] = {}
+    for position in range(len(vectors)):
+        near = np.flatnonzero(alike[position, leaders]) if leaders else ()
+        leader = leaders[int(near[0])] if len(near) else position
+        if leader == position:
+            leaders.append(position)
+        groups.setdefault(leader, []).append(position)
+    return [groups[leader] for leader in leaders]

@@ -1,0 +1,105 @@
+"""Everything that Sightline raises on purpose, as one tree.
+
+    SightlineError
+    ├── UsageError               an argument that cannot be: k of 0, an empty query, an unknown option
+    │   └── WhereError           a filter that cannot be understood
+    ├── SourceError              a folder, file, table or URL that cannot be read
+    ├── ImageError               one picture that cannot become pixels
+    │   └── ImageTooLarge        more megapixels than the limit
+    ├── EncoderError             a model that cannot be used
+    │   ├── ModelNotFound        no model of that name or in that folder
+    │   ├── ModelDamaged         a file of the model is missing or not what it should be
+    │   ├── HubUnreachable       the model hub does not answer, or offline mode forbids asking it
+    │   └── TextNotSupported     an image-only encoder was asked for words
+    ├── ExtraMissing             a feature whose optional packages are not installed
+    ├── StoreError               a store that cannot be read or written
+    │   ├── StoreNotFound        nothing there, or something that is not an index
+    │   ├── StoreDamaged         a file of the store is truncated, missing or does not match its checksum
+    │   ├── StoreTooNew          written by a newer version of Sightline
+    │   ├── StoreBusy            another process holds the store and did not finish in time
+    │   ├── StoreFull            no room left on the disk
+    │   └── DimensionMismatch    vectors of another length than the store holds
+    └── IndexMismatch            an index built by one model and opened with another
+
+Each message has three parts: what happened (with the value), what was expected, what to do.
+"""
+
+
+class SightlineError(Exception):
+    """The base of every error that Sightline raises on purpose."""
+
+
+class UsageError(SightlineError, ValueError):
+    """An argument that cannot be."""
+
+
+class WhereError(UsageError):
+    """A filter that cannot be understood."""
+
+
+class SourceError(SightlineError):
+    """A folder, file, table or URL that cannot be read."""
+
+
+class ImageError(SightlineError):
+    """One picture that cannot become pixels."""
+
+
+class ImageTooLarge(ImageError):
+    """A picture with more megapixels than the limit."""
+
+
+class EncoderError(SightlineError):
+    """A model that cannot be used."""
+
+
+class ModelNotFound(EncoderError):
+    """No model of that name, or none in that folder."""
+
+
+class ModelDamaged(EncoderError):
+    """A file of the model is missing or not what it should be."""
+
+
+class HubUnreachable(EncoderError):
+    """The model hub does not answer, or offline mode forbids asking it."""
+
+
+class TextNotSupported(EncoderError):
+    """An image-only encoder was asked for words."""
+
+
+class ExtraMissing(SightlineError):
+    """A feature whose optional packages are not installed."""
+
+
+class StoreError(SightlineError):
+    """A store that cannot be read or written."""
+
+
+class StoreNotFound(StoreError):
+    """Nothing there, or something that is not an index."""
+
+
+class StoreDamaged(StoreError):
+    """A file of the store is truncated, missing or does not match its checksum."""
+
+
+class StoreTooNew(StoreError):
+    """A store written by a newer version of Sightline."""
+
+
+class StoreBusy(StoreError):
+    """Another process holds the store and did not finish in time."""
+
+
+class StoreFull(StoreError):
+    """No room left on the disk."""
+
+
+class DimensionMismatch(StoreError):
+    """Vectors of another length than the store holds."""
+
+
+class IndexMismatch(SightlineError):
+    """An index built by one model and opened with another."""

@@ -1,0 +1,241 @@
+"""The Index: pictures of one model in one store, to be filled, searched and looked into."""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from uuid import UUID
+
+from sightline import query
+from sightline.encoders.base import Encoder, choose_model, load_encoder
+from sightline.encoders.hub import Hub
+from sightline.errors import IndexMismatch, SourceError, StoreNotFound, UsageError
+from sightline.ingest import FAILURE, Options, Summary, ingest, prune
+from sightline.query import Picture, Term
+from sightline.results import Hits, Took, grid
+from sightline.sources.base import Source, open_source
+from sightline.sources.folder import path_of
+from sightline.stores.base import Store, open_store
+from sightline.types import Failure, Item, Note, Record, Vector, Where, record_id
+
+_IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
+_SHOWN = 12  # pictures in a notebook's view of the whole index
+_ROOT = "root"  # the kind of note that each indexed folder leaves
+
+
+class Index:
+    """Pictures of one model in one store.
+
+    The store and the model are opened when they are first needed: looking at an index loads no model, and an index that
+    does not exist yet is created by the first `add`.
+    """
+
+    def __init__(self, url: str, *, model: str | Encoder | None = None, hub: Hub | None = None) -> None:
+        self.url = url
+        self._model, self._hub = model, hub or Hub()
+        self._encoder: Encoder | None = None
+        self._store: Store | None = None
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Index({self.url!r}, {self.count()} pictures, model {self.info()['model']!r})"
+
+    def _repr_html_(self) -> str:
+        return grid(repr(self), list(islice(self.store.scan(), _SHOWN)))
+
+    @property
+    def store(self) -> Store:
+        """Where the records are; `StoreNotFound` if the index does not exist yet."""
+        if self._store is None:
+            self._store = open_store(self.url)
+        return self._store
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model of this index, loaded at first use; `IndexMismatch` if another one was asked for."""
+        if self._encoder is None:
+            identity = self._identity()
+            encoder = self._load(str(identity.get("load", "auto")))
+            self._check(encoder, identity)
+            self._encoder = encoder
+        return self._encoder
+
+    def add(self, source: str | Path | Source | Iterable[Item], options: Options | None = None) -> Summary:
+        """Bring the index up to date with a folder, a picture, a source or some items; gives what was done.
+
+        Safe to interrupt and to repeat: what is unchanged is skipped, what vanished from a folder leaves the index.
+        """
+        if isinstance(source, str | Path):
+            source = open_source(source)
+        store = self._open_or_create()
+        seen: set[str] = set()
+        summary = ingest(source, self.encoder, store, options=options or Options(), seen=seen)
+        root = getattr(source, "root", None)
+        if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
+            return summary
+        removed, kept = prune(store, root, seen)
+        store.write_notes(_ROOT, {root: {"indexed": _now(), "pictures": len(seen)}})
+        return replace(summary, removed=removed, kept=kept)
+
+    def retry(self, options: Options | None = None) -> Summary:
+        """Read the pictures of the failures table again; those that no longer exist leave it."""
+        items = list[Item]()
+        gone = dict[str, Note | None]()
+        for uri in self.store.notes(FAILURE):
+            try:
+                items += open_source(path_of(uri))
+            except SourceError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    gone[uri] = None
+        self.store.write_notes(FAILURE, gone)
+        options = replace(options or Options(), retry=True)
+        return ingest(items, self.encoder, self.store, options=options, seen=set())
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        image: Picture | None = None,
+        terms: Sequence[Term] = (),
+        k: int = 10,
+        where: Where | None = None,
+        min_score: float | None = None,
+        offset: int = 0,
+    ) -> Hits:
+        """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
+
+        `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine).
+        """
+        if k < 1 or offset < 0:
+            raise UsageError(f"k is {k} and offset is {offset}, expected k of at least 1 and offset of at least 0")
+        given = [Term("text", text)] if text is not None else []
+        given += [Term("image", image)] if image is not None else []
+        all_terms = [*terms, *given]
+        began = time.perf_counter()
+        vector = query.embed(all_terms, self.encoder, self._vector_of)
+        encoded = time.perf_counter()
+        found = self.store.search(vector[None], k, where, offset)[0]
+        hits = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
+        took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
+        return Hits(query.describe(all_terms), self.encoder.name, took, hits)
+
+    def similar(
+        self,
+        picture: str,
+        *,
+        k: int = 10,
+        where: Where | None = None,
+        min_score: float | None = None,
+        offset: int = 0,
+    ) -> Hits:
+        """The pictures nearest to an indexed one, named by id, URI or path, without that one itself."""
+        record = self.record(picture)
+        found = self.search(terms=[Term("id", record.id)], k=offset + k + 1, where=where, min_score=min_score)
+        others = [hit for hit in found if hit.id != record.id]
+        return replace(found, hits=tuple(others[offset : offset + k]))
+
+    def record(self, picture: str) -> Record:
+        """The record of an indexed picture, named by id, URI or path; `UsageError` if it is not in the index."""
+        found = self.store.fetch([_id_of(picture)])
+        if not found:
+            raise UsageError(f"{picture!r} is not in {self.url}, expected the id, path or URI of an indexed picture")
+        return found[0]
+
+    def remove(self, pictures: Iterable[str]) -> int:
+        """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
+        return self.store.delete([_id_of(picture) for picture in pictures])
+
+    def count(self, where: Where | None = None) -> int:
+        """How many pictures match."""
+        return self.store.count(where)
+
+    def failures(self) -> list[Failure]:
+        """The pictures that could not be indexed, by URI."""
+        names = Failure.__slots__
+        notes = sorted(self.store.notes(FAILURE).items())
+        return [Failure(**{name: note[name] for name in names}) for _, note in notes]
+
+    def info(self) -> dict[str, Any]:
+        """What the index is, as plain values: model, dim, pictures, failures, size_bytes, roots by URI and more."""
+        identity = self._identity()
+        return {
+            "url": self.url,
+            "model": identity.get("encoder"),
+            "fingerprint": identity.get("fingerprint"),
+            "dim": self.store.dim,
+            "created": identity.get("created"),
+            "pictures": self.store.count(),
+            "failures": len(self.store.notes(FAILURE)),
+            "size_bytes": size_bytes() if (size_bytes := getattr(self.store, "size_bytes", None)) else None,
+            "roots": self.store.notes(_ROOT),
+        }
+
+    def close(self) -> None:
+        """Give back the store's files and connections."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def _open_or_create(self) -> Store:
+        try:
+            store = self.store
+        except StoreNotFound:
+            encoder = self._load("auto")
+            store = self._store = open_store(self.url, dim=encoder.dim)
+            self._encoder = encoder
+        if not store.notes(_IDENTITY):
+            store.write_notes(_IDENTITY, {_IDENTITY: self._new_identity()})
+        return store
+
+    def _new_identity(self) -> Note:
+        encoder = self.encoder
+        load = self._model if isinstance(self._model, str) else encoder.name
+        load = str(Path(load).resolve()) if Path(load).is_dir() else encoder.name
+        identity = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "load": load}
+        return identity | {"created": _now()}
+
+    def _identity(self) -> Note:
+        return self.store.notes(_IDENTITY).get(_IDENTITY, {})
+
+    def _load(self, built_with: str) -> Encoder:
+        model = self._model if self._model is not None else built_with
+        if not isinstance(model, str):
+            return model
+        return load_encoder(choose_model(model, self._hub).name, hub=self._hub)
+
+    def _check(self, encoder: Encoder, identity: Mapping[str, Any]) -> None:
+        built_with = identity.get("encoder", encoder.name)
+        if encoder.name != built_with:
+            raise IndexMismatch(
+                f"{self.url} was built with {built_with!r}, not {encoder.name!r}: "
+                f"open it with --model {built_with}, or build a new index"
+            )
+        if encoder.fingerprint != identity.get("fingerprint", encoder.fingerprint):
+            raise IndexMismatch(
+                f"{self.url} was built with other weights of {encoder.name!r} ({identity['fingerprint']}, "
+                f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
+            )
+
+    def _vector_of(self, picture: str) -> Vector:
+        return self.record(picture).vector
+
+
+def _id_of(picture: str) -> str:
+    try:
+        return str(UUID(picture))
+    except ValueError:
+        return record_id(picture if "://" in picture else Path(os.path.abspath(Path(picture).expanduser())).as_uri())  # noqa: PTH100
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

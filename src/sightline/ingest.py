@@ -1,0 +1,234 @@
+"""Items turned into records: read, hashed, decoded and encoded by as many workers as cores, committed in batches."""
+
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+
+from sightline.encoders.base import Encoder
+from sightline.errors import ImageError, SourceError
+from sightline.images.decode import LIMIT_MEGAPIXELS
+from sightline.images.read import open_picture
+from sightline.stores.base import Store
+from sightline.types import Failure, Item, Note, Payload, Pixels, Record, record_id
+
+FAILURE = "failure"  # the kind of note a failed picture leaves; its key is the URI
+OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
+
+_LOOK_UP = 512  # items whose records are fetched together
+_COMMIT_RECORDS = 512  # a commit costs a few fsyncs; at 60 pictures/s the time limit comes first
+_COMMIT_SECONDS = 2.0  # the most finished work that a kill can lose
+_WINDOW = 3  # batches in flight for each worker, so that a commit leaves no worker idle
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run did, in pictures: `skipped` failed before and are unchanged, `kept` are records of vanished ones."""
+
+    seen: int = 0
+    unchanged: int = 0
+    encoded: int = 0
+    reused: int = 0
+    failed: int = 0
+    skipped: int = 0
+    removed: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to ingest. `retry` reads pictures again that failed before; `on_progress` is called every few pictures."""
+
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    limit_megapixels: float | None = LIMIT_MEGAPIXELS
+    retry: bool = False
+    on_progress: Callable[[Summary], None] = lambda _: None
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of a few items; `encoded` of the records are new vectors, the others were known content."""
+
+    records: list[Record] = field(default_factory=list)
+    failures: list[tuple[Failure, Item]] = field(default_factory=list)
+    encoded: int = 0
+
+
+def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Options, seen: set[str]) -> Summary:
+    """Bring the store up to date with the items; the ids of all items are added to `seen`.
+
+    An item with the stamp of its record costs a look-up; one with known content (by SHA-256) takes over that vector.
+    What cannot be read or decoded becomes a note. An interrupt commits what is finished and then goes on its way up.
+    """
+    run = _Run(store, options, seen)
+    pending: deque[Future[Batch]] = deque()
+    pool = ThreadPoolExecutor(options.workers, "sightline-worker")
+    try:
+        for few in _chunks(run.changed(items), encoder.batch_size):
+            pending.append(pool.submit(work, few, encoder, store, options.limit_megapixels))
+            if len(pending) > _WINDOW * options.workers:
+                run.take(pending.popleft().result())
+        while pending:
+            run.take(pending.popleft().result())
+    finally:
+        pool.shutdown(cancel_futures=True)
+        run.finish([future.result() for future in pending if not future.cancelled() and not future.exception()])
+    return run.summary
+
+
+def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels: float | None) -> Batch:
+    """What a worker does with a few items: read, hash, look up, decode, encode."""
+    batch = Batch()
+    contents = [(item, data, hashlib.sha256(data).hexdigest()) for item, data in _read(items, batch)]
+    known = _known(store, {sha256 for _, _, sha256 in contents})
+    fresh = list[tuple[Item, Payload]]()
+    pixels = list[Pixels]()
+    for item, data, sha256 in contents:
+        if sha256 in known:
+            batch.records.append(_record(item, known[sha256].vector, known[sha256].payload))
+            continue
+        try:
+            picture = open_picture(data, image_size=encoder.image_size, limit_megapixels=limit_megapixels)
+        except ImageError as error:
+            batch.failures.append((_failure(item, "decode", error), item))
+            continue
+        pixels.append(encoder.preprocess(picture.image))
+        fresh.append((item, {**picture.payload, "sha256": sha256}))
+    if fresh:
+        vectors = encoder.encode_images(np.stack(pixels))  # n of (3, h, w) -> (n, 3, h, w) -> (n, dim)
+        batch.records += [_record(item, vector, known) for (item, known), vector in zip(fresh, vectors, strict=True)]
+    batch.encoded = len(fresh)
+    return batch
+
+
+def prune(store: Store, root: str, seen: set[str]) -> tuple[int, int]:
+    """Remove what lies under the root and was not seen; gives how many records were (removed, kept).
+
+    Kept are the records of a root that offered nothing at all (a disk that is not mounted) and those in folders that
+    could not be read. Failures of vanished pictures are forgotten.
+    """
+    failures = store.notes(FAILURE)
+    unreadable = {uri for uri, note in failures.items() if note["stage"] == "read"}
+    gone, kept = list[str](), 0
+    for record in store.scan({"folders": root}):
+        if record.id in seen:
+            continue
+        if not seen or unreadable.intersection(_folders(record.payload)):
+            kept += 1
+        else:
+            gone.append(record.id)
+    if seen:
+        under = f"{root}/"
+        forgotten = [uri for uri in failures if uri.startswith(under) and record_id(uri) not in seen]
+        store.write_notes(FAILURE, dict.fromkeys(forgotten))
+    return store.delete(gone), kept
+
+
+class _Run:
+    """The counts and the uncommitted work of one run."""
+
+    def __init__(self, store: Store, options: Options, seen: set[str]) -> None:
+        self.summary = Summary()
+        self._store, self._options, self._seen = store, options, seen
+        self._failed_before = store.notes(FAILURE)
+        self._records: list[Record] = []
+        self._notes: dict[str, Note | None] = {}
+        self._started = self._committed = time.monotonic()
+
+    def changed(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items that are new or have another stamp than their record or their failure."""
+        for few in _chunks(items, _LOOK_UP):
+            ids = [record_id(item.uri) for item in few]
+            stamps = {record.id: record.payload.get("stamp") for record in self._store.fetch(ids)}
+            for identity, item in zip(ids, few, strict=True):
+                self._seen.add(identity)
+                if stamps.get(identity) == item.stamp:
+                    self._count(seen=1, unchanged=1)
+                elif self._failed_already(item):
+                    self._count(seen=1, skipped=1)
+                else:
+                    self._count(seen=1)
+                    yield item
+            self._options.on_progress(self.summary)
+
+    def take(self, batch: Batch) -> None:
+        """Add what a worker finished; commit when enough is waiting."""
+        self._records += batch.records
+        self._notes |= {record.uri: None for record in batch.records if record.uri in self._failed_before}
+        for failure, item in batch.failures:
+            retries = int(self._failed_before.get(item.uri, {}).get("retries", -1)) + 1
+            self._notes[item.uri] = {**asdict(failure), "retries": retries, "stamp": item.stamp}
+        self._count(encoded=batch.encoded, reused=len(batch.records) - batch.encoded, failed=len(batch.failures))
+        if len(self._records) >= _COMMIT_RECORDS or time.monotonic() - self._committed > _COMMIT_SECONDS:
+            self.commit()
+        self._options.on_progress(self.summary)
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Take what is left and commit."""
+        for batch in batches:
+            self.take(batch)
+        self.commit()
+
+    def commit(self) -> None:
+        """Make everything taken so far durable."""
+        if self._records:
+            self._store.upsert(self._records)
+        if self._notes:
+            self._store.write_notes(FAILURE, self._notes)
+        self._records, self._notes, self._committed = [], {}, time.monotonic()
+
+    def _failed_already(self, item: Item) -> bool:
+        note = self._failed_before.get(item.uri)
+        if note is None or self._options.retry or note["stage"] == "read":
+            return False
+        return bool(note["stamp"] == item.stamp)
+
+    def _count(self, **more: int) -> None:
+        counts = {name: getattr(self.summary, name) + number for name, number in more.items()}
+        self.summary = replace(self.summary, **counts, seconds=time.monotonic() - self._started)
+
+
+def _read(items: Sequence[Item], batch: Batch) -> Iterator[tuple[Item, bytes]]:
+    for item in items:
+        try:
+            yield item, item.read()
+        except (SourceError, OSError) as error:
+            batch.failures.append((_failure(item, "read", error), item))
+
+
+def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
+    """Records with the same content as one of the hashes, by hash."""
+    if not hashes:
+        return {}
+    return {str(record.payload["sha256"]): record for record in store.scan({"sha256": {"$in": sorted(hashes)}})}
+
+
+def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
+    payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
+    return Record(record_id(item.uri), item.uri, vector, {**payload, **item.payload, "stamp": item.stamp})
+
+
+def _folders(payload: Payload) -> list[str]:
+    folders = payload.get("folders", [])
+    return folders if isinstance(folders, list) else []
+
+
+def _failure(item: Item, stage: str, error: Exception) -> Failure:
+    return Failure(item.uri, stage, str(error), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    iterator = iter(values)
+    while few := list(islice(iterator, size)):
+        yield few

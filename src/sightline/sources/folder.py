@@ -1,0 +1,196 @@
+"""A folder of picture files, or a single one, into items."""
+
+# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH122
+# Text, not Path: joining a name, its stat and its URI take 2.4 us a file, not 5.1.
+
+import os
+import stat
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from sightline.errors import SourceError
+from sightline.sources.files import read_file, unreadable
+from sightline.text import printable
+from sightline.types import Item, Value
+
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif", ".avifs")
+_RARER = (".heic", ".heics", ".heif", ".heifs", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
+SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm"))
+"""The ends, in lower case, of the file names that are taken for pictures."""
+
+SKIPPED_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
+"""Folders that systems keep for themselves, with thumbnails or deleted files in them. Hidden ones are skipped too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """All pictures below a folder, in order of their names; links are followed, each real folder is entered once."""
+
+    path: Path
+
+    @property
+    def root(self) -> str:
+        """The URI of the folder."""
+        return self.path.as_uri()
+
+    def __iter__(self) -> Iterator[Item]:
+        """Real folders come before linked ones: a picture keeps its shortest name, and loops end."""
+        entered: set[str] = set()
+        linked = deque([_Place.of(self.path)])
+        while linked:
+            pending = [linked.popleft()]
+            while pending:
+                place = pending.pop()
+                if place.real_path in entered:
+                    continue
+                entered.add(place.real_path)
+                try:
+                    names = _names(place.path)
+                except OSError as error:
+                    yield _failing(place, error)
+                    continue
+                yield from (_item(place, name) for name in names.pictures)
+                pending += [place.child(name, is_link=False) for name in reversed(names.folders)]
+                linked += [place.child(name, is_link=True) for name in names.linked_folders]
+
+
+@dataclass(frozen=True, slots=True)
+class SingleFile:
+    """One picture file."""
+
+    path: Path
+
+    @property
+    def root(self) -> str:
+        """The URI of the file."""
+        return self.path.as_uri()
+
+    def __iter__(self) -> Iterator[Item]:
+        """The one item."""
+        yield _item(_Place.of(self.path.parent), self.path.name)
+
+
+def open_path(path: Path) -> Folder | SingleFile:
+    """What lies at a path as a source. It becomes absolute by name alone: links in it stay as the user wrote them."""
+    path = Path(os.path.abspath(path))  # Path.absolute keeps "..", Path.resolve follows links
+    try:
+        if path.is_dir() or stat.S_ISDIR(os.lstat(path).st_mode):  # lstat: a link to nowhere is a picture that fails
+            os.scandir(path).close()
+            return Folder(path)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise unreadable(str(path), error) from error
+    if not _is_picture(path.name):
+        raise SourceError(
+            f"{printable(str(path))} is neither a folder nor a picture: expected a folder, or a file that ends in "
+            ".jpg, .png, .webp or another picture format; check the path"
+        )
+    return SingleFile(path)
+
+
+def path_of(uri: str) -> Path:
+    """The path of a file: URI, whatever bytes are in its name; `SourceError` for other schemes."""
+    if not uri.startswith("file:///"):
+        raise SourceError(f"{uri} is not a file on this machine: expected file:///...; fetch it to a folder first")
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    return Path(path[1:] if os.name == "nt" else path)  # Windows: /C:/photos
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A folder on the way. `folders` are the URIs from the root of the file system down to this one."""
+
+    path: str
+    real_path: str
+    folders: list[str]
+
+    @classmethod
+    def of(cls, path: Path) -> "_Place":
+        folders = [folder.as_uri() for folder in (*reversed(path.parents), path)]
+        return cls(str(path), os.path.realpath(path), folders)
+
+    def child(self, name: str, *, is_link: bool) -> "_Place":
+        path = os.path.join(self.path, name)
+        real_path = os.path.realpath(path) if is_link else os.path.join(self.real_path, name)
+        return _Place(path, real_path, [*self.folders, self.uri(name)])
+
+    def uri(self, name: str) -> str:
+        """As `Path.as_uri`, in a fifth of the time."""
+        return f"{self.folders[-1].rstrip('/')}/{quote_from_bytes(os.fsencode(name))}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """What one folder holds. Names, not `DirEntry`s: a third of the memory (72 bytes), and `os.stat` is as fast."""
+
+    pictures: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    linked_folders: list[str] = field(default_factory=list)
+
+
+def _names(path: str) -> _Names:
+    names = _Names()
+    marks = set[str]()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            if name.startswith(".") or name in SKIPPED_FOLDERS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                names.folders.append(name)
+            elif entry.is_symlink() and _may_be_folder(entry):
+                names.linked_folders.append(name)
+            elif _is_picture(name):
+                names.pictures.append(name)
+            elif name == "index.sqlite" or name.startswith("vectors-"):
+                marks.add(name[:8])
+    if len(marks) == 2:  # one of our own indexes
+        return _Names()
+    for found in (names.pictures, names.folders, names.linked_folders):
+        found.sort()
+    return names
+
+
+def _may_be_folder(link: os.DirEntry[str]) -> bool:
+    """A link to nowhere counts as a folder unless named like a picture: it may lead to a disk that is not mounted."""
+    try:
+        return stat.S_ISDIR(link.stat().st_mode)
+    except OSError:
+        return not _is_picture(link.name)
+
+
+def _valid(name: str) -> str:
+    """A name as valid UTF-8: bytes that are none become U+FFFD."""
+    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def _item(place: _Place, name: str) -> Item:
+    path = os.path.join(place.path, name)
+    payload: dict[str, Value] = {"name": _valid(name), "folders": place.folders}
+    try:
+        status = os.stat(path)
+    except OSError:
+        return Item(place.uri(name), "unreadable", partial(read_file, path), payload)
+    payload["size_bytes"] = status.st_size
+    with suppress(OverflowError, ValueError, OSError):  # a damaged file system can give any year
+        payload["modified"] = datetime.fromtimestamp(status.st_mtime, UTC)
+    return Item(place.uri(name), f"{status.st_size}-{status.st_mtime_ns}", partial(read_file, path), payload)
+
+
+def _failing(place: _Place, error: OSError) -> Item:
+    """A folder that cannot be listed, as an item that says so when it is read."""
+    payload: dict[str, Value] = {"name": _valid(os.path.basename(place.path)), "folders": place.folders[:-1]}
+    return Item(place.folders[-1], "unreadable", partial(_refuse, unreadable(place.path, error)), payload)
+
+
+def _refuse(error: SourceError) -> bytes:
+    raise error

@@ -1,0 +1,81 @@
+"""The values that travel between the rooms."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeAlias
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector: TypeAlias = NDArray[np.float32]
+"""One picture or text as the model sees it: shape (dim,), norm 1."""
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""Shape (n, dim), rows of norm 1."""
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""One picture at the model's size: shape (3, height, width), RGB, 0 to 255; stacked: (n, 3, height, width)."""
+
+Value: TypeAlias = str | int | float | bool | list[str] | datetime
+"""What a payload may hold. Integers keep within 53 bits, datetimes carry a time zone."""
+
+Payload: TypeAlias = Mapping[str, Value]
+"""What is known of a picture besides its vector: a flat mapping."""
+
+Where: TypeAlias = Mapping[str, Any]
+"""A filter on payloads, as users of vector databases know it: {"color": "red", "width": {"$gte": 800}}."""
+
+Note: TypeAlias = dict[str, Any]
+"""A small JSON document that a store keeps beside its records."""
+
+
+def record_id(uri: str) -> str:
+    """The id of the record of a URI: its UUIDv5, so that every machine gives the same picture the same id."""
+    return str(uuid5(NAMESPACE_URL, uri))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture as a source offers it, not read yet.
+
+    `stamp` changes whenever the content may have changed: an item with the stamp of its record is not read again.
+    `read` gives the bytes of the file; it may raise `OSError` or `SourceError`.
+    """
+
+    uri: str
+    stamp: str
+    read: Callable[[], bytes]
+    payload: Payload = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture as a store keeps it."""
+
+    id: str
+    uri: str
+    vector: Vector
+    payload: Payload = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One picture found. `score` is the cosine to the query, -1 to 1, larger is nearer."""
+
+    id: str
+    uri: str
+    score: float
+    payload: Payload = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One picture that could not be indexed. `stage` is read, decode or encode; `when` is ISO 8601 in UTC."""
+
+    uri: str
+    stage: str
+    reason: str
+    when: str
+    retries: int = 0

@@ -1,0 +1,108 @@
+"""The house stands: imports go down only, and files and functions keep the sizes that people can read."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "src" / "sightline"
+FILES = sorted(ROOT.rglob("*.py"))
+FLOORS = {
+    "types": 0,
+    "errors": 0,
+    "text": 0,
+    "images": 1,
+    "sources": 1,
+    "encoders": 1,
+    "stores": 1,
+    "query": 2,
+    "ingest": 2,
+    "results": 2,
+    "classify": 2,
+    "duplicates": 2,
+    "facets": 2,
+    "index": 3,
+    "__init__": 4,
+    "evaluate": 5,
+    "train": 5,
+    "cli": 6,
+    "server": 6,
+    "notebook": 6,
+    "__main__": 7,
+}
+LONGEST_FILE, LONGEST_FUNCTION = 300, 50
+SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
+names = {"ids": lambda path: str(path.relative_to(ROOT))}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> Iterator[str]:
+    """The rooms that a file imports, wherever in the file; imports for types alone do not count."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sightline":
+            parts = (node.module or "").split(".")
+            yield from (
+                [parts[1]]
+                if parts[1:]
+                else [alias.name if alias.name in FLOORS else "__init__" for alias in node.names]
+            )
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "sightline":
+                    yield parts[1] if parts[1:] else "__init__"
+
+
+@pytest.mark.parametrize("path", FILES, **names)
+def test_imports_go_down_only(path: Path) -> None:
+    here = room(path)
+    for other in imported_rooms(path):
+        assert other == here or FLOORS[other] < FLOORS[here], f"{here} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, **names)
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text("utf-8")
+    assert len(text.splitlines()) <= LONGEST_FILE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+
+
+@pytest.mark.parametrize("path", SILENT, **names)
+def test_only_the_top_floor_prints_exits_and_reads_the_environment(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Name):
+            assert node.id != "print"
+        if isinstance(node, ast.Attribute):
+            assert ast.unparse(node) not in ("sys.exit", "os.environ", "os.getenv")
+        assert not isinstance(node, ast.Assert)
+
+
+def test_importing_sightline_imports_no_runtime() -> None:
+    assert heavy_modules_after("import sightline") == []
+
+
+def test_help_imports_no_runtime() -> None:
+    assert heavy_modules_after("import sightline.cli.main as m; m.parser().format_help()") == []
+
+
+def heavy_modules_after(code: str) -> list[str]:
+    heavy = {"numpy", "onnxruntime", "torch", "PIL", "tokenizers"}
+    code = f"import sys; {code}; print(*sorted({heavy} & set(sys.modules)))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

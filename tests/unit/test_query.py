@@ -1,0 +1,86 @@
+"""What people type becomes the vector they mean."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sightline.encoders.base import load_encoder
+from sightline.errors import TextNotSupported, UsageError
+from sightline.query import Term, describe, embed, parse
+from sightline.types import Vector
+
+
+def colour(path: Path, name: str) -> str:
+    Image.new("RGB", (40, 30), name).save(path)
+    return str(path)
+
+
+def never(_: str) -> Vector:
+    raise AssertionError("no id in this query")
+
+
+def test_words_are_one_text() -> None:
+    assert parse(["a", "red", "car"]) == [Term("text", "a red car")]
+
+
+def test_rclip_arithmetic_is_understood(tmp_path: Path) -> None:
+    pool = colour(tmp_path / "pool.jpg", "blue")
+    terms = parse(["2:golden retriever", "+", pool, "-", "0.5:fruit"])
+    assert terms == [Term("text", "golden retriever", 2.0), Term("image", pool, 1.0), Term("text", "fruit", -0.5)]
+    assert describe(terms) == f"2:golden retriever + {pool} - 0.5:fruit"
+
+
+def test_an_id_names_an_indexed_picture() -> None:
+    assert parse(["id:abc"]) == [Term("id", "abc")]
+
+
+def test_a_missing_picture_is_not_taken_for_words() -> None:
+    with pytest.raises(UsageError, match=r"no picture at nowhere\.jpg"):
+        embed(parse(["nowhere.jpg"]), load_encoder("pixels"), never)
+
+
+@pytest.mark.parametrize("arguments", [[], [""], ["  "], ["+"], ["+", "-"]])
+def test_an_empty_query_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError, match="query is empty"):
+        embed(parse(arguments), load_encoder("mini"), never)
+
+
+def test_terms_that_cancel_are_refused(tmp_path: Path) -> None:
+    red = colour(tmp_path / "red.png", "red")
+    with pytest.raises(UsageError, match="cancel out"):
+        embed(parse([red, "-", red]), load_encoder("pixels"), never)
+
+
+def test_words_for_an_image_only_encoder_are_refused() -> None:
+    with pytest.raises(TextNotSupported, match="pixels"):
+        embed(parse(["dog"]), load_encoder("pixels"), never)
+
+
+def test_the_vector_is_the_weighted_sum_of_unit_vectors(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    encoder = load_encoder("pixels")
+    images = [Image.fromarray(rng.integers(0, 255, (32, 48, 3), dtype=np.uint8)) for _ in range(2)]
+    one, two = (embed([Term("image", image)], encoder, never) for image in images)
+    mixed = embed([Term("image", images[0], 2.0), Term("image", images[1], -1.0)], encoder, never)
+    expected = 2 * one - two
+    np.testing.assert_allclose(mixed, expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_a_picture_may_be_a_path_bytes_or_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, 48, 3), dtype=np.uint8)).save(path)
+    encoder = load_encoder("pixels")
+    by_path, by_bytes, by_image = (
+        embed([Term("image", value)], encoder, never) for value in (path, path.read_bytes(), Image.open(path))
+    )
+    np.testing.assert_allclose(by_path, by_bytes, atol=1e-6)
+    np.testing.assert_allclose(by_path, by_image, atol=1e-6)
+
+
+def test_a_text_file_as_picture_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "notes.jpg"
+    path.write_text("not a picture")
+    with pytest.raises(UsageError, match=r"notes\.jpg"):
+        embed(parse([str(path)]), load_encoder("pixels"), never)
