@@ -43,7 +43,8 @@ def main() -> None:
 def kinds(images: Path | None, scratch: Path, count: int) -> Sequence[tuple[str, Sequence[Path]]]:
     """The sets to measure: the user's pictures, or generated ones of web size and of 12 megapixels."""
     if images:
-        return [(images.name, [path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES][:count])]
+        files = [path for path in sorted(images.iterdir()) if path.suffix.lower() in SUFFIXES]
+        return [(images.name, files[:count])]
     return [
         ("web size, 500 x 375", generate(scratch / "web", (500, 375), count)),
         ("12 megapixels, 4000 x 3000", generate(scratch / "large", (4000, 3000), max(count // 8, 16))),
@@ -51,7 +52,7 @@ def kinds(images: Path | None, scratch: Path, count: int) -> Sequence[tuple[str,
 
 
 def generate(folder: Path, size: tuple[int, int], count: int) -> Sequence[Path]:
-    """JPEGs with the detail of photographs: a scene with noise, which keeps the decoder as busy as a photograph does."""
+    """JPEGs with the detail of photographs: scenes with noise, which keeps a decoder as busy as a photograph does."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(min(count, 32)):

@@ -1,6 +1,5 @@
 """Vectors of pictures turned into groups of near-duplicates."""
 
-import numpy as np
 
 from sightline.types import Vectors
 
@@ -19,8 +18,7 @@ def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
     leaders = list[int]()
     groups: dict[int, list[int]] = {}
     for position in range(len(vectors)):
-        near = np.flatnonzero(alike[position, leaders]) if leaders else ()
-        leader = leaders[int(near[0])] if len(near) else position
+        leader = next((earlier for earlier in leaders if alike[position, earlier]), position)
         if leader == position:
             leaders.append(position)
         groups.setdefault(leader, []).append(position)

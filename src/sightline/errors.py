@@ -19,7 +19,8 @@
     │   ├── StoreBusy            another process holds the store and did not finish in time
     │   ├── StoreFull            no room left on the disk
     │   └── DimensionMismatch    vectors of another length than the store holds
-    └── IndexMismatch            an index built by one model and opened with another
+    ├── IndexMismatch            an index built by one model and opened with another
+    └── TrainingError            a training run that cannot start, go on or be exported
 
 Each message has three parts: what happened (with the value), what was expected, what to do.
 """
@@ -103,3 +104,7 @@ class DimensionMismatch(StoreError):
 
 class IndexMismatch(SightlineError):
     """An index built by one model and opened with another."""
+
+
+class TrainingError(SightlineError):
+    """A training run that cannot start, go on or be exported."""

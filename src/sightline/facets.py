@@ -55,8 +55,8 @@ class _Field:
             return
         self.count += 1
         if isinstance(value, int | float | datetime) and not isinstance(value, bool):
-            self._least = value if self._least is None else min(self._least, value)  # type: ignore[type-var]
-            self._most = value if self._most is None else max(self._most, value)  # type: ignore[type-var]
+            self._least = value if self._least is None else min(self._least, value)
+            self._most = value if self._most is None else max(self._most, value)
         if self._values is not None:
             self._values.update(value if isinstance(value, list) else [value])
             if len(self._values) > 20 * self._most_values:

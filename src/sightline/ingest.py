@@ -18,9 +18,8 @@ from sightline.errors import ImageError, SourceError
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
 from sightline.stores.base import Store
-from sightline.types import Failure, Item, Note, Payload, Pixels, Record, record_id
+from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, record_id
 
-FAILURE = "failure"  # the kind of note a failed picture leaves; its key is the URI
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
 
 _LOOK_UP = 512  # items whose records are fetched together

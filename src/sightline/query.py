@@ -1,21 +1,25 @@
 """Words and pictures, added and subtracted with weights, turned into one vector."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from PIL.Image import Image
 
-from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, UsageError
-from sightline.images.read import read
 from sightline.sources.folder import SUFFIXES
 from sightline.types import Vector
 
-Picture: TypeAlias = str | Path | bytes | Image
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sightline.encoders.base import Encoder
+
+Picture: TypeAlias = "str | Path | bytes | Image"
 """A path, the bytes of a picture file, or a decoded picture."""
 
 _WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>.+)", re.DOTALL)
@@ -82,7 +86,7 @@ def describe(terms: Sequence[Term]) -> str:
 
 def embed_image(picture: Picture, encoder: Encoder) -> Vector:
     """The vector of one picture: shape (dim,)."""
-    image = picture if isinstance(picture, Image) else _open(picture, encoder.image_size)
+    image = _open(picture, encoder.image_size) if isinstance(picture, str | Path | bytes) else picture
     pixels = encoder.preprocess(image.convert("RGB"))
     vector: Vector = encoder.encode_images(pixels[None])[0]  # (3, h, w) -> (1, 3, h, w) -> (1, dim) -> (dim,)
     return vector
@@ -117,6 +121,8 @@ def _weights(terms: Sequence[Term]) -> Vector:
 
 
 def _open(picture: str | Path | bytes, image_size: int) -> Image:
+    from sightline.images.read import read  # 25 ms that a search by words does not need
+
     if isinstance(picture, bytes):
         return read(picture, image_size=image_size)
     path = Path(picture).expanduser()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from sightline.errors import SightlineError
-from sightline.images.thumbnail import thumbnail
 from sightline.sources.folder import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
@@ -128,6 +127,8 @@ def _figure(hit: Hit | Record, score: str) -> str:
 
 
 def _picture(hit: Hit | Record, name: str) -> str:
+    from sightline.images.thumbnail import thumbnail  # 25 ms that a search in a terminal does not need
+
     try:
         data = base64.b64encode(thumbnail(path_of(hit.uri).read_bytes(), _SIDE)).decode()
     except (OSError, SightlineError, ValueError):

@@ -30,6 +30,9 @@ Where: TypeAlias = Mapping[str, Any]
 Note: TypeAlias = dict[str, Any]
 """A small JSON document that a store keeps beside its records."""
 
+FAILURE = "failure"
+"""The kind of note that a picture leaves which could not be indexed; its key is the URI, its fields are `Failure`'s."""
+
 
 def record_id(uri: str) -> str:
     """The id of the record of a URI: its UUIDv5, so that every machine gives the same picture the same id."""

@@ -1,7 +1,6 @@
 """The command that shows the main job on photographs that come with two scientific packages: demo."""
 
 import argparse
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,11 +44,13 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def _folders() -> list[Path]:
+    from importlib.util import find_spec
+
     from sightline.errors import ExtraMissing
 
     folders = []
     for package, folder in _PACKAGES:
-        spec = importlib.util.find_spec(package)
+        spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ExtraMissing(
                 f"the package {package!r} is not installed, its photographs are needed: pip install 'sightline[demo]'"

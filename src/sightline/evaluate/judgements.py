@@ -1,0 +1,161 @@
+"""Files that say which picture belongs to which words, turned into queries, a gallery and graded pairs."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.errors import SourceError
+from sightline.sources.folder import SUFFIXES
+
+_IMAGE = ("image", "image_name", "filename", "file_name", "file", "path", "picture")
+_CAPTION = ("caption", "captions", "comment", "text", "title")
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """Queries, the pictures they search among, and which pictures answer which query.
+
+    `pairs` has shape (p, 2): positions in `queries` and in `images`; `grades` has shape (p,), all above 0. With classes
+    instead of words the queries are the classes' names and `is_classes` is true.
+    """
+
+    name: str
+    images: Sequence[Path]
+    queries: Sequence[str]
+    pairs: NDArray[np.int64]
+    grades: NDArray[np.float64]
+    is_classes: bool = False
+    missing: int = 0
+
+
+def load(path: Path, *, images: Path | None = None, split: str | None = None) -> Judgements:
+    """Read a table of captions, a table of graded judgements, TREC qrels, or a folder of class folders.
+
+    Tables have a header and are separated by tabs, commas or semicolons. `images` is the folder that the names in the
+    table lie in; pictures that are not there are counted in `missing`.
+    """
+    if path.is_dir():
+        return _class_folders(path)
+    rows = _rows(path)
+    columns = [column.strip().lower() for column in next(rows, [])]
+    if {"query", "image", "grade"} <= set(columns):
+        order = [columns.index(name) for name in ("query", "image", "grade")]
+        triples = [(row[order[0]], row[order[1]], row[order[2]]) for row in rows if len(row) >= len(columns)]
+        is_captions = False
+    elif (caption := _column(columns, _CAPTION)) is not None and (image := _column(columns, _IMAGE)) is not None:
+        triples = [
+            (row[caption], row[image], "1")
+            for row in _of_split(rows, columns, split, path)
+            if len(row) > max(caption, image)
+        ]
+        is_captions = True
+    else:
+        raise SourceError(
+            f"{path} has the columns {', '.join(columns) or '(none)'}, expected image and caption, "
+            "or query, image and grade: name them so in the first line"
+        )
+    return _joined(path, triples, images or path.parent, split, is_captions=is_captions)
+
+
+def load_qrels(path: Path, topics: Path, *, images: Path) -> Judgements:
+    """Read TREC qrels (`topic 0 image grade`) with a table of topics (`topic<TAB>words`)."""
+    words = dict(line.split("\t", 1) for line in _text(topics).splitlines() if "\t" in line)
+    triples = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        parts = line.split()
+        if len(parts) != 4 or parts[0] not in words:
+            raise SourceError(f"{path}, line {number}: {line!r}, expected a known topic, 0, a picture and a grade")
+        triples.append((words[parts[0]], parts[2], parts[3]))
+    return _joined(path, triples, images, None, is_captions=False)
+
+
+def _joined(
+    path: Path, triples: Sequence[tuple[str, str, str]], folder: Path, split: str | None, *, is_captions: bool
+) -> Judgements:
+    """Positions instead of names, without duplicates and pictures that are not there.
+
+    The same caption of two pictures is two queries, as the published tables count; the same judged query is one.
+    """
+    here = {name: (folder / name).is_file() for name in dict.fromkeys(image for _, image, _ in triples)}
+    images = {name: position for position, name in enumerate(name for name in here if here[name])}
+    queries: dict[tuple[str, str], int] = {}
+    graded: dict[tuple[int, int], float] = {}
+    for text, image, grade in triples:
+        value = _grade(grade, path)
+        if here[image] and value > 0:
+            query = queries.setdefault((text.strip(), image if is_captions else ""), len(queries))
+            graded[query, images[image]] = value
+    if not graded:
+        of_split = f" of split {split!r}" if split else ""
+        raise SourceError(f"{path}{of_split} judges no picture that is in {folder}: check --images and --split")
+    pairs = np.array(list(graded), np.int64)
+    grades = np.array(list(graded.values()), np.float64)
+    name = f"{path.stem}:{split}" if split else path.stem
+    missing = len(here) - len(images)
+    texts = [text for text, _ in queries]
+    return Judgements(name, [folder / image for image in images], texts, pairs, grades, missing=missing)
+
+
+def _class_folders(root: Path) -> Judgements:
+    """One folder a class, named after it: `red_panda/` holds pictures of the query "red panda"."""
+    classes = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    files = [[file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES] for folder in classes]
+    images = [file for few in files for file in few]
+    if not images:
+        raise SourceError(f"{root} holds no folders with pictures, expected one folder for each class")
+    pairs = [(label, 0) for label, few in enumerate(files) for _ in few]
+    numbered = np.array([(label, position) for position, (label, _) in enumerate(pairs)], np.int64)
+    names = [folder.name.replace("_", " ").replace("-", " ") for folder in classes]
+    return Judgements(root.name, images, names, numbered, np.ones(len(images)), is_classes=True)
+
+
+def _of_split(rows: Iterable[list[str]], columns: list[str], split: str | None, path: Path) -> Iterator[list[str]]:
+    if split is None:
+        yield from rows
+        return
+    if "split" not in columns:
+        raise SourceError(f"{path} has no column split (it has {', '.join(columns)}): leave --split out")
+    place, found = columns.index("split"), set[str]()
+    for row in rows:
+        if len(row) > place:
+            found.add(row[place])
+            if row[place] == split:
+                yield row
+    if split not in found:
+        raise SourceError(f"{path} has no split {split!r}, expected one of {', '.join(sorted(found))}")
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    text = _text(path)
+    header = text.split("\n", 1)[0]
+    delimiter = max("\t,;", key=header.count)
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" and '"' not in header else csv.QUOTE_MINIMAL
+    return (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting) if row)
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read {path} ({error.strerror}), expected a table: check the path") from error
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252", errors="replace")
+
+
+def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((columns.index(name) for name in names if name in columns), None)
+
+
+def _grade(text: str, path: Path) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise SourceError(f"{path} has the grade {text!r}, expected a number, 0 for not relevant") from error

@@ -1,0 +1,45 @@
+"""A few thousand everyday searches, for measuring an index that has no captions."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+_THINGS = (
+    "dog cat horse cow sheep bird fish elephant bear rabbit duck butterfly snake frog car bus truck train bicycle "
+    "motorcycle boat aeroplane tractor man woman child baby boy girl bride dancer runner cyclist surfer skier "
+    "chef musician crowd family house church bridge tower street garden beach mountain forest river lake "
+    "waterfall desert island field city village chair table sofa bed lamp clock book bottle cup plate knife "
+    "guitar piano phone computer keyboard camera umbrella bag shoe dress shirt jacket hat watch ring ball kite "
+    "balloon flower tree apple banana orange cake pizza bread soup salad sandwich coffee wine sunset storm "
+    "snowman flag statue painting map sign window door stairs roof fence toy doll robot "
+).split()
+_LOOKS = (
+    "red green blue yellow white black brown pink old new small big wooden broken colourful dirty shiny wet".split()
+)
+_PLACES = (
+    "in the snow",
+    "on a beach",
+    "at night",
+    "in a kitchen",
+    "on the grass",
+    "in the water",
+    "on a street",
+    "in front of a mountain",
+    "seen from above",
+    "in black and white",
+    "on a white background",
+    "in the rain",
+)
+
+
+def phrases(count: int, *, seed: int = 0) -> Sequence[str]:
+    """Different phrases, drawn at random: `a dog`, `red chair`, `two bicycles at night`; at most about 6,000."""
+    every = [
+        *(f"a {thing}" for thing in _THINGS),
+        *(f"{look} {thing}" for look, thing in product(_LOOKS, _THINGS)),
+        *(f"a {thing} {place}" for thing, place in product(_THINGS, _PLACES)),
+        *(f"two {thing}s {place}" for thing, place in product(_THINGS, _PLACES)),
+    ]
+    order = np.random.default_rng(seed).permutation(len(every))[:count]
+    return [every[position] for position in order]

@@ -1,0 +1,169 @@
+"""A model and some judgements turned into figures: text to image, image to text, classification."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.encoders.base import Encoder
+from sightline.errors import TextNotSupported
+from sightline.evaluate import metrics
+from sightline.evaluate.intervals import Estimate, bootstrap
+from sightline.evaluate.judgements import Judgements
+from sightline.evaluate.metrics import Rankings, Values
+from sightline.evaluate.vectors import image_vectors, ms_per_text, text_vectors
+from sightline.ingest import Options
+from sightline.types import Vectors
+
+_CUTS = (1, 5, 10)
+_WORST = 20
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One direction of retrieval: values per query by metric, and the groups of queries that are not independent."""
+
+    values: dict[str, Values]
+    groups: NDArray[np.int64]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Each metric's mean with its 95 % interval."""
+        return {name: bootstrap(values, self.groups) for name, values in self.values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A query that went badly: what it is, the rank of the first right picture, what came instead, what was right."""
+
+    query: str
+    rank: int
+    returned: Sequence[Path]
+    expected: Sequence[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one model achieves on some judgements."""
+
+    name: str
+    dim: int
+    tasks: dict[str, Task]
+    images_per_s: float | None
+    ms_per_text: float | None
+    size_bytes: int | None
+    unreadable: int
+    worst: list[Miss] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stable shape of `--json`; intervals stand beside the figures under "intervals"."""
+        tasks = {name: task.estimates() for name, task in self.tasks.items()}
+        means = {name: {metric: round(e.mean, 4) for metric, e in found.items()} for name, found in tasks.items()}
+        spans = {
+            name: {metric: [round(e.low, 4), round(e.high, 4)] for metric, e in found.items()}
+            for name, found in tasks.items()
+        }
+        facts = {"images_per_s": self.images_per_s, "ms_per_text": self.ms_per_text}
+        rounded = {name: round(value, 2) if value is not None else None for name, value in facts.items()}
+        sizes = {"dim": self.dim, "size_bytes": self.size_bytes, "unreadable": self.unreadable}
+        return {"name": self.name, **means, **rounded, **sizes, "intervals": spans}
+
+
+def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: Options | None = None) -> Measured:
+    """Measure a model. Vectors are kept in the folder `cache` and found there the next time."""
+    found = image_vectors(encoder, judgements.images, cache, options=options)
+    images = [judgements.images[position] for position in found.positions]
+    pairs, grades = _among(judgements, found.positions)
+    measured = Measured(
+        name=encoder.name,
+        dim=encoder.dim,
+        tasks={"image_to_image": _same_class(found.vectors, _labels(pairs))} if judgements.is_classes else {},
+        images_per_s=found.images_per_s,
+        ms_per_text=None,
+        size_bytes=getattr(encoder, "size_bytes", None),
+        unreadable=len(judgements.images) - len(images),
+    )
+    try:
+        texts = text_vectors(encoder, judgements.queries, cache)
+    except TextNotSupported:
+        return measured
+    ranked = metrics.rankings(texts, found.vectors, pairs, grades)
+    measured.tasks["text_to_image"] = Task(_figures(ranked), _first_image(ranked, pairs))
+    if judgements.is_classes:
+        measured.tasks["classification"] = _classification(found.vectors, texts, _labels(pairs))
+    else:
+        backwards = metrics.rankings(found.vectors, texts, pairs[:, ::-1], grades)
+        measured.tasks["image_to_text"] = Task(_figures(backwards), np.arange(len(images)))
+    worst = _worst(ranked, texts, found.vectors, judgements.queries, images, pairs)
+    return replace(measured, ms_per_text=ms_per_text(encoder, judgements.queries), worst=worst)
+
+
+def _among(judgements: Judgements, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The pairs whose picture could be read, with positions among those: (p, 2) and (p,)."""
+    new = np.full(len(judgements.images), -1)
+    new[list(positions)] = np.arange(len(positions))
+    kept = new[judgements.pairs[:, 1]] >= 0
+    pairs = judgements.pairs[kept]
+    return np.column_stack([pairs[:, 0], new[pairs[:, 1]]]), judgements.grades[kept]
+
+
+def _figures(ranked: Rankings) -> dict[str, Values]:
+    """The figures of the JSON; recall@k is that of the CLIP papers: any right answer among the first k counts."""
+    return {
+        **{f"recall@{k}": metrics.hit_rate(ranked, k) for k in _CUTS},
+        "mrr": metrics.reciprocal_rank(ranked),
+        "map": metrics.average_precision(ranked),
+        "ndcg@10": metrics.ndcg(ranked, 10),
+        "precision@10": metrics.precision(ranked, 10),
+    }
+
+
+def _first_image(ranked: Rankings, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The group of each query: the picture it was written for, so that the five captions of one are drawn together."""
+    groups = np.full(ranked.queries, -1)
+    groups[pairs[::-1, 0]] = pairs[::-1, 1]
+    return groups
+
+
+def _same_class(vectors: Vectors, labels: NDArray[np.int64]) -> Task:
+    """Each picture searches the others; those of its class are right."""
+    scores = vectors @ vectors.T  # (n, dim) @ (dim, n) -> (n, n)
+    np.fill_diagonal(scores, -np.inf)
+    nearest = labels[np.argsort(-scores, axis=1, kind="stable")[:, :-1]] == labels[:, None]
+    query, place = np.nonzero(nearest)
+    ranked = Rankings(len(labels), query, place + 1, np.ones(len(query)))
+    return Task(_figures(ranked), np.arange(len(labels)))
+
+
+def _classification(vectors: Vectors, texts: Vectors, labels: NDArray[np.int64]) -> Task:
+    scores = vectors @ texts.T  # (n, dim) @ (dim, classes) -> (n, classes)
+    values = {f"top{k}": metrics.top_accuracy(scores, labels, k) for k in (1, 5)}
+    return Task(values, np.arange(len(labels)))
+
+
+def _labels(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The class of each picture, in the pictures' order."""
+    labels: NDArray[np.int64] = pairs[np.argsort(pairs[:, 1], kind="stable"), 0]
+    return labels
+
+
+def _worst(
+    ranked: Rankings,
+    texts: Vectors,
+    gallery: Vectors,
+    queries: Sequence[str],
+    images: Sequence[Path],
+    pairs: NDArray[np.int64],
+) -> list[Miss]:
+    """The queries whose first right picture comes last."""
+    first = np.zeros(ranked.queries, np.int64)
+    first[ranked.query[::-1]] = ranked.rank[::-1]
+    misses = []
+    for query in np.argsort(-first, kind="stable")[:_WORST]:
+        best = np.argsort(-(gallery @ texts[query]), kind="stable")[:_SHOWN]  # (n, dim) @ (dim,) -> (n,)
+        expected = [images[position] for position in pairs[pairs[:, 0] == query, 1][:_SHOWN]]
+        misses.append(Miss(queries[query], int(first[query]), [images[at] for at in best], expected))
+    return misses

@@ -1,0 +1,85 @@
+"""Pictures and words of an evaluation turned into vectors, kept so that a second run costs seconds."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sightline.encoders.base import Encoder
+from sightline.errors import SourceError
+from sightline.ingest import Options, ingest
+from sightline.sources.base import open_source
+from sightline.stores.base import Store, open_store
+from sightline.types import FAILURE, Vectors, record_id
+
+_SPEED = "speed"  # the note that keeps pictures/s as measured when they were encoded
+_ENOUGH_TO_TIME = 32
+_TEXTS_AT_ONCE = 64
+_TIMED_TEXTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors of the pictures (n, dim) that could be read, at `positions` (n,) of those asked for, and pictures/s."""
+
+    vectors: Vectors
+    positions: Sequence[int]
+    images_per_s: float | None
+
+
+def image_vectors(encoder: Encoder, images: Sequence[Path], cache: Path, *, options: Options | None = None) -> Encoded:
+    """The vectors of picture files, from the cache where they are in it."""
+    store = open_store(str(cache / f"{_safe(encoder.name)}-{encoder.fingerprint}.index"), dim=encoder.dim)
+    try:
+        items = (item for image in images for item in open_source(image))
+        summary = ingest(items, encoder, store, options=options or Options(), seen=set())
+        if summary.encoded >= _ENOUGH_TO_TIME:
+            store.write_notes(_SPEED, {_SPEED: {"images_per_s": summary.encoded / summary.seconds}})
+        return _fetched(store, images)
+    finally:
+        store.close()
+
+
+def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors:
+    """The vectors of texts, shape (n, dim), from the cache where they are in it."""
+    words = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    path = cache / f"{_safe(encoder.name)}-{encoder.fingerprint}-{words}.npy"
+    if path.exists():
+        return np.asarray(np.load(path), np.float32)
+    parts = [
+        encoder.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)
+    ]
+    vectors = np.concatenate(parts)  # of (64, dim) -> (n, dim)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part.npy")
+    np.save(unfinished, vectors)
+    unfinished.replace(path)
+    return vectors
+
+
+def ms_per_text(encoder: Encoder, texts: Sequence[str]) -> float:
+    """The median time of one text, in milliseconds, the first left out."""
+    spent = []
+    for text in list(texts[:_TIMED_TEXTS]) or [""]:
+        began = time.perf_counter()
+        encoder.encode_texts([text])
+        spent.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(spent[1:] or spent))
+
+
+def _fetched(store: Store, images: Sequence[Path]) -> Encoded:
+    ids = [record_id(image.absolute().as_uri()) for image in images]
+    records = {record.id: record.vector for record in store.fetch(ids)}
+    positions = [position for position, identity in enumerate(ids) if identity in records]
+    if not positions:
+        reasons = {note["reason"] for note in store.notes(FAILURE).values()}
+        raise SourceError(f"none of {len(images)} pictures could be read ({'; '.join(sorted(reasons)[:3])})")
+    speed = store.notes(_SPEED).get(_SPEED, {}).get("images_per_s")
+    return Encoded(np.stack([records[ids[position]] for position in positions]), positions, speed)
+
+
+def _safe(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

@@ -1,0 +1,83 @@
+"""What a store is, and a URL turned into one."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from sightline.errors import UsageError
+from sightline.types import Hit, Note, Record, Vectors, Where
+
+
+class Store(Protocol):
+    """Keeps records and finds the nearest ones.
+
+    Scores are cosines, larger is nearer; ties go to the smaller id. Every method may be called from many threads.
+    """
+
+    dim: int
+    """The length of a vector."""
+
+    def upsert(self, records: Sequence[Record]) -> None:
+        """Write records, replacing those of the same id; returns when they are durable."""
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove records; gives how many were there."""
+
+    def search(self, vectors: Vectors, k: int, where: Where | None = None, offset: int = 0) -> list[list[Hit]]:
+        """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
+
+    def fetch(self, ids: Sequence[str]) -> list[Record]:
+        """The records of those ids that exist, in the order asked."""
+
+    def scan(self, where: Where | None = None) -> Iterator[Record]:
+        """Every record that matches, in order of id, with constant memory; the store may be written meanwhile."""
+
+    def count(self, where: Where | None = None) -> int:
+        """How many records match."""
+
+    def notes(self, kind: str) -> dict[str, Note]:
+        """The notes of a kind by key: small JSON documents, such as the index's identity or its failures."""
+
+    def write_notes(self, kind: str, notes: Mapping[str, Note | None]) -> None:
+        """Write notes, replacing those of the same key; None removes one."""
+
+    def close(self) -> None:
+        """Give back files and connections; further calls raise `StoreError`."""
+
+
+OPENERS = {
+    "file": "sightline.stores.local:open_url",
+    "memory": "sightline.stores.memory:open_url",
+}
+"""For each scheme of a URL the function `(url, *, dim) -> Store` that opens it, imported only when it is used."""
+
+# Two characters at least: C:\photos is a path. No slash before the colon: ./a:b is one too.
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+
+
+def open_store(url: str, *, dim: int | None = None) -> Store:
+    """The store that a path or URL names, created if `dim` is given and nothing is there.
+
+    A path is a local index. Packages add schemes by entry points of the group `sightline.stores`, which name functions
+    such as those of `OPENERS`. Raises `UsageError` for an unknown scheme and `StoreError` as the store does.
+    """
+    match = _SCHEME.match(url)
+    return _opener(match[1].lower() if match else "file", url)(url, dim=dim)
+
+
+def _opener(scheme: str, url: str) -> Callable[..., Store]:
+    if scheme in OPENERS:
+        module, function = OPENERS[scheme].split(":")
+        opener: Callable[..., Store] = getattr(import_module(module), function)
+        return opener
+    others = {point.name: point for point in entry_points(group="sightline.stores")}
+    if scheme in others:
+        plugged: Callable[..., Store] = others[scheme].load()
+        return plugged
+    known = ", ".join(f"{name}:" for name in sorted({*OPENERS, *others}))
+    raise UsageError(
+        f"{url!r} has the unknown scheme {scheme!r}, expected a path or one of {known}: install the package of that "
+        f"store, or write ./{url} if it is a path"
+    )

@@ -1,0 +1,110 @@
+"""The store in memory: exact, plain, and the measure of all other stores."""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+
+import numpy as np
+
+from sightline.errors import StoreError, StoreNotFound
+from sightline.stores.checks import check_records, check_search
+from sightline.stores.where import And, Node, matches, parse_where
+from sightline.types import Hit, Note, Record, Vector, Vectors, Where
+
+
+def open_url(url: str, *, dim: int | None = None) -> "MemoryStore":
+    """A new, empty store; every `memory:` is another one."""
+    if dim is None:
+        raise StoreNotFound(f"{url!r} names no index that exists, expected dim for a new one: index something first")
+    return MemoryStore(dim)
+
+
+class MemoryStore:
+    """Keeps records in memory and compares a query with each one in float32."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._lock = threading.RLock()
+        self._records: dict[str, Record] | None = {}
+        self._notes: dict[str, dict[str, Note]] = {}
+
+    def upsert(self, records: Sequence[Record]) -> None:
+        """Write records, replacing those of the same id."""
+        vectors = check_records(records, self.dim)
+        copies = [
+            Record(record.id, record.uri, vector, deepcopy(dict(record.payload)))
+            for record, vector in zip(records, vectors, strict=True)
+        ]
+        with self._lock:
+            self._open().update({record.id: record for record in copies})
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove records; gives how many were there."""
+        with self._lock:
+            records = self._open()
+            return sum(records.pop(name, None) is not None for name in ids)
+
+    def search(self, vectors: Vectors, k: int, where: Where | None = None, offset: int = 0) -> list[list[Hit]]:
+        """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
+        queries = check_search(vectors, k, offset, self.dim)
+        records = self._matching(where)
+        matrix = np.array([record.vector for record in records], np.float32).reshape(len(records), self.dim)
+        return [_nearest(records, matrix, query)[offset : offset + k] for query in queries]
+
+    def fetch(self, ids: Sequence[str]) -> list[Record]:
+        """The records of those ids that exist, in the order asked."""
+        with self._lock:
+            records = self._open()
+            return [_copy(records[name]) for name in ids if name in records]
+
+    def scan(self, where: Where | None = None) -> Iterator[Record]:
+        """Every record that matches, in order of id, as they are now."""
+        return map(_copy, self._matching(where))
+
+    def count(self, where: Where | None = None) -> int:
+        """How many records match."""
+        return len(self._matching(where))
+
+    def notes(self, kind: str) -> dict[str, Note]:
+        """The notes of a kind by key."""
+        with self._lock:
+            self._open()
+            return deepcopy(dict(sorted(self._notes.get(kind, {}).items())))
+
+    def write_notes(self, kind: str, notes: Mapping[str, Note | None]) -> None:
+        """Write notes, replacing those of the same key; None removes one."""
+        with self._lock:
+            self._open()
+            kept = self._notes.setdefault(kind, {}) | deepcopy(dict(notes))
+            self._notes[kind] = {name: note for name, note in kept.items() if note is not None}
+
+    def close(self) -> None:
+        """Forget everything; further calls raise `StoreError`."""
+        with self._lock:
+            self._records = None
+
+    def _open(self) -> dict[str, Record]:
+        if self._records is None:
+            raise StoreError("the store in memory was closed: make another one")
+        return self._records
+
+    def _matching(self, where: Where | None) -> list[Record]:
+        node: Node = parse_where(where or {})
+        with self._lock:
+            records = self._open()
+            return [
+                records[name] for name in sorted(records) if node == And(()) or matches(records[name].payload, node)
+            ]
+
+
+def _nearest(records: Sequence[Record], matrix: Vectors, query: Vector) -> list[Hit]:
+    """All records, which come in order of id, as hits in order of score and then of id."""
+    # Not by matrix product: BLAS rounds equal rows differently, by their place.
+    scores = np.einsum("nd,d->n", matrix, query)  # (n, dim) and (dim,) -> (n,)
+    order = np.argsort(-scores, kind="stable")
+    best = [(records[index], float(scores[index])) for index in order.tolist()]
+    return [Hit(r.id, r.uri, max(-1.0, min(1.0, score)), deepcopy(dict(r.payload))) for r, score in best]
+
+
+def _copy(record: Record) -> Record:
+    return Record(record.id, record.uri, record.vector.copy(), deepcopy(dict(record.payload)))

@@ -1,0 +1,135 @@
+"""A real HTTP server on this machine that speaks the hub's protocol and serves model folders; it can misbehave."""
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "c0ffee" * 6 + "beef"
+LARGE_BYTES = 10_000
+"""Files from here on are announced with their SHA-256, as the hub does for what lies in its large file storage."""
+
+
+@dataclass
+class Asked:
+    """One request: the path, where it wants to start, and the token that came with it."""
+
+    path: str
+    start: int
+    token: str
+
+
+@dataclass
+class FakeHub:
+    """What the server serves, how it misbehaves, and what it was asked."""
+
+    models: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    cut_after: int | None = None
+    """Close the connection after so many bytes of each file."""
+    cuts_left: int = 1000
+    garbles: bool = False
+    """Serve other bytes than announced."""
+    ignores_range: bool = False
+    status: int = 200
+    answer: bytes | None = None
+    """What to say instead of the list of files."""
+    asked: list[Asked] = field(default_factory=list)
+    endpoint: str = ""
+    elsewhere: str = ""
+    """Another server that files are to be fetched from."""
+
+    def add(self, repository: str, folder: Path, **more: bytes) -> None:
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.models[repository] = files | more
+
+    def fetched(self) -> list[Asked]:
+        return [one for one in self.asked if "/resolve/" in one.path]
+
+
+@contextmanager
+def running(hub: FakeHub) -> Iterator[FakeHub]:
+    """The hub, answering at `hub.endpoint`."""
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield hub
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The address of a server that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def refusing() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        return
+
+    def do_GET(self) -> None:
+        begins = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
+        self.hub.asked.append(Asked(self.path, int(begins), self.headers.get("Authorization", "")))
+        parts = self.path.split("?")[0].strip("/").split("/")
+        is_list = parts[:2] == ["api", "models"]
+        repository = "/".join(parts[2:4] if is_list else parts[:2])
+        if self.hub.status != 200 or repository not in self.hub.models:
+            self._send(self.hub.status if self.hub.status != 200 else 404, b'{"error":"no"}')
+        elif is_list:
+            self._send(200, self._listing(repository) if self.hub.answer is None else self.hub.answer)
+        elif self.hub.elsewhere:
+            self._send(302, b"", Location=self.hub.elsewhere + self.path)
+        else:
+            self._file(self.hub.models[repository]["/".join(parts[4:])], int(begins))
+
+    def _listing(self, repository: str) -> bytes:
+        siblings = []
+        for name, data in self.hub.models[repository].items():
+            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            sibling: dict[str, object] = {"rfilename": name, "size": len(data), "blobId": blob}
+            if len(data) >= LARGE_BYTES:
+                sibling["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+            siblings.append(sibling)
+        return json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
+
+    def _file(self, data: bytes, start: int) -> None:
+        start = 0 if self.hub.ignores_range else start
+        body = data[start:]
+        if self.hub.garbles:
+            body = bytes(byte ^ 1 for byte in body)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.end_headers()
+        if self.hub.cut_after is not None and self.hub.cuts_left > 0 and len(body) > self.hub.cut_after:
+            self.hub.cuts_left -= 1
+            self.wfile.write(body[: self.hub.cut_after])
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def _send(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
