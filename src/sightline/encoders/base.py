@@ -1,0 +1,138 @@
+"""What an encoder is, and a name turned into one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sightline.errors import HubUnreachable, ModelNotFound
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sightline.encoders.hub import Hub
+    from sightline.types import Pixels, Vectors
+
+AUTO = "auto"
+"""The name that `choose_model` replaces by the best model at hand."""
+
+_PLUGINS = "sightline.encoders"  # the entry point group: each names a callable without arguments that gives an Encoder
+
+
+class Encoder(Protocol):
+    """Turns pictures and words into unit vectors of one space.
+
+    Every method may be called from many threads at once.
+    """
+
+    name: str
+    """Written into each index and compared when it is opened."""
+    fingerprint: str
+    """A short hash of weights and preprocessing: two encoders with the same one give the same vectors."""
+    dim: int
+    """The length of a vector."""
+    image_size: int
+    """The side in pixels that `preprocess` aims at: a picture may be decoded at reduced scale down to twice this."""
+    batch_size: int
+    """How many pictures a worker best gives to one call of `encode_images`."""
+
+    def preprocess(self, image: Image) -> Pixels:
+        """One upright RGB picture -> (3, height, width)."""
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """(n, 3, height, width) -> (n, dim), rows of norm 1."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts -> (n, dim), rows of norm 1; an image-only encoder raises `TextNotSupported`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A model picked by `choose_model`; `reason` says why, and is empty where there was nothing to choose."""
+
+    name: str
+    reason: str
+
+
+def load_encoder(
+    name: str, *, hub: Hub | None = None, threads: int | None = None, provider: str | None = None
+) -> Encoder:
+    """The encoder of that name: from the catalog, a model folder, a plug-in, or the best at hand for `auto`.
+
+    A catalog name wins over a folder of the same name; `./name` always means the folder. `threads` and `provider`
+    are for `OnnxEncoder`. Raises `ModelNotFound`, `ModelDamaged` or `HubUnreachable`.
+    """
+    from sightline.encoders.catalog import bundled_folder, catalog
+
+    if name == AUTO:
+        name = choose_model(name, hub).name
+    entry = catalog().get(name)
+    if entry is None:
+        return _open(Path(name).expanduser(), None, threads, provider) if is_folder(name) else _plugin(name)
+    if entry.kind == "pixels":
+        from sightline.encoders.pixels import PixelsEncoder
+
+        return PixelsEncoder()
+    folder = bundled_folder(name) if entry.kind == "bundled" else _hub(hub).fetch(entry.repository)
+    return _open(folder, name, threads, provider)
+
+
+def choose_model(name: str, hub: Hub | None = None) -> Choice:
+    """The model to use for a name that the user gave: itself, or for `auto` the best at hand.
+
+    That is the recommended model if it is on this disk or its hub answers in time, else the bundled one.
+    """
+    from sightline.encoders.catalog import BUNDLED, catalog
+
+    if name != AUTO:
+        return Choice(name, "")
+    best = next(entry for entry in catalog().values() if entry.recommended)
+    hub = _hub(hub)
+    if hub.folder(best.repository):
+        return Choice(best.name, "the recommended model, found on this disk")
+    try:
+        hub.files(best.repository)
+    except (HubUnreachable, ModelNotFound) as error:
+        happened = str(error).partition(", expected")[0]  # the first of the three parts of a message
+        return Choice(BUNDLED, f"the bundled model; the recommended {best.name} is not on this disk and {happened}")
+    return Choice(best.name, f"the recommended model, fetched once from {hub.endpoint} ({best.size_mb:,} MB)")
+
+
+def is_folder(name: str) -> bool:
+    """Whether a model name means a folder: it is written as a path, or a folder of that name exists."""
+    return "/" in name or "\\" in name or name.startswith("~") or Path(name).is_dir()
+
+
+def _open(folder: Path, name: str | None, threads: int | None, provider: str | None) -> Encoder:
+    from sightline.encoders.onnx import OnnxEncoder
+
+    return OnnxEncoder(folder, name=name, threads=threads, provider=provider)
+
+
+def _hub(hub: Hub | None) -> Hub:
+    from sightline.encoders.hub import Hub
+
+    return hub or Hub()
+
+
+def _plugin(name: str) -> Encoder:
+    from importlib.metadata import entry_points
+
+    for plugin in entry_points(group=_PLUGINS, name=name):
+        encoder: Encoder = plugin.load()()
+        return encoder
+    raise ModelNotFound(_not_found(name))
+
+
+def _not_found(name: str) -> str:
+    from difflib import get_close_matches
+    from importlib.metadata import entry_points
+
+    from sightline.encoders.catalog import catalog
+
+    known = [AUTO, *catalog(), *entry_points(group=_PLUGINS).names]
+    near = get_close_matches(name, known, n=3, cutoff=0.4)
+    advice = f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"
+    return f"there is no model {name!r}: expected one of {', '.join(known)}, or a model folder; {advice}"

@@ -1,0 +1,201 @@
+"""A model's repository on a Hugging Face hub turned into a folder on this disk.
+
+The protocol in brief: `/api/models/{repository}/revision/main?blobs=true` lists the files with sizes and hashes at one
+commit, `/{repository}/resolve/{commit}/{file}` gives one and honours Range. The `huggingface_hub` package is not used:
+in version 2.4 it waits 40 s and not 3 for a silent hub, starts an interrupted file over, and keeps wrong content.
+"""
+
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder
+from sightline.encoders.transfer import RemoteFile, download, fetch_json, reason
+from sightline.errors import EncoderError, HubUnreachable, ModelNotFound, UsageError
+from sightline.text import size
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the bytes that are here and the bytes of the whole model."""
+
+_NEEDED = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
+_FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
+_ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
+
+
+def default_cache() -> Path:
+    """Where this system keeps what programs can fetch again."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "sightline"
+    folders = {"darwin": home / "Library" / "Caches" / "sightline", "win32": home / "AppData" / "Local" / "sightline"}
+    return folders.get(sys.platform, home / ".cache" / "sightline")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files that a model needs, at one commit of its repository."""
+
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """Where models come from and where they are kept. Offline, only what is kept already can be used.
+
+    A hub that does not answer within `answer_s` seconds counts as unreachable.
+    """
+
+    endpoint: str = "https://huggingface.co"
+    cache: Path = field(default_factory=default_cache)
+    offline: bool = False
+    token: str | None = field(default=None, repr=False)
+    answer_s: float = 3.0
+    progress: Progress | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.endpoint.startswith(("https://", "http://")):
+            raise UsageError(f"the hub is {self.endpoint!r}, expected an address such as https://huggingface.co")
+
+    def folder(self, repository: str) -> Path | None:
+        """The model's folder if it is on this disk, complete."""
+        folder = self._folder(repository)
+        return folder if folder.is_dir() else None
+
+    def fetch(self, repository: str) -> Path:
+        """The model's folder, fetched if it is not on this disk.
+
+        An interrupted fetch goes on where it stopped. Raises `HubUnreachable`, `ModelNotFound`, `ModelDamaged` (a file
+        is not what the hub says it is) or another `EncoderError` (the disk has no room).
+        """
+        if folder := self.folder(repository):
+            return folder
+        listing = self.files(repository)
+        folder = self._folder(repository)
+        unfinished = folder.with_name(f"{folder.name}.part-{listing.commit[:12]}")
+        try:
+            with _alone(folder):
+                if not folder.is_dir():  # another process may have fetched it meanwhile
+                    self._fetch(repository, listing, unfinished)
+                    unfinished.rename(folder)
+        except OSError as error:
+            raise EncoderError(
+                f"{self.cache} cannot be written ({error.strerror or error}), expected room for the model: "
+                "free some space, or choose another folder with SIGHTLINE_CACHE"
+            ) from error
+        for stale in folder.parent.glob(f"{folder.name}.part-*"):  # of an earlier commit
+            shutil.rmtree(stale, ignore_errors=True)
+        return folder
+
+    def files(self, repository: str) -> Listing:
+        """What a model consists of; raises `HubUnreachable` or `ModelNotFound`."""
+        try:
+            return self._listing(repository)
+        except (OSError, ValueError) as error:
+            if getattr(error, "code", None) in (401, 403, 404):
+                raise ModelNotFound(
+                    f"{self.endpoint} has no model {repository!r} for you ({reason(error)}), expected a public one, "
+                    "or one that your token (HF_TOKEN) may read: check the name"
+                ) from error
+            raise HubUnreachable(
+                f"{self._trouble(error)}, expected the list of files of {repository}: {_ADVICE}"
+            ) from error
+
+    def _listing(self, repository: str) -> Listing:
+        if self.offline:
+            raise ConnectionError
+        url = f"{self._base}/api/models/{repository}/revision/main?blobs=true"
+        answer = fetch_json(url, token=self.token, answer_s=self.answer_s)
+        try:
+            listing = Listing(answer.get("sha", "main"), tuple(filter(_is_needed, map(_file, answer["siblings"]))))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError("it speaks another language than a Hugging Face hub") from error
+        if not {"config.json", "visual/model.onnx"} <= {file.path for file in listing.files}:
+            raise ModelNotFound(
+                f"{repository} on {self.endpoint} holds no model in the open_clip ONNX layout, expected config.json, "
+                "visual/ and textual/: choose another (sightline models lists some)"
+            )
+        return listing
+
+    def _trouble(self, error: Exception) -> str:
+        if self.offline:
+            return "offline mode is on"
+        if isinstance(error, TimeoutError):
+            return f"{self.endpoint} does not answer within {self.answer_s:g} s"
+        return f"{self.endpoint} cannot be reached ({reason(error)})"
+
+    def _fetch(self, repository: str, listing: Listing, folder: Path) -> None:
+        here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        free = shutil.disk_usage(self.cache).free
+        if free < listing.size_bytes - here:
+            raise EncoderError(
+                f"{self.cache} has {size(free)} free, expected {size(listing.size_bytes - here)} for {repository}: "
+                "free some space, or choose another folder with SIGHTLINE_CACHE"
+            )
+        done = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal done
+            done += count
+            if self.progress:
+                self.progress(done, listing.size_bytes)
+
+        for file in listing.files:
+            target = folder / file.path
+            if target.is_file():  # verified before it got its name
+                on_bytes(file.size_bytes)
+                continue
+            url = f"{self._base}/{repository}/resolve/{listing.commit}/{file.path}"
+            download(url, target, file, token=self.token, on_bytes=on_bytes)
+
+    @property
+    def _base(self) -> str:
+        return self.endpoint.rstrip("/")
+
+    def _folder(self, repository: str) -> Path:
+        return self.cache / "models" / repository.replace("/", "--")
+
+
+def is_here(entry: CatalogEntry, hub: Hub) -> bool:
+    """Whether a model of the catalog can be used without the network."""
+    if entry.kind == "bundled":
+        return (bundled_folder(entry.name) / "config.json").is_file()
+    return entry.kind == "pixels" or hub.folder(entry.repository) is not None
+
+
+def _file(sibling: dict[str, object]) -> RemoteFile:
+    large = sibling.get("lfs")
+    sha256 = large.get("sha256", "") if isinstance(large, dict) else ""
+    return RemoteFile(str(sibling["rfilename"]), int(str(sibling["size"])), sha256, str(sibling.get("blobId") or ""))
+
+
+def _is_needed(file: RemoteFile) -> bool:
+    return bool(_NEEDED.fullmatch(file.path)) and not file.path.endswith(_FOR_OTHERS)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time fetches a model; a second one waits, and then finds it there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("a+b") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file gives the lock back

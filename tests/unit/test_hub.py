@@ -1,0 +1,262 @@
+"""Models fetched from a real server on this machine: whole, in pieces, or not at all."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.hubs import COMMIT, FakeHub, refusing, running, silent
+from tests.models import GOLDEN_CLIP
+
+from sightline.encoders.base import Choice, choose_model, load_encoder
+from sightline.encoders.catalog import catalog
+from sightline.encoders.hub import Hub, default_cache, is_here
+from sightline.encoders.onnx import OnnxEncoder
+from sightline.errors import EncoderError, HubUnreachable, ModelDamaged, ModelNotFound, UsageError
+
+TINY = "somebody/tiny"
+BEST = next(entry for entry in catalog().values() if entry.recommended)
+NEEDED = {path.relative_to(GOLDEN_CLIP).as_posix() for path in GOLDEN_CLIP.rglob("*") if path.is_file()}
+NEEDED -= {"expected.npz"}
+
+
+@pytest.fixture(autouse=True)
+def _without_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeHub]:
+    with running(FakeHub()) as server:
+        server.add(TINY, GOLDEN_CLIP)
+        server.add(BEST.repository, GOLDEN_CLIP)
+        yield server
+
+
+@pytest.fixture
+def hub(server: FakeHub, tmp_path: Path) -> Hub:
+    return Hub(server.endpoint, tmp_path / "cache")
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_fetched_model_has_the_files_it_needs_and_works(hub: Hub, server: FakeHub) -> None:
+    others = {"README.md": b"x", ".gitattributes": b"x", "visual/model.armnn": b"x", "visual/rknpu/a.rknn": b"x"}
+    server.models[TINY] |= others | {"textual/../../../evil": b"x", "visual/weights_of_1": b"outside the graph"}
+    folder = hub.fetch(TINY)
+    assert files_below(folder) == NEEDED | {"visual/weights_of_1"}
+    assert all((folder / name).read_bytes() == server.models[TINY][name] for name in NEEDED)
+    assert OnnxEncoder(folder).encode_texts(["a dog"]).shape == (1, 16)
+
+
+def test_all_files_are_of_one_commit(hub: Hub, server: FakeHub) -> None:
+    hub.fetch(TINY)
+    assert all(f"/resolve/{COMMIT}/" in one.path for one in server.fetched())
+
+
+def test_a_model_on_the_disk_is_used_without_a_request(hub: Hub, server: FakeHub) -> None:
+    first = hub.fetch(TINY)
+    server.asked.clear()
+    assert hub.fetch(TINY) == first == hub.folder(TINY)
+    assert server.asked == []
+
+
+def test_progress_counts_every_byte_once(server: FakeHub, tmp_path: Path) -> None:
+    seen = list[tuple[int, int]]()
+    hub = Hub(server.endpoint, tmp_path, progress=lambda done, total: seen.append((done, total)))
+    hub.fetch(TINY)
+    total = sum(len(server.models[TINY][name]) for name in NEEDED)
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_broken_connection_is_resumed_within_one_fetch(hub: Hub, server: FakeHub) -> None:
+    server.cut_after, server.cuts_left = 20_000, 3
+    folder = hub.fetch(TINY)
+    starts = [one.start for one in server.fetched() if one.path.endswith("textual/model.onnx")]
+    assert starts[:2] == [0, 20_000]
+    assert (folder / "textual" / "model.onnx").read_bytes() == server.models[TINY]["textual/model.onnx"]
+
+
+def test_an_interrupted_fetch_goes_on_where_it_stopped(server: FakeHub, tmp_path: Path) -> None:
+    """The first fetch is ended from outside, as by Ctrl-C; the second one asks for the rest only."""
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    server.cut_after = 10_000
+    with pytest.raises(KeyboardInterrupt):
+        Hub(server.endpoint, tmp_path, progress=stop).fetch(TINY)
+    assert Hub(server.endpoint, tmp_path).folder(TINY) is None
+    before = server.fetched()
+    server.cut_after = None
+    folder = Hub(server.endpoint, tmp_path).fetch(TINY)
+    after = server.fetched()[len(before) :]
+    assert after[0].start > 0
+    assert after[0].path == before[-1].path
+    assert {one.path for one in after[1:]}.isdisjoint(one.path for one in before)
+    assert all((folder / name).read_bytes() == server.models[TINY][name] for name in NEEDED)
+
+
+def test_a_server_that_cannot_resume_starts_the_file_over(hub: Hub, server: FakeHub) -> None:
+    server.ignores_range, server.cut_after, server.cuts_left = True, 30_000, 1
+    folder = hub.fetch(TINY)
+    assert all((folder / name).read_bytes() == server.models[TINY][name] for name in NEEDED)
+
+
+def test_a_hub_that_goes_away_says_how_far_it_came(hub: Hub, server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.encoders.transfer._PAUSE_S", 0.01)
+    server.cut_after = 0
+    with pytest.raises(HubUnreachable, match=r"closed early.*goes on from there"):
+        hub.fetch(TINY)
+
+
+@pytest.mark.parametrize("name", ["config.json", "visual/model.onnx"])
+def test_wrong_content_is_refused_and_removed(name: str, hub: Hub, server: FakeHub) -> None:
+    """Large files are announced with a SHA-256, small ones with git's own hash."""
+    server.models[TINY] = {name: server.models[TINY][name]} | server.models[TINY]  # this one comes first
+    server.garbles = True
+    with pytest.raises(ModelDamaged, match=r"has the sha\d+ \w+, expected \w+"):
+        hub.fetch(TINY)
+    assert hub.folder(TINY) is None
+    assert not [path for path in hub.cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    server.garbles = False
+    assert files_below(hub.fetch(TINY)) == NEEDED
+
+
+def test_a_silent_hub_is_given_up_in_time(tmp_path: Path) -> None:
+    with silent() as endpoint:
+        began = time.perf_counter()
+        with pytest.raises(HubUnreachable, match=r"does not answer within 0\.5 s.*--model mini.*--model \./folder"):
+            Hub(endpoint, tmp_path, answer_s=0.5).fetch(TINY)
+        assert time.perf_counter() - began < 2
+
+
+def test_a_refusing_hub_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    with pytest.raises(HubUnreachable, match=r"cannot be reached \(.*refused.*--model mini"):
+        Hub(refusing(), tmp_path).fetch(TINY)
+
+
+def test_an_unknown_host_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    with pytest.raises(HubUnreachable, match=r"hub\.invalid"):
+        Hub("https://hub.invalid", tmp_path).fetch(TINY)
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_a_hub_in_trouble_is_unreachable(status: int, hub: Hub, server: FakeHub) -> None:
+    server.status = status
+    with pytest.raises(HubUnreachable, match=f"status {status}"):
+        hub.fetch(TINY)
+
+
+@pytest.mark.parametrize("answer", [b"<html>log in to the hotel's network</html>", b"[]", b'{"siblings": 3}'])
+def test_something_else_than_a_hub_is_unreachable(answer: bytes, hub: Hub, server: FakeHub) -> None:
+    server.answer = answer
+    with pytest.raises(HubUnreachable, match="cannot be reached"):
+        hub.fetch(TINY)
+
+
+def test_a_repository_that_is_not_there_is_not_found(hub: Hub) -> None:
+    with pytest.raises(ModelNotFound, match=r"no model 'somebody/else' for you \(status 404"):
+        hub.fetch("somebody/else")
+
+
+def test_a_repository_of_another_layout_is_not_found(hub: Hub, server: FakeHub) -> None:
+    server.models[TINY] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
+    with pytest.raises(ModelNotFound, match="open_clip ONNX layout"):
+        hub.fetch(TINY)
+
+
+def test_offline_asks_nobody(server: FakeHub, tmp_path: Path) -> None:
+    offline = Hub(server.endpoint, tmp_path, offline=True)
+    with pytest.raises(HubUnreachable, match=r"offline mode is on.*--model mini"):
+        offline.fetch(TINY)
+    folder = Hub(server.endpoint, tmp_path).fetch(TINY)
+    server.asked.clear()
+    assert offline.fetch(TINY) == folder
+    assert server.asked == []
+
+
+def test_the_token_goes_to_the_hub_and_not_to_where_it_sends_us(server: FakeHub, tmp_path: Path) -> None:
+    with running(FakeHub(models=server.models)) as store:
+        server.elsewhere = store.endpoint
+        Hub(server.endpoint, tmp_path, token="secret").fetch(TINY)
+        assert {one.token for one in server.asked} == {"Bearer secret"}
+        assert {one.token for one in store.asked} == {""}
+        assert len(store.asked) == len(NEEDED)
+    assert "secret" not in repr(Hub(token="secret"))
+
+
+def test_two_fetches_at_once_download_once(server: FakeHub, tmp_path: Path) -> None:
+    hub = Hub(server.endpoint, tmp_path)
+    found = list[Path]()
+    threads = [threading.Thread(target=lambda: found.append(hub.fetch(TINY))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 4
+    assert len(server.fetched()) == len(NEEDED)
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(server: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EncoderError, match="cannot be written"):
+        Hub(server.endpoint, tmp_path / "file").fetch(TINY)
+
+
+def test_what_is_no_address_is_refused() -> None:
+    with pytest.raises(UsageError, match="expected an address"):
+        Hub("file:///etc")
+
+
+def test_the_default_cache_is_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert default_cache().is_relative_to(tmp_path)
+
+
+def test_auto_takes_the_recommended_model_from_a_hub_that_answers(hub: Hub) -> None:
+    choice = choose_model("auto", hub)
+    assert choice.name == BEST.name
+    assert hub.endpoint in choice.reason
+    encoder = load_encoder("auto", hub=hub)
+    assert (encoder.name, encoder.dim) == (BEST.name, 16)
+
+
+def test_auto_takes_the_recommended_model_from_the_disk_without_asking(hub: Hub, server: FakeHub) -> None:
+    hub.fetch(BEST.repository)
+    server.asked.clear()
+    assert choose_model("auto", hub) == Choice(BEST.name, "the recommended model, found on this disk")
+    assert server.asked == []
+
+
+def test_auto_takes_the_bundled_model_when_the_hub_is_silent(tmp_path: Path) -> None:
+    with silent() as endpoint:
+        began = time.perf_counter()
+        choice = choose_model("auto", Hub(endpoint, tmp_path, answer_s=0.5))
+        assert time.perf_counter() - began < 2
+    assert choice.name == "mini"
+    assert f"{BEST.name} is not on this disk and {endpoint} does not answer within 0.5 s" in choice.reason
+
+
+def test_auto_takes_the_bundled_model_offline(tmp_path: Path) -> None:
+    choice = choose_model("auto", Hub(cache=tmp_path, offline=True))
+    assert choice.name == "mini"
+    assert "offline mode is on" in choice.reason
+
+
+def test_another_name_than_auto_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert choose_model("clip-b32", Hub(cache=tmp_path, offline=True)) == Choice("clip-b32", "")
+
+
+def test_the_catalog_knows_what_is_here(hub: Hub) -> None:
+    assert is_here(catalog()["pixels"], hub)
+    assert not is_here(BEST, hub)
+    hub.fetch(BEST.repository)
+    assert is_here(BEST, hub)
