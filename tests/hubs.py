@@ -4,6 +4,7 @@ import hashlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ class FakeHub:
     garbles: bool = False
     """Serve other bytes than announced."""
     ignores_range: bool = False
+    pause_s: float = 0.0
+    """Between the first bytes of an answer."""
     status: int = 200
     answer: bytes | None = None
     """What to say instead of the list of files."""
@@ -132,4 +135,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        dripped = 20 if self.hub.pause_s else 0
+        for byte in body[:dripped]:
+            self.wfile.write(bytes([byte]))
+            time.sleep(self.hub.pause_s)
+        self.wfile.write(body[dripped:])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tests.records import plain_record, random_vector
 
-from sightline.errors import StoreBusy
+from sightline.errors import StoreBusy, StoreError
 from sightline.stores.filters import passing
 from sightline.stores.local import LocalStore
 from sightline.stores.schema import read_state
@@ -189,3 +189,28 @@ def test_threads_may_share_a_store(tmp_path: Path) -> None:
     assert faults == []
     assert store.count() == 120
     store.close()
+
+
+def test_closing_under_other_threads_is_an_error_of_the_store(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "shared.index", DIM)
+    store.upsert([plain_record(number, DIM) for number in range(20_000)])
+    errors = list[BaseException]()
+    started = threading.Barrier(5)
+
+    def work() -> None:
+        started.wait()
+        try:
+            while True:
+                assert len(store.search(random_vector(DIM, 1)[None], 5, {"number": {"$gte": 0}})[0]) == 5
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    time.sleep(0.3)
+    store.close()
+    for thread in threads:
+        thread.join()
+    assert [type(error) for error in errors] == [StoreError] * 4

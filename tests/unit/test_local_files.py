@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def test_folders_above_the_index_are_created(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "a" / "ü b" / "photos.index", DIM)
     store.upsert([plain_record(1, DIM)])
     store.close()
-    assert LocalStore(tmp_path / "a" / "ü b" / "photos.index").count() == 1
+    store = LocalStore(tmp_path / "a" / "ü b" / "photos.index")
+    assert store.count() == 1
+    store.close()
 
 
 @pytest.mark.parametrize("dim", [None, DIM])
@@ -148,15 +151,15 @@ def test_damaged_database_is_noticed(folder: Path, start: int) -> None:
     data = bytearray(path.read_bytes())
     data[start:] = b"\x5a" * (len(data) - start)
     path.write_bytes(data)
-    with pytest.raises(StoreDamaged, match="restore"):
-        LocalStore(folder).count({"number": 1})
+    with pytest.raises(StoreDamaged, match="restore"), closing(LocalStore(folder)) as store:
+        store.count({"number": 1})
 
 
 def test_damage_inside_the_database_is_named_by_verify(folder: Path) -> None:
     """An index that lost a row: SQLite's own check finds it."""
     change(folder, "PRAGMA writable_schema = 1", "UPDATE sqlite_schema SET rootpage = 3 WHERE name = 'slots'")
-    with pytest.raises(StoreDamaged, match="database"):
-        LocalStore(folder).verify()
+    with pytest.raises(StoreDamaged, match="database"), closing(LocalStore(folder)) as store:
+        store.verify()
 
 
 def test_folder_removed_in_mid_run_is_an_error(folder: Path) -> None:

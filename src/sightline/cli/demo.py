@@ -7,7 +7,7 @@ from pathlib import Path
 from sightline.cli.options import Commands, add_command, hub
 from sightline.text import count, duration
 
-QUERIES = ("a cat", "a rocket on its launch pad", "red flower")
+QUERIES = ("a cat", "a cup of coffee", "a motorcycle")
 _PACKAGES = (("skimage", "data"), ("sklearn", "datasets/images"))
 
 

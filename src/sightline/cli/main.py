@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import sightline
-from sightline.cli import demo, evaluating, indexing, looking, searching, serving
+from sightline.cli import demo, evaluating, indexing, looking, searching, serving, training
 from sightline.errors import SightlineError
 
 FOUND, NOTHING_FOUND, WRONG = 0, 1, 2
@@ -48,6 +48,6 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"sightline {sightline.__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for room in (indexing, searching, looking, serving, evaluating, demo):
+    for room in (indexing, searching, looking, serving, evaluating, training, demo):
         room.add_commands(commands)
     return root

@@ -46,7 +46,7 @@ def choose_provider(name: str | None) -> str:
 
 
 def open_session(graph: Path, provider: str, threads: int) -> Session:
-    """Load a graph with so many threads of its own; raises `ModelDamaged`. A processor that fails leaves it to the CPU."""
+    """Load a graph with so many threads of its own, on the CPU if the processor fails; raises `ModelDamaged`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

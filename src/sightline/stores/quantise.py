@@ -1,25 +1,27 @@
 """Unit vectors turned into bytes for a fast scan, and the error that this makes.
 
 A vector is rotated by a fixed pseudorandom rotation, which spreads outlier dimensions evenly, and rounded to int8 with
-one scale for the whole store. The rotation is four rounds of random signs and a Hadamard transform, on the first and on
-the last 2**p dimensions in turn (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform"; the turns, for
-dimensions that are no power of two, as in the RaBitQ library). It is orthogonal for every dim and stores no matrix.
+one scale for all. The rotation is random signs and a Hadamard transform on the first 2**p dimensions, then the same on
+the last 2**p (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform"; first and last part, for dimensions
+that are no power of two, as in the RaBitQ library). It is orthogonal for every dim and needs no stored matrix.
 """
 
+import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.types import Vectors
 
-Codes = NDArray[np.int8]
+Codes: TypeAlias = NDArray[np.int8]
 """Shape (n, dim), each from -127 to 127."""
 
 ROTATION = 1
 """The version of the rotation: with another constant below, every code stored before is wrong."""
 
-_ROUNDS = 4
+_ROUNDS = 2
 _SEED = 0x5167_4417_0000_0001
 _SIGMAS = 8.0
 _WIDEST = 6.0  # in standard deviations of a rotated component: beyond this, two in a billion are clipped
@@ -56,24 +58,24 @@ class Quantiser:
         residuals = np.linalg.norm(rotated - codes * self.scale, axis=1)  # (n, dim) -> (n,)
         return codes.astype(np.int8), float(residuals.max(initial=0.0))
 
-    def encode_queries(self, queries: Vectors) -> tuple[Codes, NDArray[np.float64], NDArray[np.float64]]:
-        """(q, dim) -> (q, dim) codes with a scale per query, those scales (q,), and the distances lost (q,)."""
+    def encode_queries(self, queries: Vectors) -> tuple[Codes, list[float], list[float]]:
+        """(q, dim) -> (q, dim) codes with a scale per query, those q scales, and the q distances lost."""
         rotated = self.rotate(queries)
         scales = np.maximum(np.abs(rotated).max(axis=1), 1e-30) / 127  # (q, dim) -> (q,)
         codes = np.rint(rotated / scales[:, None])
         lost = np.linalg.norm(rotated - codes * scales[:, None], axis=1)  # (q, dim) -> (q,)
-        return codes.astype(np.int8), scales.astype(np.float64), lost.astype(np.float64)
+        return codes.astype(np.int8), scales.tolist(), lost.tolist()
 
-    def margins(self, residual: float, lost: NDArray[np.float64], norms: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far below the k-th best coded score a record of the true k best may lie, for each query: (q,).
+    def margin(self, residual: float, lost: float, norm: float) -> float:
+        """How far below the k-th best coded score a record of the true k best may lie, for a query of that norm.
 
         The worst case is twice the sum of both errors, which only parallel vectors reach. Between randomly rotated
         vectors an error is spread over all dimensions, and the difference of two has the deviation below.
         """
-        by_record, by_query = residual * norms, lost
-        deviation = np.sqrt(2 / self.dim) * np.hypot(by_record, by_query)
+        by_record, by_query = residual * norm, lost
+        deviation = math.sqrt(2 / self.dim) * math.hypot(by_record, by_query)
         worst = 2 * (by_record + by_query * (1 + residual))
-        return np.asarray(np.minimum(worst, _SIGMAS * deviation), np.float64)
+        return min(worst, _SIGMAS * deviation)
 
 
 def quantiser(dim: int) -> Quantiser:

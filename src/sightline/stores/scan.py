@@ -3,8 +3,8 @@
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import numpy as np
 import simsimd
@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from sightline.stores.quantise import Codes
 from sightline.types import Vector, Vectors
 
-Slots = NDArray[np.int64]
+Slots: TypeAlias = NDArray[np.int64]
 """Shape (n,): rows of the vector files."""
-Scores = NDArray[np.int32]
+Scores: TypeAlias = NDArray[np.int32]
 """Shape (q, n): dot products of codes."""
 
 NEVER = -2_147_483_648
 """The score of a row that must not be found."""
 
 _MOST_THREADS = 4  # two threads read memory at its speed (measured); four leave room for slower ones
+_SHARES = 2  # for each thread: more even out a busy core better, but each costs 20 us
 _SMALLEST_SHARE = 8192  # rows: below it, handing work over (50 us) costs more than it saves
 _INT32: Any = "int32"  # which the type hints of simsimd forget
 _BLOCK_BYTES = 1_048_576  # of codes, so that many queries find them in the second-level cache
@@ -68,7 +69,7 @@ class Scanner:
 
     def _spread(self, total: int, share: Callable[[int, int], None]) -> None:
         """Do all rows in shares that each thread takes when it is free: a core may be busy with something else."""
-        size = max(_SMALLEST_SHARE, -(-total // (4 * self._threads)))
+        size = max(_SMALLEST_SHARE, -(-total // (_SHARES * self._threads)))
         shares = deque((start, min(start + size, total)) for start in range(0, total, size))
 
         def work() -> None:
@@ -79,11 +80,17 @@ class Scanner:
                     return
                 share(start, end)
 
-        others = [self._pool.submit(work) for _ in range(min(self._threads, len(shares)) - 1)]
+        others = self._helped_by(work, min(self._threads, len(shares)) - 1)
         work()
         for other in others:
             if not other.cancel():
                 other.result()
+
+    def _helped_by(self, work: Callable[[], None], count: int) -> list[Future[None]]:
+        try:
+            return [self._pool.submit(work) for _ in range(count)]
+        except RuntimeError:  # closed meanwhile: this search ends on its own
+            return []
 
 
 def near_best(scores: NDArray[np.int32], k: int, margin: int) -> NDArray[np.int64]:

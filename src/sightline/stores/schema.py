@@ -75,7 +75,7 @@ def check_folder(folder: Path, *, may_create: bool) -> None:
         raise StoreNotFound(f"{file} belongs to another program, expected an index of Sightline: name another path")
 
 
-def create_index(connection: sqlite3.Connection, folder: Path, dim: int, scale: float) -> None:
+def create_index(connection: sqlite3.Connection, folder: Path, dim: int) -> None:
     """Make the tables and the first vector files, unless they are there."""
     if _has_tables(connection):
         return
@@ -89,7 +89,7 @@ def create_index(connection: sqlite3.Connection, folder: Path, dim: int, scale: 
         for field in INDEXED_FIELDS:
             for statement in _FIELD_INDEXES.format(field=field).strip().splitlines():
                 connection.execute(statement)
-        meta = {"format": FORMAT, "dim": dim, "rotation": ROTATION, "scale": scale}
+        meta = {"format": FORMAT, "dim": dim, "rotation": ROTATION}
         connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         write_state(connection, State(version=0, generation=0, slots=0, live=0, next_key=1, residual=0.0))
     connection.execute("COMMIT")

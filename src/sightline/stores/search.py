@@ -24,13 +24,16 @@ def nearest(
 ) -> Iterator[tuple[Slots, NDArray[np.float32]]]:
     """For each of (q, dim) queries the slots and exact scores of the `wanted` best and those that tie with the last."""
     codes, scales, lost = quantiser.encode_queries(queries)
-    margins = quantiser.margins(view.state.residual, lost, np.linalg.norm(queries, axis=1)) / (quantiser.scale * scales)
+    margins = [
+        math.ceil(quantiser.margin(view.state.residual, *one) / (quantiser.scale * scale))
+        for scale, *one in zip(scales, lost, np.linalg.norm(queries, axis=1).tolist(), strict=True)
+    ]
     count = view.state.slots if passing is None else len(passing)
     step = max(1, _SCORES_BYTES // (4 * max(1, count)))
     for at in range(0, len(queries), step):
         scores = _coded_scores(view, scanner, codes[at : at + step], passing)  # (step, count)
         for query, some, margin in zip(queries[at:], scores, margins[at:], strict=False):
-            near = near_best(some, wanted, math.ceil(margin))
+            near = near_best(some, wanted, margin)
             yield _best(view, near if passing is None else passing[near], query, wanted)
 
 
@@ -40,7 +43,8 @@ def read_hits(
     """The hits from `offset` to `end`, best first, ties by id."""
     by_slot = dict(zip(slots.tolist(), scores.tolist(), strict=True))
     rows = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, by_slot))
-    best = heapq.nsmallest(end, rows)[offset:]  # by score, then by id: no two rows share both
+    # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for all ties.
+    best = (sorted(rows) if len(by_slot) <= 2 * end else heapq.nsmallest(end, rows))[offset:end]
     return [Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload)) for score, name, uri, payload in best]
 
 

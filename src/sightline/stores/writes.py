@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from sightline.types import Note, Record, Vectors
 
 BATCH_ROWS = 4096
 """At most so many slots share a checksum: what is damaged is lost by batches, and read by batches."""
+
+_Value = TypeVar("_Value", str, int)
 
 _PARAMETERS = 500  # of one statement, well below SQLite's limits
 
@@ -107,7 +110,7 @@ def _write_words(
     """Bring the full text up to date; a record whose words are the same is left alone."""
     words = {keys[record.id]: " ".join(sorted(payload_words(record.payload))) for record in records}
     before = dict[int, str]()
-    for some in _chunks([str(keys[name]) for name in known]):
+    for some in _chunks([keys[name] for name in known]):
         marks = ", ".join("?" * len(some))
         before.update(connection.execute(f"SELECT rowid, text FROM words WHERE rowid IN ({marks})", some))
     changed = {key: text for key, text in words.items() if before.get(key, "") != text}
@@ -117,6 +120,6 @@ def _write_words(
     )
 
 
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+def _chunks(values: Sequence[_Value]) -> Iterator[Sequence[_Value]]:
     for at in range(0, len(values), _PARAMETERS):
         yield values[at : at + _PARAMETERS]

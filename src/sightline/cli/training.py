@@ -1,0 +1,105 @@
+"""The command that makes and tunes models: train."""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.cli.options import Commands, add_command
+from sightline.text import duration, table
+
+if TYPE_CHECKING:
+    from sightline.train.run import Listener, Progress
+
+_EXAMPLES = """\
+examples:
+  sightline train my-pictures.toml              the file is explained in docs/howto/train.md
+  sightline search "my cat" --model ./model     what it makes is a model folder like any other
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add train."""
+    command = add_command(
+        commands, "train", train, "train or fine-tune a model on captioned pictures", epilog=_EXAMPLES
+    )
+    command.add_argument("config", metavar="CONFIG", help="a TOML file with the data, the start and the settings")
+    command.add_argument("--base", metavar="DIR", help="the folder that its paths start from (default: the file's own)")
+    command.add_argument("--output", metavar="DIR", help="the folder of the model, in place of the file's")
+    command.add_argument("--seed", metavar="N", type=int, help="the seed, in place of the file's")
+    command.add_argument("--steps", metavar="N", type=int, help="the number of steps, in place of the file's")
+    command.add_argument(
+        "--may-forget", action="store_true", help="export even a model that lost too much on the general set"
+    )
+    command.add_argument("--json", action="store_true", help="print the outcome as JSON")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Run or go on with a training, and say what came of it."""
+    from importlib.util import find_spec
+
+    from sightline.errors import ExtraMissing
+    from sightline.train.config import read_settings
+
+    settings = read_settings(Path(options.config))
+    given = {"output": options.output, "seed": options.seed}
+    settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
+    if options.steps is not None:
+        settings = replace(settings, optimiser=replace(settings.optimiser, steps=options.steps))
+    for package in ("torch", "onnx"):
+        if find_spec(package) is None:
+            raise ExtraMissing(f"training needs {package!r}, which is not installed: pip install 'sightline[train]'")
+    from sightline.train.run import train as run
+
+    base = Path(options.base) if options.base else Path(options.config).parent
+    outcome = run(settings, base, listen=_listener(), may_forget=options.may_forget)
+    if options.json:
+        print(json.dumps({"folder": str(outcome.folder), "recalls": outcome.recalls, "share": outcome.share}))
+        return 0
+    rows = [["set", *next(iter(outcome.recalls.values()), {})]]
+    rows += [[name, *(f"{100 * value:.1f}" for value in found.values())] for name, found in outcome.recalls.items()]
+    print(table(rows, right=frozenset(range(1, len(rows[0])))))
+    if outcome.points:
+        print(f"\n{outcome.share:.2f} of the tuned weights, the rest of the start: what each mixture gains and costs")
+        path = [{name: f"{value:.3f}" for name, value in asdict(point).items()} for point in outcome.points]
+        print(table([list(path[0]), *([*row.values()] for row in path)]))
+    print(f"\nuse it: sightline index FOLDER --model {outcome.folder}")
+    return 0
+
+
+def _listener() -> "Listener":
+    """A bar with loss and time left on a terminal; elsewhere a line for each measurement."""
+    if not sys.stderr.isatty():
+        return _lines
+    from tqdm import tqdm
+
+    bar = tqdm(unit=" steps", dynamic_ncols=True)
+
+    def show(progress: "Progress") -> None:
+        if progress.note:
+            bar.write(progress.note, file=sys.stderr)
+            return
+        bar.total = progress.steps
+        bar.set_postfix(loss=f"{progress.loss:.3f}", refresh=False)
+        bar.update(progress.step - bar.n)
+        if progress.recalls:
+            bar.write(_measured(progress), file=sys.stderr)
+        if progress.step == progress.steps:
+            bar.close()
+
+    return show
+
+
+def _lines(progress: "Progress") -> None:
+    if progress.note or progress.recalls:
+        print(progress.note or _measured(progress), file=sys.stderr, flush=True)
+
+
+def _measured(progress: "Progress") -> str:
+    parts = [f"{name} {100 * found['text_to_image@10']:.1f}" for name, found in progress.recalls.items()]
+    left = duration(progress.remaining_s)
+    return (
+        f"step {progress.step} of {progress.steps}, loss {progress.loss:.3f}, recall@10 {', '.join(parts)}, {left} left"
+    )
