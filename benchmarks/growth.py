@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.cold import record
 from tests.clip_like import ClipLike
 
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 
 DIM = 512
 UNITS = {"fill_s": "filling, s", "open_ms": "opening, ms", "search_ms": "one text query, ms", "peak_mb": "peak RSS, MB"}

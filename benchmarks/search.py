@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.clip_like import ClipLike, unit
 
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 from sightline.types import Record, Value, Vectors, Where, record_id
 
 K, QUERIES = 10, 200

@@ -38,7 +38,8 @@ def model(seed: int = 0) -> TwoTowers:
         elif name.endswith("bias"):
             torch.nn.init.uniform_(parameter, -0.3, 0.3)
     torch.nn.init.normal_(towers.image.pool_projection.weight, std=0.1)
-    return towers.eval()
+    towers.eval()
+    return towers
 
 
 def tokenizer() -> Tokenizer:

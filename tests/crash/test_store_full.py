@@ -10,7 +10,7 @@ import pytest
 from tests.records import plain_record
 
 from sightline.errors import StoreError, StoreFull
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 
 DIM = 512
 ROOT = Path(__file__).parents[2]

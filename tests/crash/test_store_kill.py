@@ -12,7 +12,7 @@ import pytest
 from tests.crash.writer import DIM, calls
 
 from sightline.stores.base import Store
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 from sightline.stores.memory import MemoryStore
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 from tests.records import plain_record
 
 from sightline.errors import StoreDamaged
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 
 DIM = 32
 PAGE = 4096

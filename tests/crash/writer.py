@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.records import plain_record
 
 from sightline.stores.base import Store
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 
 DIM = 8
 _IDS = 1500

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.records import plain_record
 
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 
 FOLDER = Path(__file__).with_name("index-format-1")
 

@@ -17,7 +17,7 @@ RUN = """
 import sys
 from sightline import ingest
 from sightline.index import Index
-from sightline.stores.local import LocalStore
+from sightline.stores.local.store import LocalStore
 upsert = LocalStore.upsert
 def acknowledging(store, records):
     upsert(store, records)

@@ -44,8 +44,9 @@ def files_below(folder: Path) -> set[str]:
 
 
 def test_a_fetched_model_has_the_files_it_needs_and_works(hub: Hub, server: FakeHub) -> None:
-    others = {"README.md": b"x", ".gitattributes": b"x", "visual/model.armnn": b"x", "visual/rknpu/a.rknn": b"x"}
-    server.models[TINY] |= others | {"textual/../../../evil": b"x", "visual/weights_of_1": b"outside the graph"}
+    others = ("README.md", ".gitattributes", "visual/model.armnn", "visual/rknpu/a.rknn", "visual/fp16/model.onnx")
+    evil = ("textual/../../../evil", "visual/model.onnx/../../../evil")
+    server.models[TINY] |= dict.fromkeys((*others, *evil), b"x") | {"visual/weights_of_1": b"outside the graph"}
     folder = hub.fetch(TINY)
     assert files_below(folder) == NEEDED | {"visual/weights_of_1"}
     assert all((folder / name).read_bytes() == server.models[TINY][name] for name in NEEDED)
@@ -134,6 +135,15 @@ def test_a_silent_hub_is_given_up_in_time(tmp_path: Path) -> None:
         with pytest.raises(HubUnreachable, match=r"does not answer within 0\.5 s.*--model mini.*--model \./folder"):
             Hub(endpoint, tmp_path, answer_s=0.5).fetch(TINY)
         assert time.perf_counter() - began < 2
+
+
+def test_a_hub_that_drips_is_given_up_in_time(server: FakeHub, tmp_path: Path) -> None:
+    """Every byte comes in time, the answer does not."""
+    server.pause_s = 0.3
+    began = time.perf_counter()
+    with pytest.raises(HubUnreachable, match=r"does not answer within 0\.5 s"):
+        Hub(server.endpoint, tmp_path, answer_s=0.5).fetch(TINY)
+    assert time.perf_counter() - began < 2
 
 
 def test_a_refusing_hub_is_said_to_be_out_of_reach(tmp_path: Path) -> None:

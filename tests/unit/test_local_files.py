@@ -21,7 +21,7 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.stores.base import OPENERS, open_store
-from sightline.stores.local import LocalStore, repair_store
+from sightline.stores.local.store import LocalStore, repair_store
 from sightline.stores.memory import MemoryStore
 
 DIM = 16

@@ -7,8 +7,8 @@ import pytest
 from tests.records import plain_record, random_vector
 
 from sightline.errors import StoreDamaged
-from sightline.stores.local import LocalStore
-from sightline.stores.upkeep import Damage
+from sightline.stores.local.store import LocalStore
+from sightline.stores.local.upkeep import Damage
 from sightline.types import Record
 
 DIM = 32

@@ -1,3 +1,8 @@
+"""Captions tables and class folders as people have them, with everything that does not fit."""
+
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from sightline.errors import SourceError
@@ -6,35 +11,35 @@ from sightline.train.data import read_set
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     for name in ("a.jpg", "b.jpg", "c.jpg"):
         (tmp_path / name).write_bytes(b"")
     return tmp_path
 
 
-def texts(folder, **settings):
+def texts(folder: Path, **settings: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
     found = read_set(DataSettings(table="table", **settings), folder)
     return {picture.path.name: picture.texts for picture in found.pictures}, dict(found.dropped)
 
 
-def test_every_caption_of_a_picture_is_kept_in_order(folder):
+def test_every_caption_of_a_picture_is_kept_in_order(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\na.jpg\tone\nb.jpg\tthree\na.jpg\ttwo\n")
     assert texts(folder) == ({"a.jpg": ("one", "two"), "b.jpg": ("three",)}, {})
 
 
 @pytest.mark.parametrize("delimiter", ["\t", ",", ";", "|"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_delimiter_and_encoding_are_read_off_the_file(folder, delimiter, encoding):
+def test_delimiter_and_encoding_are_read_off_the_file(folder: Path, delimiter: str, encoding: str) -> None:
     (folder / "table").write_text(f"image{delimiter}caption\na.jpg{delimiter}un café crème\n", encoding=encoding)
     assert texts(folder)[0] == {"a.jpg": ("un café crème",)}
 
 
-def test_a_quotation_mark_in_a_tab_separated_caption_swallows_nothing(folder):
+def test_a_quotation_mark_in_a_tab_separated_caption_swallows_nothing(folder: Path) -> None:
     (folder / "table").write_text('image\tcaption\na.jpg\t"love" on a bib\nb.jpg\ta 5" pipe\nc.jpg\tend\n')
     assert list(texts(folder)[0]) == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_what_cannot_be_used_is_dropped_and_counted(folder):
+def test_what_cannot_be_used_is_dropped_and_counted(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\na.jpg\tone\na.jpg\tone\nb.jpg\t \ngone.jpg\tx\ngone.jpg\ty\n")
     used, dropped = texts(folder)
     assert used == {"a.jpg": ("one",)}
@@ -46,33 +51,34 @@ def test_what_cannot_be_used_is_dropped_and_counted(folder):
     }
 
 
-def test_only_the_rows_of_the_split_are_used(folder):
+def test_only_the_rows_of_the_split_are_used(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\tsplit\na.jpg\tone\ttrain\nb.jpg\ttwo\tdev\n")
     assert texts(folder, split="dev")[0] == {"b.jpg": ("two",)}
 
 
-def test_an_empty_split_names_the_splits_there_are(folder):
+def test_an_empty_split_names_the_splits_there_are(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\tsplit\na.jpg\tone\ttrain\nb.jpg\ttwo\tdev\n")
     with pytest.raises(SourceError, match="no row of split 'test': it has train, dev"):
         texts(folder, split="test")
 
 
-def test_a_missing_column_names_the_columns_there_are(folder):
+def test_a_missing_column_names_the_columns_there_are(folder: Path) -> None:
     (folder / "table").write_text("file\ttext\na.jpg\tone\n")
     with pytest.raises(SourceError, match="no column 'image': it has file, text"):
         texts(folder)
 
 
-def test_a_set_without_any_usable_picture_is_an_error_that_says_why(folder):
+def test_a_set_without_any_usable_picture_is_an_error_that_says_why(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\ngone.jpg\tone\n")
     with pytest.raises(SourceError, match="captioned pictures do not exist"):
         texts(folder)
 
 
-def test_held_out_and_used_pictures_are_apart_and_together_everything(folder):
-    rows = "".join(f"{n}.jpg\tnumber {n}\n" for n in range(200))
+def test_held_out_and_used_pictures_are_apart_and_together_everything(folder: Path) -> None:
+    (folder / "all").mkdir()
+    rows = "".join(f"all/{n}.jpg\tnumber {n}\n" for n in range(200))
     for n in range(200):
-        (folder / f"{n}.jpg").write_bytes(b"")
+        (folder / "all" / f"{n}.jpg").write_bytes(b"")
     (folder / "table").write_text("image\tcaption\n" + rows)
     settings = DataSettings(table="table", hold_out_percent=20)
     used = {one.path for one in read_set(settings, folder).pictures}
@@ -82,7 +88,7 @@ def test_held_out_and_used_pictures_are_apart_and_together_everything(folder):
     assert 20 < len(held) < 60
 
 
-def test_class_folders_become_names_in_templates_and_are_held_out_whole(tmp_path):
+def test_class_folders_become_names_in_templates_and_are_held_out_whole(tmp_path: Path) -> None:
     for name in ("water_lilly", "cat", "dog", "car", "cup", "fish"):
         (tmp_path / name).mkdir()
         for n in range(3):

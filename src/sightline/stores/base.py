@@ -47,7 +47,7 @@ class Store(Protocol):
 
 
 OPENERS = {
-    "file": "sightline.stores.local:open_url",
+    "file": "sightline.stores.local.store:open_url",
     "memory": "sightline.stores.memory:open_url",
 }
 """For each scheme of a URL the function `(url, *, dim) -> Store` that opens it, imported only when it is used."""

@@ -11,18 +11,18 @@ from urllib.request import url2pathname
 
 from sightline.errors import StoreDamaged, StoreError
 from sightline.stores.checks import check_dim, check_records, check_search
-from sightline.stores.database import Database, connect_writer, translated_errors
 from sightline.stores.documents import load_note, load_payload
-from sightline.stores.filters import passing
-from sightline.stores.quantise import quantiser
-from sightline.stores.scan import Scanner, Slots
-from sightline.stores.schema import check_folder, create_index, read_dim, read_state
-from sightline.stores.search import nearest, read_hits, rows_of
-from sightline.stores.upkeep import Damage, check_last_batch, compact, find_damage, mend, should_compact
-from sightline.stores.vectors import remove_other_files, sync_folder
-from sightline.stores.views import Stale, View, Views
+from sightline.stores.local.database import Database, connect_writer, translated_errors
+from sightline.stores.local.filters import passing
+from sightline.stores.local.quantise import quantiser
+from sightline.stores.local.scan import Scanner, Slots
+from sightline.stores.local.schema import check_folder, create_index, read_dim, read_state
+from sightline.stores.local.search import nearest, read_hits, rows_of
+from sightline.stores.local.upkeep import Damage, check_last_batch, compact, find_damage, mend, should_compact
+from sightline.stores.local.vectors import remove_other_files, sync_folder
+from sightline.stores.local.views import Stale, View, Views
+from sightline.stores.local.writes import delete_records, find, write_documents, write_records
 from sightline.stores.where import Node, matches, parse_where
-from sightline.stores.writes import delete_records, find, write_documents, write_records
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _Result = TypeVar("_Result")

@@ -10,7 +10,7 @@ import numpy as np
 import simsimd
 from numpy.typing import NDArray
 
-from sightline.stores.quantise import Codes
+from sightline.stores.local.quantise import Codes
 from sightline.types import Vector, Vectors
 
 Slots: TypeAlias = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.stores.columns import (
+from sightline.stores.local.columns import (
     MISSING,
     MOMENT,
     NUMBER,
@@ -18,9 +18,9 @@ from sightline.stores.columns import (
     path_of,
     text_hash,
 )
-from sightline.stores.scan import Slots
-from sightline.stores.schema import INDEXED_FIELDS
-from sightline.stores.views import Stale, View
+from sightline.stores.local.scan import Slots
+from sightline.stores.local.schema import INDEXED_FIELDS
+from sightline.stores.local.views import Stale, View
 from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
 Mask: TypeAlias = NDArray[np.bool_]

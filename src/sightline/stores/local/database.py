@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from sightline.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNotFound
-from sightline.stores.schema import DATABASE
+from sightline.stores.local.schema import DATABASE
 
 _WRITER = "writer.json"  # who took the write lock last, for the message of whoever waits in vain
 _ASK_AGAIN_S = 0.002

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from sightline.errors import StoreDamaged
-from sightline.stores.quantise import Quantiser
-from sightline.stores.schema import State, read_state, write_state
-from sightline.stores.vectors import (
+from sightline.stores.local.quantise import Quantiser
+from sightline.stores.local.schema import State, read_state, write_state
+from sightline.stores.local.vectors import (
     VECTOR,
     appending,
     codes_file,
@@ -24,8 +24,8 @@ from sightline.stores.vectors import (
     vectors_file,
     write_rows,
 )
-from sightline.stores.views import read_dead
-from sightline.stores.writes import BATCH_ROWS, delete_records
+from sightline.stores.local.views import read_dead
+from sightline.stores.local.writes import BATCH_ROWS, delete_records
 
 _DEAD_SHARE = 0.25  # of the slots: compaction then copies at most three rows for each one that was replaced
 _FEWEST_DEAD = 1024  # below it the room is not worth the work

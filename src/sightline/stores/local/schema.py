@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import DimensionMismatch, StoreDamaged, StoreNotFound, StoreTooNew
-from sightline.stores.quantise import ROTATION
-from sightline.stores.vectors import create_files
+from sightline.stores.local.quantise import ROTATION
+from sightline.stores.local.vectors import create_files
 
 DATABASE = "index.sqlite"
 """The file name of the database inside the folder of an index."""

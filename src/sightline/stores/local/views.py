@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.stores.columns import Columns
-from sightline.stores.quantise import Codes
-from sightline.stores.scan import Slots
-from sightline.stores.schema import State, read_state
-from sightline.stores.vectors import map_codes, map_vectors
+from sightline.stores.local.columns import Columns
+from sightline.stores.local.quantise import Codes
+from sightline.stores.local.scan import Slots
+from sightline.stores.local.schema import State, read_state
+from sightline.stores.local.vectors import map_codes, map_vectors
 from sightline.types import Vectors
 
 PAGE_SLOTS = 65_536

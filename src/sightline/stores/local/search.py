@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.stores.documents import load_payload
-from sightline.stores.quantise import Quantiser
-from sightline.stores.scan import NEVER, Scanner, Scores, Slots, exact_scores, near_best
-from sightline.stores.views import View
+from sightline.stores.local.quantise import Quantiser
+from sightline.stores.local.scan import NEVER, Scanner, Scores, Slots, exact_scores, near_best
+from sightline.stores.local.views import View
 from sightline.types import Hit, Vectors
 
 _SCORES_BYTES = 32 * 2**20  # of coded scores at a time, so that many queries over many records stay in bounds

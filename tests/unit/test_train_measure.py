@@ -1,0 +1,93 @@
+"""Recall, mixtures of weights, cut vocabularies and batches, each on something small enough to work out by hand."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs the torch extra")
+
+from tests import tiny  # noqa: E402
+
+from sightline.train.batches import Source, draw  # noqa: E402
+from sightline.train.interpolate import Point, best, mixture  # noqa: E402
+from sightline.train.measure import recall_of  # noqa: E402
+from sightline.train.text import padded, prune, token_ids  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+
+def test_recall_equals_a_hand_worked_example() -> None:
+    scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])  # texts 0 and 1 of picture 0, text 2 of picture 1
+    found = recall_of(scores, torch.tensor([0, 0, 1]))
+    assert found["text_to_image@1"] == pytest.approx(1 / 3)
+    assert found["text_to_image@5"] == 1.0
+    assert found["image_to_text@1"] == pytest.approx(1 / 2)  # picture 0 by its first text; picture 1 loses to text 1
+
+
+def test_a_model_that_gives_every_pair_the_same_score_does_no_better_than_chance() -> None:
+    found = recall_of(torch.zeros(100, 100), torch.arange(100))
+    assert found["text_to_image@10"] == 0.0
+    assert found["image_to_text@10"] == 0.0
+
+
+def test_a_mixture_lies_between_start_and_tuned() -> None:
+    mixed = mixture({"w": torch.tensor([0.0, 2.0])}, {"w": torch.tensor([4.0, 2.0])}, 0.25)
+    assert mixed["w"].tolist() == [1.0, 2.0]
+
+
+def test_the_best_mixture_gains_most_without_losing_more_than_allowed() -> None:
+    points = [Point(0.0, 0.50, 0.60), Point(0.5, 0.70, 0.58), Point(1.0, 0.80, 0.40)]
+    assert best(points, largest_loss=0.03) == points[1]
+    assert best(points, largest_loss=0.30) == points[2]
+    assert best(points, largest_loss=0.01) is None
+    assert best([points[0], Point(1.0, 0.50, 0.60)], largest_loss=0.03) is None
+
+
+def test_a_cut_vocabulary_keeps_used_words_and_spells_them_as_before() -> None:
+    full = tiny.tokenizer()
+    cut, kept = prune(full, ["a red photo"], size=8)
+    assert len(kept) == 8
+    assert cut.encode("a red photo").tokens == full.encode("a red photo").tokens
+    assert [kept[n] for n in cut.encode("a red photo").ids] == full.encode("a red photo").ids
+
+
+def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
+    rows = token_ids(tiny.tokenizer(), ["a red photo of a green photo of a blue photo", "a"], context_length=8)
+    assert [len(row) for row in rows] == [8, 3]
+    assert rows[0][-1] == rows[1][-1] == tiny.WORDS.index("[SEP]")
+    assert padded(rows, 0).shape == (2, 8)
+
+
+@pytest.fixture
+def source() -> Source:
+    maps = np.arange(10, dtype=np.float16)[:, None, None, None] * np.ones((1, 96, 4, 4), np.float16)
+    ids = [[[n], [n + 100]] for n in range(10)]
+    meanings = [["same" if n < 2 else f"text {n}", f"other {n}"] for n in range(10)]
+    return Source([maps], ids, meanings, per_step=5)
+
+
+def test_a_batch_pairs_each_picture_with_one_of_its_own_texts(source: Source) -> None:
+    batch = draw([source, source], 3, seed=1, slack=1)
+    pictures = torch.cat([maps[:, 0, 0, 0] for maps in batch.maps]).int().tolist()
+    assert [row[0] % 100 for row in batch.ids] == pictures
+    assert len(pictures) == 10
+    assert batch.positives.diagonal().tolist() == [1.0] * 10
+
+
+def test_a_pass_shows_every_picture_once_and_a_step_is_always_the_same(source: Source) -> None:
+    def shown(step: int) -> list[int]:
+        batch = draw([source], step, seed=1, slack=0)
+        return [int(maps[0, 0, 0]) for maps in batch.maps[0]]
+
+    assert sorted(shown(0) + shown(1)) == list(range(10))
+    assert sorted(shown(2) + shown(3)) == list(range(10))
+    assert shown(2) == shown(2)
+    assert shown(0) + shown(1) != shown(2) + shown(3)
+
+
+def test_pictures_that_share_a_text_are_right_for_each_other(source: Source) -> None:
+    for step in range(40):
+        batch = draw([source], step, seed=1, slack=0)
+        for one, row in enumerate(batch.ids):
+            for other, column in enumerate(batch.ids):
+                is_same = one == other or {row[0], column[0]} == {0, 1}
+                assert batch.positives[one, other] == float(is_same)
