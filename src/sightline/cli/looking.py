@@ -8,7 +8,7 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, h
 from sightline.text import count, printable, size, table
 
 if TYPE_CHECKING:
-    from sightline.stores.upkeep import Damage
+    from sightline.stores.local.upkeep import Damage
 
 
 def add_commands(commands: Commands) -> None:
@@ -76,7 +76,7 @@ def _model_row(entry: Any, *, here: bool) -> list[str]:
 def _verified(options: argparse.Namespace) -> list[str]:
     """What is damaged, in words; mended first if asked, which needs no sound index."""
     from sightline.errors import UsageError
-    from sightline.stores.local import LocalStore, repair_store
+    from sightline.stores.local.store import LocalStore, repair_store
 
     url = index_url(options)
     if "://" in url:

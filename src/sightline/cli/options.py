@@ -17,6 +17,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "SIGHTLINE_INDEX": "the index that commands use without --index (photos.index)",
     "SIGHTLINE_MODEL": "the model that commands use without --model",
     "SIGHTLINE_CACHE": "the folder that downloaded models are kept in",
+    "SIGHTLINE_API_KEY": "keys that may search through `sightline serve`, one a line",
+    "SIGHTLINE_WRITE_KEY": "keys that may also upload and remove there, one a line",
     "SIGHTLINE_OFFLINE": "1: never ask the network for anything",
     "HF_ENDPOINT": "the address of the model hub, for a mirror",
     "HF_TOKEN": "your token for models that need one",

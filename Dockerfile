@@ -1,0 +1,19 @@
+# The page and the API in one container: docs/howto/serve.md
+FROM python:3.12-slim
+
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+RUN pip install --no-cache-dir ".[server,heic]" && rm -rf /source
+
+# The index and its caches are written, the pictures are only read.
+RUN useradd --uid 1000 --create-home sightline && mkdir /data /pictures && chown sightline /data
+USER sightline
+WORKDIR /data
+ENV SIGHTLINE_INDEX=/data/photos.index SIGHTLINE_CACHE=/data/cache PYTHONUNBUFFERED=1
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=30s --timeout=3s --start-period=20s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+ENTRYPOINT ["sightline"]
+CMD ["serve", "--host", "0.0.0.0"]

@@ -1,0 +1,1 @@
+"""The server room: an index turned into an HTTP API and a web page."""

@@ -1,0 +1,132 @@
+"""What the API's functions share: the gallery that a request means, answers as JSON, hits with their links."""
+
+import base64
+import binascii
+import gzip
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from sightline.images.read import read
+from sightline.query import Term
+from sightline.results import plain
+from sightline.server.gallery import Gallery
+from sightline.server.metrics import Metrics
+from sightline.server.pools import Pool
+from sightline.server.problems import Problem
+from sightline.server.query_pictures import PREFIX, QueryPictures
+from sightline.server.schemas import Query
+from sightline.server.settings import Settings
+from sightline.server.thumbnails import version
+from sightline.types import Hit, Record
+
+THUMBNAIL = 320
+_ZIPPED_BYTES = 4096  # smaller answers fit a few packets anyway
+_DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
+
+
+class Desk:
+    """All that the functions of the API work with."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, galleries: Mapping[str, Gallery]) -> None:
+        self.settings, self.metrics, self.galleries = settings, metrics, galleries
+        self.query_pictures = QueryPictures((settings.cache or settings.hub.cache) / "queries")
+        self.decoding = Pool("decode", threads=2, max_waiting=64)
+        self.thumbing = Pool("thumbnail", threads=2, max_waiting=1024)
+        self.counting = Pool("count", threads=1, max_waiting=8)
+
+    def gallery(self, name: str | None) -> Gallery:
+        """The index of that name, the first one without a name; a `Problem` with status 404 if there is none."""
+        if name is None:
+            return next(iter(self.galleries.values()))
+        if name not in self.galleries:
+            raise Problem(404, f"there is no index {name[:60]!r}, expected one of {', '.join(self.galleries)}")
+        return self.galleries[name]
+
+    async def terms(self, query: Query, gallery: Gallery, uploaded: bytes | None = None) -> tuple[Term, ...]:
+        """The terms of a query, its pictures decoded."""
+        terms = [Term("text", query.text)] if query.text is not None else []
+        pictures = [(query.image, 1.0)] if query.image is not None else []
+        for part in query.terms:
+            if part.text is not None:
+                terms.append(Term("text", part.text, part.weight))
+            elif part.image is not None:
+                pictures.append((part.image, part.weight))
+            elif part.image_id is not None and part.image_id.startswith(PREFIX):
+                data = await self.decoding.run(self.query_pictures.read, part.image_id)
+                terms.append(await self._picture(data, part.weight, gallery))
+            else:
+                terms.append(Term("id", part.image_id or "", part.weight))
+        for text, weight in pictures:
+            terms.append(await self._picture(unpacked(text), weight, gallery))
+        if uploaded is not None:
+            terms.append(await self._picture(uploaded, 1.0, gallery))
+        return tuple(terms)
+
+    async def _picture(self, data: bytes, weight: float, gallery: Gallery) -> Term:
+        limit, size = self.settings.max_megapixels, (await self._encoder_size(gallery))
+        image = await self.decoding.run(read, data, image_size=size, limit_megapixels=limit)
+        return Term("image", image, weight)
+
+    async def _encoder_size(self, gallery: Gallery) -> int:
+        if not gallery.is_ready:
+            await gallery.writing.run(gallery.searcher)
+        return gallery.index.encoder.image_size
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        for gallery in self.galleries.values():
+            await gallery.close()
+        for pool in (self.decoding, self.thumbing, self.counting):
+            pool.close()
+
+
+def desk(request: Request) -> Desk:
+    """The desk of the application that a request came to."""
+    found: Desk = request.app.state.desk
+    return found
+
+
+def answer(request: Request, content: BaseModel | Mapping[str, Any], status: int = 200) -> Response:
+    """JSON, zipped where it is long and the client can take it."""
+    if isinstance(content, BaseModel):
+        data = content.model_dump_json().encode()
+    else:
+        data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
+    if len(data) > _ZIPPED_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
+        data, headers["Content-Encoding"] = gzip.compress(data, 1), "gzip"
+    return Response(data, status, headers, "application/json")
+
+
+def shown(found: Hit | Record, gallery: Gallery, *, named: bool) -> dict[str, Any]:
+    """A hit or a record with its links; `named` puts the index into them."""
+    base = f"/api/images/{quote(found.id, safe='')}"
+    suffix = f"index={quote(gallery.name, safe='')}" if named else ""
+    gone = gallery.roots.is_gone(found.uri)
+    links = {
+        "file": None if gone else f"{base}/file" + (f"?{suffix}" if suffix else ""),
+        "thumbnail": f"{base}/thumbnail?size={THUMBNAIL}&v={version(found)}" + (f"&{suffix}" if suffix else ""),
+    }
+    payload = {name: value for name, value in plain(found.payload).items() if name != "stamp"}
+    return {"id": found.id, "uri": found.uri, "payload": payload, "links": links, "gone": gone}
+
+
+def unpacked(text: str) -> bytes:
+    """The bytes that base64 stands for; a `Problem` if it is none."""
+    try:
+        return base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Problem(422, f"a picture is no base64 ({error}), expected the bytes of a picture file in it") from error
+
+
+def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The problem documents that an operation may answer beside the common ones, for the OpenAPI document."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": "A problem", "content": content} for status in statuses}

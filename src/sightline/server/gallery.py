@@ -1,0 +1,189 @@
+"""One index as a server holds it: opened once, searched in batches, written by one thread."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sightline.encoders.base import Encoder
+from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
+from sightline.facets import Facet, facets
+from sightline.index import Index
+from sightline.ingest import Options, Summary
+from sightline.server.batcher import Batcher, Full
+from sightline.server.files import Roots
+from sightline.server.metrics import Metrics
+from sightline.server.pools import Pool
+from sightline.server.problems import Problem, overloaded
+from sightline.server.searcher import Asked, Found, Searcher
+from sightline.server.settings import Settings
+from sightline.server.thumbnails import Thumbnails
+from sightline.stores.base import Store
+from sightline.types import Record, Vector
+
+_FACETS_S = 60.0  # the least age at which facets are counted again
+_FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
+
+
+class Gallery:
+    """An index with everything that answering from it needs."""
+
+    def __init__(self, name: str, url: str, settings: Settings, metrics: Metrics) -> None:
+        self.name, self.settings, self.metrics = name, settings, metrics
+        self.index = Index(url, model=settings.model, hub=settings.hub)
+        self.uploads = settings.uploads or default_uploads(url)
+        cache = (settings.cache or settings.hub.cache) / "pages"
+        self.thumbnails = Thumbnails(cache / hashlib.sha256(url.encode()).hexdigest()[:12])
+        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
+        self.writing = Pool("write", threads=1, max_waiting=16)
+        self.retry: dict[str, Any] | None = None
+        self._opening = threading.Lock()
+        self._store: Store | None = None
+        self._searcher: Searcher | None = None
+        self._knows_words = True
+        self._batcher: Batcher[Asked, Found] | None = None
+        self._facets: tuple[float, float, list[Facet]] | None = None
+        self._counting = threading.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the store and the model are open."""
+        return self._searcher is not None
+
+    @property
+    def depth(self) -> int:
+        """How many queries wait."""
+        return self._batcher.depth if self._batcher else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next query would be refused."""
+        return bool(self._batcher and self._batcher.is_full)
+
+    @property
+    def knows_words(self) -> bool:
+        """Whether the model takes words; taken for granted as long as it is not loaded."""
+        return self._knows_words
+
+    def store(self) -> Store:
+        """The store; `StoreNotFound` until somebody has built the index."""
+        if self._store is None:
+            with self._opening:
+                self._store = self.index.store
+        return self._store
+
+    def searcher(self) -> Searcher:
+        """Opens the store and loads the model at the first call."""
+        if self._searcher is None:
+            with self._opening:
+                self._store = self.index.store
+                self._knows_words = _warm_up(self.index.encoder)
+                self._searcher = Searcher(self.index.encoder, self._store, self.vector)
+        return self._searcher
+
+    async def search(self, asked: Asked) -> Found:
+        """What one query finds, in company of others that wait."""
+        if self._searcher is None:
+            await self.writing.run(self.searcher)
+        if self._batcher is None:
+            self._batcher = Batcher(self._work, max_accepted=self.settings.max_queries, threads=2)
+        try:
+            return await self._batcher.submit(asked)
+        except Full as error:
+            self.metrics.count("sightline_refused_total", why="queue")
+            raise overloaded(f"{self.settings.max_queries} queries are asked already: try again in a moment") from error
+
+    def record(self, identity: str) -> Record:
+        """The record of an id, and of nothing else; a `Problem` with status 404 if there is none."""
+        found = self.store().fetch([identity])
+        if not found:
+            raise Problem(404, f"there is no picture with the id {identity[:60]!r}: search again, it may be gone")
+        return found[0]
+
+    def vector(self, identity: str) -> Vector:
+        """The vector (dim,) of an indexed picture."""
+        return self.record(identity).vector
+
+    def facets(self) -> tuple[list[Facet], bool]:
+        """What can be filtered by, at most a minute or so old, and whether it was counted already."""
+        known = self._facets
+        if known is None or time.monotonic() - known[0] > max(_FACETS_S, _FACETS_SHARE * known[1]):
+            threading.Thread(target=self._count_facets, daemon=True, name="sightline-facets").start()
+        return (known[2], True) if known else ([], False)
+
+    def forget_facets(self) -> None:
+        """Count them anew: something was written."""
+        self._facets = None
+
+    def run_retry(self) -> None:
+        """Read the failed pictures again, with progress in `retry`."""
+
+        def show(summary: Summary) -> None:
+            self.retry = {"is_running": True, **asdict(summary)}
+
+        self.retry = {"is_running": True}
+        try:
+            show(self.index.retry(Options(on_progress=show)))
+        except SightlineError as error:
+            self.retry["problem"] = str(error)
+        finally:
+            self.retry = {**self.retry, "is_running": False}
+
+    async def close(self) -> None:
+        """Finish what was accepted, then give everything back."""
+        if self._batcher:
+            await self._batcher.close()
+        self.writing.close()
+        self.index.close()
+
+    def _work(self, jobs: Any) -> Any:
+        answers = self.searcher().search(jobs)
+        for took in {id(found.took_ms): found.took_ms for found in answers if isinstance(found, Found)}.values():
+            self.metrics.observe("encode", took.encode / 1e3)
+            self.metrics.observe("search", took.search / 1e3)
+        return answers
+
+    def _indexed_roots(self) -> Iterator[str]:
+        try:
+            yield from self.store().notes("root")
+        except StoreNotFound:
+            return
+
+    def _count_facets(self) -> None:
+        if not self._counting.acquire(blocking=False):
+            return
+        try:
+            began = time.monotonic()
+            found = facets(record.payload for record in self.store().scan())
+            self._facets = (time.monotonic(), time.monotonic() - began, found)
+        except SightlineError:
+            self._facets = None
+        finally:
+            self._counting.release()
+
+
+def _warm_up(encoder: Encoder) -> bool:
+    """Load the model's text side now, which the first query would wait for; gives whether it has one."""
+    try:
+        encoder.encode_texts(["warm"])
+    except TextNotSupported:
+        return False
+    return True
+
+
+def default_uploads(url: str) -> Path | None:
+    """Beside an index in a folder; None for others, which need --uploads."""
+    return Path(f"{Path(url).absolute()}.uploads") if ":" not in url[2:] else None
+
+
+def galleries(settings: Settings, metrics: Metrics) -> dict[str, Gallery]:
+    """The indexes by name: the last part of the URL, with a number where two have the same."""
+    found: dict[str, Gallery] = {}
+    for url in settings.indexes:
+        stem = Path(url.rstrip("/")).name.removesuffix(".index") or "index"
+        name = stem if stem not in found else f"{stem}-{len(found) + 1}"
+        found[name] = Gallery(name, url, settings, metrics)
+    return found

@@ -1,0 +1,148 @@
+"""The part of the API that shows, takes and removes pictures."""
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import APIRouter, File, Request, UploadFile
+from fastapi import Query as Parameter
+from starlette.responses import FileResponse, Response
+
+from sightline.errors import ImageError, SourceError
+from sightline.images.formats import recognise
+from sightline.server import uploads
+from sightline.server.access import answer, desk, problems_of, shown
+from sightline.server.gallery import Gallery
+from sightline.server.problems import Problem
+from sightline.server.schemas import Picture, QueryPicture, Removed, Uploaded
+from sightline.server.thumbnails import SIDES, side_for, version
+from sightline.sources.files import read_file
+from sightline.types import Record
+
+router = APIRouter(tags=["pictures"])
+_MOST_FILES = 100
+_FOREVER = "private, max-age=31536000, immutable"
+_KINDS = {"jpeg": "image/jpeg", "ppm": "image/x-portable-anymap"}
+
+Name = Annotated[str | None, Parameter(max_length=100)]
+
+
+@router.get("/api/images/{identity}", responses={200: {"model": Picture}})
+def picture(request: Request, identity: str, index: Name = None) -> Response:
+    """What is known of a picture."""
+    here = desk(request)
+    gallery = here.gallery(index)
+    return answer(request, shown(gallery.record(identity), gallery, named=index is not None))
+
+
+@router.get(
+    "/api/images/{identity}/file",
+    responses={200: {"content": {"image/*": {}}, "description": "The file"}, **problems_of(410, 416)},
+    response_class=Response,
+)
+def file(request: Request, identity: str, download: bool = False, index: Name = None) -> Response:
+    """The picture's file as it is, with ranges; `download` for a name to save it under."""
+    gallery = desk(request).gallery(index)
+    record = gallery.record(identity)
+    path = gallery.roots.file(record.uri)
+    try:
+        with path.open("rb") as opened:
+            kind, _ = recognise(opened.read(1024))
+    except OSError as error:
+        raise Problem(410, f"the picture's file cannot be read ({error.strerror}): check its permissions") from error
+    except ImageError as error:
+        raise Problem(410, f"the picture's file is not what was indexed: {error}") from error
+    how = "attachment" if download else "inline"
+    name = quote(str(record.payload.get("name") or path.name).encode("utf-8", "replace"), safe="")
+    headers = {"Content-Disposition": f"{how}; filename*=UTF-8''{name}", "Cache-Control": "private, no-cache"}
+    return FileResponse(path, headers=headers, media_type=_KINDS.get(kind, f"image/{kind}"))
+
+
+@router.get(
+    "/api/images/{identity}/thumbnail",
+    responses={200: {"content": {"image/webp": {}}, "description": "The thumbnail"}, **problems_of(410)},
+    response_class=Response,
+)
+async def thumbnail(
+    request: Request,
+    identity: str,
+    size: Annotated[int, Parameter(ge=1, le=4096, description=f"one of {SIDES}, else the next larger")] = 320,
+    v: Annotated[str, Parameter(max_length=40)] = "",
+    index: Name = None,
+) -> Response:
+    """A small WebP, upright, its longer side `size`; an address with the content's version `v` never changes."""
+    here = desk(request)
+    gallery = here.gallery(index)
+    record = gallery.record(identity)
+    side = side_for(size)
+    current = version(record)
+    headers = {"ETag": f'"{current}-{side}"', "Cache-Control": _FOREVER if v == current else "private, no-cache"}
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(None, 304, headers)
+    data = gallery.thumbnails.kept(record, side)
+    if data is None:
+        with here.metrics.time("thumbnail"):
+            data = await here.thumbing.run(_make, gallery, record, side)
+    return Response(data, 200, headers, "image/webp")
+
+
+@router.post("/api/images", status_code=201, responses={201: {"model": Uploaded}, **problems_of(507)})
+async def upload(
+    request: Request, files: Annotated[list[UploadFile], File(description="one picture or many")], index: Name = None
+) -> Response:
+    """Store and index pictures; when this answers they are on the disk and can be found."""
+    here = desk(request)
+    gallery = here.gallery(index)
+    folder = gallery.uploads
+    if folder is None:
+        raise Problem(403, "this server has no place for uploads: start it with --uploads and a folder")
+    if len(files) > _MOST_FILES:
+        raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")
+    with here.metrics.time("upload"):
+        contents = [await part.read() for part in files]
+        limit = here.settings.max_megapixels
+        checked = [await here.decoding.run(uploads.check, content, limit) for content in contents]
+        records = await gallery.writing.run(uploads.add, checked, folder, gallery.index)
+    gallery.forget_facets()
+    pictures = [shown(record, gallery, named=index is not None) for record in records]
+    return answer(request, {"pictures": pictures}, 201)
+
+
+@router.delete("/api/images/{identity}", responses={200: {"model": Removed}})
+async def delete(request: Request, identity: str, index: Name = None) -> Response:
+    """Take a picture out of the index. Its file stays, unless it was uploaded here."""
+    gallery = desk(request).gallery(index)
+    record = gallery.record(identity)
+    await gallery.writing.run(uploads.remove, record, gallery.uploads, gallery.index)
+    gallery.forget_facets()
+    return answer(request, {"removed": 1})
+
+
+@router.post("/api/query-pictures", status_code=201, responses={201: {"model": QueryPicture}})
+async def add_query_picture(request: Request, image: Annotated[UploadFile, File()]) -> Response:
+    """Keep a small copy of a picture for a while, to search by; it does not enter any index."""
+    here = desk(request)
+    data, limit = await image.read(), here.settings.max_megapixels
+    identity, (width, height) = await here.decoding.run(here.query_pictures.add, data, max_megapixels=limit)
+    body: dict[str, Any] = {"id": identity, "width": width, "height": height}
+    return answer(request, body | {"thumbnail": f"/api/query-pictures/{identity}"}, 201)
+
+
+@router.get(
+    "/api/query-pictures/{identity}",
+    responses={200: {"content": {"image/webp": {}}, "description": "The copy"}},
+    response_class=Response,
+)
+def query_picture(request: Request, identity: str) -> Response:
+    """The small copy."""
+    data = desk(request).query_pictures.read(identity)
+    return Response(data, 200, {"Cache-Control": _FOREVER}, "image/webp")
+
+
+def _make(gallery: Gallery, record: Record, side: int) -> bytes:
+    def read() -> bytes:
+        try:
+            return read_file(str(gallery.roots.file(record.uri)))
+        except SourceError as error:
+            raise Problem(410, str(error)) from error
+
+    return gallery.thumbnails.get(record, side, read)

@@ -1,0 +1,258 @@
+"""The shapes of requests and answers, which the OpenAPI document shows."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+MOST_HITS = 1000
+DEEPEST = 100_000
+MOST_BROWSED = 10_000
+
+Words = Annotated[str, Field(max_length=2000)]
+Base64 = Annotated[str, Field(description="the bytes of a picture file in base64, a data: address is fine too")]
+Weight = Annotated[FiniteFloat, Field(ge=-100, le=100)]
+Name = Annotated[str, Field(max_length=100)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class QueryTerm(_Request):
+    """One part of a query: words, an indexed or uploaded query picture by id, or the bytes of a picture."""
+
+    text: Words | None = None
+    image_id: Annotated[str, Field(max_length=80)] | None = None
+    image: Base64 | None = None
+    weight: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _has_one(self) -> "QueryTerm":
+        if sum(part is not None for part in (self.text, self.image_id, self.image)) != 1:
+            raise ValueError("expected one of text, image_id and image")
+        return self
+
+
+class Query(_Request):
+    """What to look for: the sum of all that is given. `index` names one of the server's indexes."""
+
+    text: Words | None = None
+    image: Base64 | None = None
+    terms: Annotated[list[QueryTerm], Field(max_length=32)] = []
+    where: dict[str, Any] | None = Field(
+        default=None, description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05-01"}}'
+    )
+    index: Name | None = None
+
+
+class SearchRequest(Query):
+    """A query, and which part of its results is wanted."""
+
+    k: Annotated[int, Field(ge=1, le=MOST_HITS)] = 50
+    offset: Annotated[int, Field(ge=0, le=DEEPEST)] = 0
+    min_score: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    group_duplicates: bool = False
+
+
+class Links(BaseModel):
+    """Where a hit's pictures are; `file` is null where the file has vanished."""
+
+    file: str | None
+    thumbnail: str
+
+
+class FoundPicture(BaseModel):
+    """One picture. `duplicates` are the ids of hits that were folded into this one."""
+
+    id: str
+    uri: str
+    score: float
+    payload: dict[str, Any]
+    links: Links
+    gone: bool = False
+    duplicates: list[str] = []
+
+
+class TookMs(BaseModel):
+    """Milliseconds; `total` includes waiting for the model."""
+
+    encode: float
+    search: float
+    total: float
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first. `total_estimate` counts what passes the filter; ask for `next_offset` for more, null ends."""
+
+    query: str
+    hits: list[FoundPicture]
+    total_estimate: int
+    next_offset: int | None
+    took_ms: TookMs
+    model: str
+    index: str
+
+
+class ScoresAnswer(BaseModel):
+    """How many pictures score at least so much: `counts[i]` reach `scores[i]`; `deepest` were looked at."""
+
+    scores: list[float]
+    counts: list[int]
+    deepest: int
+    total: int
+
+
+class Picture(BaseModel):
+    """One indexed picture."""
+
+    id: str
+    uri: str
+    payload: dict[str, Any]
+    links: Links
+    gone: bool
+
+
+class PicturesAnswer(BaseModel):
+    """Some pictures of the index."""
+
+    hits: list[Picture]
+    total_estimate: int
+    next_offset: int | None
+
+
+class Uploaded(BaseModel):
+    """Pictures that are on the disk and can be found."""
+
+    pictures: list[Picture]
+
+
+class Removed(BaseModel):
+    """How many pictures left the index."""
+
+    removed: int
+
+
+class QueryPicture(BaseModel):
+    """A picture to search by: give `id` as image_id."""
+
+    id: str
+    width: int
+    height: int
+    thumbnail: str
+
+
+class ClassifyRequest(_Request):
+    """Labels, and one picture by id or by its bytes."""
+
+    labels: Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(min_length=2, max_length=1000)]
+    image_id: Annotated[str, Field(max_length=80)] | None = None
+    image: Base64 | None = None
+    template: Annotated[str, Field(max_length=200)] = "a photo of {}"
+    index: Name | None = None
+
+
+class Label(BaseModel):
+    """One label with its probability."""
+
+    label: str
+    probability: float
+
+
+class ClassifyAnswer(BaseModel):
+    """The labels, most probable first; the probabilities sum to 1."""
+
+    labels: list[Label]
+    model: str
+
+
+class EmbeddingsRequest(_Request):
+    """Texts and pictures to turn into vectors."""
+
+    texts: Annotated[list[Words], Field(max_length=256)] = []
+    images: Annotated[list[Base64], Field(max_length=32)] = []
+    index: Name | None = None
+
+
+class EmbeddingsAnswer(BaseModel):
+    """Unit vectors, in the order asked."""
+
+    model: str
+    dim: int
+    texts: list[list[float]]
+    images: list[list[float]]
+
+
+class FacetValue(BaseModel):
+    """One value of a field, and how many pictures have it."""
+
+    value: Any
+    count: int
+
+
+class FacetAnswer(BaseModel):
+    """One field that can be filtered by."""
+
+    field: str
+    kind: Literal["text", "number", "truth", "time", "list"]
+    count: int
+    values: list[FacetValue]
+    least: Any = None
+    most: Any = None
+
+
+class FacetsAnswer(BaseModel):
+    """All fields; `is_complete` is false while they are still counted."""
+
+    facets: list[FacetAnswer]
+    is_complete: bool
+
+
+class FailureAnswer(BaseModel):
+    """One picture that could not be indexed."""
+
+    uri: str
+    stage: str
+    reason: str
+    when: str
+    retries: int
+
+
+class FailuresAnswer(BaseModel):
+    """The newest failures first, `total` in all."""
+
+    failures: list[FailureAnswer]
+    total: int
+
+
+class IndexStatus(BaseModel):
+    """One index. `retry` is the progress of a retry that was asked for here."""
+
+    name: str
+    model: str | None
+    dim: int | None
+    pictures: int
+    failures: int
+    size_bytes: int | None
+    roots: dict[str, Any]
+    words: bool
+    retry: dict[str, Any] | None
+    problem: str | None = None
+
+
+class StatusAnswer(BaseModel):
+    """The server and its indexes; the first one is the one that requests mean without a name."""
+
+    version: str
+    indexes: list[IndexStatus]
+    may_write: bool
+    needs_key: bool
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[dict[str, str]] = []

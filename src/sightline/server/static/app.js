@@ -1,0 +1,270 @@
+// The page: what is shown follows from the state, and every event changes the state.
+
+import { ask, post, Problem, wasCancelled } from "./api.js";
+import * as detail from "./detail.js";
+import { $, el, icon, number, plural, toast } from "./dom.js";
+import * as filters from "./filters.js";
+import { startKeys } from "./keys.js";
+import * as marks from "./marks.js";
+import { emptyIndex, Results } from "./results.js";
+import * as searchbox from "./searchbox.js";
+import { apiTerms, apiWhere, change, describe, hasFilters, hasQuery, onChange, state } from "./state.js";
+import * as status from "./status.js";
+
+let views = [];
+let server = { indexes: [], may_write: false };
+let curve = { scores: [], counts: [], total: 0 };
+let curveTimer = 0;
+let opened = null; // the column that the large picture belongs to
+
+const events = {
+  dates: filters.dates,
+  knowsWords: (name) => (server.indexes.find((index) => index.name === name) ?? server.indexes[0])?.words !== false,
+  onOpen: (item, view) => ((opened = view), change({ open: item.id })),
+  onProblem,
+  onLoaded,
+  onMarked: showSummary,
+};
+
+async function start() {
+  searchbox.start();
+  detail.start({ of: () => around()?.grid.items ?? [], more: () => around()?.more(), select: selectById });
+  status.start(() => reload());
+  startKeys({ grid: () => (views.find((view) => view.grid.list.contains(document.activeElement)) ?? views[0])?.grid, toggleFilters: () => filters.toggle(), compare: toggleCompare });
+  $("show-filters").addEventListener("click", () => filters.toggle());
+  $("show-status").addEventListener("click", status.open);
+  $("show-compare").addEventListener("click", toggleCompare);
+  $("theme").addEventListener("click", nextTheme);
+  $("fold").addEventListener("change", (event) => change({ fold: event.target.checked }));
+  $("threshold").addEventListener("input", slide);
+  $("results").addEventListener("click", onDo);
+  document.querySelector(".mark").addEventListener("click", startOver);
+  onChange(onState);
+  arrange();
+  reload();
+  detail.show();
+  filters.load();
+  await refreshStatus();
+}
+
+function onState(now, before) {
+  searchbox.show();
+  filters.show();
+  if (now.compare !== before.compare) arrange();
+  const asked = (it) => JSON.stringify([apiTerms(it), apiWhere(filters.dates(), it), it.fold, it.compare]);
+  if (asked(now) !== asked(before)) {
+    scrollTo(0, 0);
+    reload();
+  } else if (now.least !== before.least) for (const view of views) view.cut();
+  if (now.open !== before.open) detail.show();
+  showTools();
+  document.title = describe() ? `${describe()} · Sightline` : "Sightline";
+}
+
+/** One grid, or a column for each index. */
+function arrange() {
+  for (const view of views) view.destroy();
+  const place = $("results");
+  place.replaceChildren();
+  place.classList.toggle("columns", state.compare);
+  const names = state.compare ? server.indexes.map((index) => index.name) : [null];
+  views = names.map((name) => {
+    const body = el("div", { class: "body" });
+    const model = server.indexes.find((index) => index.name === name)?.model;
+    const title = name === null ? null : el("h2", { class: "column-title" }, name, el("small", {}, ` ${model ?? ""}`), el("small", { class: "took" }));
+    place.append(el("section", { class: "column", "aria-label": name ?? "Results" }, title, body));
+    return new Results(body, name, events, { canMark: state.compare });
+  });
+  $("show-compare").setAttribute("aria-pressed", String(state.compare));
+  showTools();
+}
+
+function reload() {
+  for (const view of views) view.load();
+  clearTimeout(curveTimer);
+  curve = { scores: [], counts: [], total: 0 };
+  if (hasQuery()) curveTimer = setTimeout(loadCurve, 350);
+}
+
+async function loadCurve() {
+  try {
+    curve = await post("/api/scores", { terms: apiTerms(), where: apiWhere(filters.dates()) }, "scores");
+    showTools();
+  } catch (error) {
+    if (!wasCancelled(error)) curve = { scores: [], counts: [], total: 0 };
+  }
+}
+
+function onLoaded(view, answer) {
+  $("banner").hidden = true;
+  if (!answer.total_estimate && !hasFilters() && !hasQuery()) view.note(emptyIndex(server.indexes[0], server.may_write));
+  const took = view.place.parentElement.querySelector(".took");
+  if (took) took.textContent = view.took === undefined ? "" : ` ${Math.round(view.took)} ms`;
+  if (state.open && view === views[0] && !$("detail").open) detail.show();
+  showSummary();
+}
+
+function onProblem(error, view) {
+  if (error.status === 401) return askForKey();
+  if (error instanceof Problem) {
+    const isEmpty = error.status === 503 && server.indexes[0]?.problem;
+    view.note(isEmpty ? emptyIndex(server.indexes[0], server.may_write) : [el("h2", {}, "That did not work"), el("p", {}, error.message)]);
+  } else offline();
+  return showSummary();
+}
+
+/** The server is gone: say so, look for it, go on where it was. */
+function offline() {
+  if (!$("banner").hidden) return;
+  $("banner").hidden = false;
+  $("banner").textContent = "The server does not answer. This page goes on as soon as it is back.";
+  const look = async () => {
+    try {
+      await ask("/healthz");
+      $("banner").hidden = true;
+      reload();
+    } catch {
+      setTimeout(look, 2000);
+    }
+  };
+  setTimeout(look, 2000);
+}
+
+function showSummary() {
+  const view = views[0];
+  const parts = [];
+  if (state.compare) parts.push(plural(marks.count(), "judgement"));
+  else if (view?.total !== undefined && view.items.length) {
+    const shown = state.least === null ? view.total : remaining();
+    parts.push(hasQuery() || hasFilters() ? plural(shown, "result") : plural(shown, "picture"));
+    if (hasQuery() && view.took !== undefined) parts.push(`${Math.max(1, Math.round(view.took))} ms`);
+  }
+  $("summary").replaceChildren(parts.join(" · ") || "\u00a0");
+  if (state.compare && marks.count()) {
+    $("summary").append(" ", el("button", { class: "link", onclick: marks.download }, "Export"), " ", el("button", { class: "link", onclick: () => (marks.forget(), arrange(), reload(), showSummary()) }, "Forget"));
+  }
+}
+
+function showTools() {
+  $("fold").checked = state.fold;
+  $("tools").hidden = !hasQuery() || !views[0]?.items.length;
+  const [high, low] = [curve.scores[0], curve.scores.at(-1)];
+  const slider = $("threshold");
+  slider.disabled = !(high > low);
+  if (document.activeElement !== slider) {
+    slider.value = state.least === null || slider.disabled ? 0 : Math.round(((state.least - low) / (high - low)) * 1000);
+  }
+  const text = state.least === null ? "All results" : `${state.least.toFixed(2)}: ${number(remaining())} remain`;
+  $("threshold-text").textContent = text;
+  slider.setAttribute("aria-valuetext", text);
+  showSummary();
+}
+
+function slide(event) {
+  const [high, low] = [curve.scores[0], curve.scores.at(-1)];
+  const part = Number(event.target.value) / 1000;
+  change({ least: part ? Math.round((low + part * (high - low)) * 1000) / 1000 : null }, { replace: true });
+}
+
+/** How many pictures reach the threshold, from the curve of scores, between two points of it by rule of three. */
+function remaining() {
+  const { scores, counts } = curve;
+  const at = scores.findIndex((score) => score < state.least);
+  if (!scores.length) return views[0]?.grid.items.length ?? 0;
+  if (at === 0) return 0;
+  if (at < 0) return counts.at(-1);
+  if (views[0]?.isCut) return views[0].grid.items.length; // all that remain are here: counted, not estimated
+  const part = (scores[at - 1] - state.least) / (scores[at - 1] - scores[at]);
+  return Math.round(counts[at - 1] + part * (counts[at] - 1 - counts[at - 1]));
+}
+
+async function refreshStatus() {
+  try {
+    server = await status.get();
+  } catch (error) {
+    if (error.status === 401) askForKey();
+    return;
+  }
+  $("show-compare").hidden = server.indexes.length < 2;
+  if (server.indexes[0]?.words === false) {
+    $("words").dataset.only = "pictures";
+    searchbox.show();
+    if (state.words && !state.compare) reload();
+  }
+  if (state.compare) {
+    arrange();
+    reload();
+  } else if (views[0]?.items.length === 0 && server.indexes[0] && !server.indexes[0].pictures && !hasQuery()) {
+    views[0].note(emptyIndex(server.indexes[0], server.may_write));
+  }
+}
+
+const around = () => (views.includes(opened) ? opened : views[0]);
+
+/** Bring the keyboard to the picture that was open last. */
+function selectById(id) {
+  const grid = around()?.grid;
+  const at = grid?.items.findIndex((item) => item.id === id) ?? -1;
+  if (at >= 0) grid.select(at);
+}
+
+function toggleCompare() {
+  if (server.indexes.length > 1) change({ compare: !state.compare });
+}
+
+function startOver(event) {
+  event.preventDefault();
+  filters.toggle(false);
+  change({ words: "", terms: [], from: "", to: "", folder: "", pixels: 0, facets: {}, least: null, compare: false, open: "" });
+}
+
+function onDo(event) {
+  const what = event.target.closest("[data-do]")?.dataset.do;
+  if (what === "all") change({ least: null });
+  else if (what === "unfilter") filters.clear();
+  else if (what === "upload") status.upload();
+}
+
+function askForKey() {
+  const place = $("key");
+  if (place.open) return;
+  const input = el("input", { type: "password", id: "key-input", autocomplete: "current-password", required: true });
+  const open = async (event) => {
+    event.preventDefault();
+    try {
+      await ask("/api/session", { method: "POST", headers: { Authorization: `Bearer ${input.value}` } });
+      place.close();
+      refreshStatus();
+      filters.load();
+      reload();
+    } catch (error) {
+      toast(error.message);
+    }
+  };
+  const form = el("form", { onsubmit: open }, el("label", { for: "key-input" }, "This server asks for a key. Whoever runs it can give you one."), input, el("button", { class: "primary" }, "Open"));
+  place.replaceChildren(el("h2", { id: "key-title" }, icon("info"), "Key"), form);
+  place.showModal();
+}
+
+function nextTheme() {
+  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const now = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
+  setTheme(now === "dark" ? "light" : "dark");
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  try {
+    localStorage.setItem("sightline.theme", theme);
+  } catch {
+    // it lasts until the page is left
+  }
+}
+
+try {
+  const theme = localStorage.getItem("sightline.theme");
+  if (theme) document.documentElement.dataset.theme = theme;
+} catch {
+  // the system's choice
+}
+start();

@@ -1,0 +1,101 @@
+// Filters made of the fields that the pictures have.
+
+import { ask } from "./api.js";
+import { $, el, number, pathOf } from "./dom.js";
+import { change, hasFilters, state } from "./state.js";
+
+const SIZES = [[0, "Any size"], [1000, "1,000 pixels or more"], [2000, "2,000 pixels or more"], [4000, "4,000 pixels or more"]];
+const APART = new Set(["folders", "width", "height", "size_bytes", "taken", "modified", "latitude", "longitude"]);
+const NAMES = { format: "Format", camera: "Camera" };
+let facets = [];
+
+/** The field that tells when a picture was made: of most pictures their camera, else their file. */
+export function dates() {
+  const taken = facets.find((facet) => facet.field === "taken");
+  const all = Math.max(0, ...facets.map((facet) => facet.count));
+  return taken && taken.count > all / 2 ? "taken" : "modified";
+}
+
+export async function load() {
+  try {
+    const answer = await ask("/api/facets", { purpose: "facets" });
+    facets = answer.facets;
+    if (!answer.is_complete) setTimeout(load, 1500);
+    if (!$("filters").hidden) show();
+  } catch {
+    facets = [];
+  }
+}
+
+export function toggle(isOpen = $("filters").hidden) {
+  $("filters").hidden = !isOpen;
+  $("show-filters").setAttribute("aria-expanded", String(isOpen));
+  if (isOpen) show();
+}
+
+export function clear() {
+  change({ from: "", to: "", folder: "", pixels: 0, facets: {} });
+}
+
+export function show() {
+  $("show-filters").querySelector(".dot").hidden = !hasFilters();
+  const place = $("filters");
+  if (place.hidden || place.contains(document.activeElement)) return;
+  place.replaceChildren(...[time(), folders(), size(), ...rest(), away()].filter(Boolean));
+}
+
+function time() {
+  const field = facets.find((facet) => facet.field === dates());
+  const day = (text) => (text ? String(text).slice(0, 10) : "");
+  const make = (name, label) =>
+    el("input", { type: "date", value: state[name], min: day(field?.least), max: day(field?.most), "aria-label": label, onchange: (event) => change({ [name]: event.target.value }) });
+  return group(dates() === "taken" ? "Taken" : "File date", make("from", "From"), el("span", { class: "fine" }, "to"), make("to", "To"));
+}
+
+function folders() {
+  const facet = facets.find((each) => each.field === "folders");
+  if (!facet) return null;
+  // Folders that hold every picture tell nothing apart.
+  const useful = facet.values.filter((each) => each.count < facet.count).sort((a, b) => (a.value < b.value ? -1 : 1));
+  if (!useful.length) return null;
+  const shortest = Math.min(...useful.map((each) => pathOf(each.value).split("/").length));
+  const label = ({ value, count }) => {
+    const parts = pathOf(value).split("/");
+    return `${"\u2003".repeat(parts.length - shortest)}${parts.at(-1)} (${number(count)})`;
+  };
+  const options = useful.map((each) => el("option", { value: each.value, selected: each.value === state.folder }, label(each)));
+  return group("Folder", el("select", { "aria-label": "Folder", onchange: (event) => change({ folder: event.target.value }) }, el("option", { value: "" }, "All folders"), options));
+}
+
+function size() {
+  const options = SIZES.map(([pixels, text]) => el("option", { value: String(pixels), selected: pixels === state.pixels }, text));
+  return group("Longer side", el("select", { "aria-label": "Longer side", onchange: (event) => change({ pixels: Number(event.target.value) }) }, options));
+}
+
+function rest() {
+  return facets
+    .filter((facet) => !APART.has(facet.field) && facet.values.length > 1 && facet.values.length <= 40)
+    .map((facet) => {
+      const chosen = state.facets[facet.field] ?? [];
+      const buttons = facet.values.slice(0, 12).map(({ value, count }) =>
+        el("button", { class: "pill", "aria-pressed": String(chosen.includes(value)), onclick: () => choose(facet.field, value) }, `${value} `, el("small", {}, number(count))),
+      );
+      return group(NAMES[facet.field] ?? facet.field.replaceAll("_", " "), buttons);
+    });
+}
+
+function choose(field, value) {
+  const chosen = state.facets[field] ?? [];
+  const values = chosen.includes(value) ? chosen.filter((each) => each !== value) : [...chosen, value];
+  const others = Object.fromEntries(Object.entries(state.facets).filter(([name]) => name !== field));
+  document.activeElement?.blur();
+  change({ facets: values.length ? { ...others, [field]: values } : others });
+}
+
+function away() {
+  return hasFilters() ? el("button", { class: "plain", onclick: clear }, "Clear") : null;
+}
+
+function group(name, ...content) {
+  return el("div", { class: "group", role: "group", "aria-label": name }, el("span", { class: "label" }, name), content);
+}

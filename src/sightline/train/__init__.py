@@ -1,0 +1,1 @@
+"""Learning two towers from captioned pictures."""

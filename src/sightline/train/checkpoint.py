@@ -1,0 +1,57 @@
+"""A run's state -> one file that survives a kill, and back, refusing a run with other settings."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sightline.errors import TrainingError
+from sightline.train.config import difference
+
+NAME = "checkpoint.pt"
+# These may change between a run and its continuation: they do not touch the weights.
+FREE = ("output", "precision", "evaluate_every_steps", "checkpoint_every_steps", "largest_general_loss")
+
+
+def save(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Writes the checkpoint beside the old one and then swaps them. Raises `TrainingError` when the disk is full."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f"{NAME}.new"
+    try:
+        with fresh.open("wb") as file:
+            torch.save({"state": dict(state), "settings": json.dumps(settings)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(folder / NAME)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        fresh.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{fresh} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
+            "which goes on from the last good one"
+        ) from error
+
+
+def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The state of an unfinished run in `folder`, or None. Raises `TrainingError` naming settings that changed."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        document = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise TrainingError(f"{path} is damaged ({error}): expected a checkpoint; remove it to start afresh") from error
+    changed = difference(_fixed(json.loads(document["settings"])), _fixed(json.loads(json.dumps(settings))))
+    if changed:
+        raise TrainingError(
+            f"{path} was made with other settings ({'; '.join(changed)}): expected the same; "
+            "restore them, or choose another output, or remove the file to start afresh"
+        )
+    state: Mapping[str, Any] = document["state"]
+    return state
+
+
+def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in FREE}

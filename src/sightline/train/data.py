@@ -1,0 +1,160 @@
+"""Caption tables and class folders -> pictures with their texts, and a count of what did not fit together."""
+
+import csv
+import hashlib
+import io
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.errors import SourceError
+from sightline.train.config import DataSettings
+
+log = logging.getLogger(__name__)
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
+DELIMITERS = ("\t", ",", ";", "|")
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """One picture and everything that is said of it."""
+
+    path: Path
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PictureSet:
+    """Pictures that train or measure together. `dropped` counts, by reason, what could not be used."""
+
+    name: str
+    pictures: tuple[Captioned, ...]
+    dropped: Mapping[str, int]
+
+
+def read_set(settings: DataSettings, base: Path, *, is_held_out: bool = False) -> PictureSet:
+    """The pictures of a set, paths relative to `base`: those to train on, or with `is_held_out` those put aside.
+
+    Raises `SourceError` when nothing is left to use; what is dropped on the way is counted and logged.
+    """
+    if settings.kind == "folders":
+        pictures, dropped = _from_folders(settings, base)
+    else:
+        pictures, dropped = _from_table(settings, base)
+    chosen = {key: texts for key, texts in pictures.items() if _is_held(key, settings) == is_held_out}
+    root = base / settings.images
+    used = tuple(Captioned(root / _file(key, settings), tuple(texts)) for key, texts in chosen.items())
+    name = settings.table or settings.images
+    if not used:
+        raise SourceError(f"{name} has no usable picture{_of(settings)}: expected captioned pictures; see {dropped}")
+    for reason, count in dropped.items():
+        log.warning("%s: %d %s", name, count, reason)
+    return PictureSet(name, used, dropped)
+
+
+def _of(settings: DataSettings) -> str:
+    return f" in split '{settings.split}'" if settings.split else ""
+
+
+def _is_held(key: str, settings: DataSettings) -> bool:
+    """The same answer in every run and on every machine. Of a class folder the class decides, not the picture."""
+    name = key.split("/")[0] if settings.kind == "folders" else key
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100 < settings.hold_out_percent
+
+
+def _file(key: str, settings: DataSettings) -> str:
+    """Folder keys are `words/folder/file`: the words decide what is held out, the rest is the path."""
+    return key.split("/", 1)[1] if settings.kind == "folders" else key
+
+
+def _from_folders(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
+    root = base / settings.images
+    if not root.is_dir():
+        raise SourceError(f"{root} is no folder: expected one folder per class in it; check `images`")
+    pictures: dict[str, list[str]] = {}
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        words = settings.names.get(folder.name, folder.name.replace("_", " "))
+        texts = [template.format(words) for template in settings.templates]
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() in PICTURE_SUFFIXES:
+                pictures[f"{words}/{folder.name}/{file.name}"] = texts
+    return pictures, {}
+
+
+def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
+    root = base / settings.images
+    pictures: dict[str, list[str]] = {}
+    missing: set[str] = set()
+    repeated = empty = 0
+    for row in _rows(settings, base / settings.table):
+        image = row[settings.image_column] or ""
+        texts = [text for column in settings.caption_columns if (text := " ".join((row[column] or "").split()))]
+        if image in missing or not (image in pictures or (root / image).is_file()):
+            missing.add(image)
+            continue
+        known = pictures.setdefault(image, [])
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        empty += not texts
+        repeated += len(texts) - len(fresh)
+        known += fresh
+    wordless = [image for image, texts in pictures.items() if not texts]
+    for image in wordless:
+        del pictures[image]
+    counts = {
+        "captioned pictures do not exist": len(missing),
+        "rows have no caption": empty,
+        "captions are repeated": repeated,
+        "pictures have no caption": len(wordless),
+    }
+    return pictures, {reason: count for reason, count in counts.items() if count}
+
+
+def _rows(settings: DataSettings, path: Path) -> Iterator[dict[str, str | None]]:
+    """The rows of the chosen split, with the columns checked. Delimiter and encoding are read off the file."""
+    text = _decoded(path)
+    header = text.split("\n", 1)[0]
+    delimiter = max(DELIMITERS, key=header.count)
+    # Tabs are never inside a caption, quotation marks often are; with other delimiters quoting is needed.
+    lines = io.StringIO(text, newline="")
+    if delimiter == "\t":
+        reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.DictReader(lines, delimiter=delimiter)
+    columns = reader.fieldnames or []
+    for name in (
+        settings.image_column,
+        *settings.caption_columns,
+        *([settings.split_column] if settings.split else []),
+    ):
+        if name not in columns:
+            raise SourceError(
+                f"{path} has no column '{name}': it has {', '.join(columns) or 'none'}; "
+                "name the right one in the configuration"
+            )
+    rows = list(reader)
+    if not settings.split:
+        yield from rows
+        return
+    splits = dict.fromkeys(row[settings.split_column] for row in rows)
+    if settings.split not in splits:
+        known = ", ".join(str(name) for name in splits)
+        raise SourceError(f"{path} has no row of split '{settings.split}': it has {known}; set `split` to one of them")
+    yield from (row for row in rows if row[settings.split_column] == settings.split)
+
+
+def _decoded(path: Path) -> str:
+    """UTF-8 with or without mark, UTF-16 with its mark, else Windows-1252, which old spreadsheets write."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be read ({error.strerror}): expected a captions table; check `table`"
+        ) from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        log.warning("%s is not UTF-8: read as Windows-1252", path)
+        return data.decode("cp1252", errors="replace")

@@ -1,0 +1,201 @@
+"""Model, batches and settings -> better weights, one step at a time."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sightline.errors import TrainingError
+from sightline.train import losses
+from sightline.train.batches import Batch, Source, draw
+from sightline.train.config import Mode, OptimiserSettings, Settings
+from sightline.train.model import STEM_BLOCKS, TwoTowers
+from sightline.train.text import padded
+
+LARGEST_SCALE = 60.0
+TEXT_PARTS = 3
+State = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What keeps the text side general: texts with the vectors they should keep, and the names of the classes."""
+
+    ids: Sequence[Sequence[int]]
+    vectors: Tensor
+    class_names: Sequence[Sequence[int]]
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Everything that changes during a run. Same settings, data and step give the same weights, resumed or not."""
+
+    model: TwoTowers
+    settings: Settings
+    sources: Sequence[Source]
+    anchors: Anchors
+    average: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    start: Sequence[Tensor]
+    step: int = 0
+    names: Tensor | None = None
+
+    def advance(self) -> float:
+        """One step. Gives its loss; raises `TrainingError` when that is not a number."""
+        options = self.settings.optimiser
+        torch.manual_seed(hash((self.settings.seed, self.step)) % 2**31)  # dropout
+        self.model.train()
+        if self.names is None or self.step % 150 == 0:
+            self.names = self._class_vectors()
+        loss = self._loss(draw(self.sources, self.step, seed=self.settings.seed, slack=options.window_slack))
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of step {self.step} is {loss.item()}: expected a number; lower the rates, "
+                "the last good checkpoint is kept"
+            )
+        self._move(loss, options)
+        self.step += 1
+        self._average(options.average_decay)
+        return float(loss.detach())
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The state to measure and keep: the moving average, or the weights themselves without one."""
+        return self.average if self.settings.optimiser.average_decay else self.model.state_dict()
+
+    def state(self) -> State:
+        """What a checkpoint holds."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "names": self.names,
+        }
+
+    def load(self, state: State) -> None:
+        """Continues where `state` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.names = state["step"], state["names"]
+
+    def _loss(self, batch: Batch) -> Tensor:
+        settings, teacher = self.settings, self.settings.teacher
+        texts = self._texts(batch.ids)
+        pictures = torch.cat([self.model.image.finish(maps) for maps in batch.maps])
+        scale = self.model.log_scale.exp().clamp(max=LARGEST_SCALE)
+        scores = texts @ pictures.T * scale  # (texts, dim) @ (dim, pictures) -> (texts, pictures)
+        positives = batch.positives
+        if teacher.soft_share and batch.similarity is not None:
+            share, temperature = teacher.soft_share, teacher.soft_temperature
+            positives = losses.softened(positives, batch.similarity, share=share, temperature=temperature)
+        if settings.loss == "sigmoid":
+            loss = losses.sigmoid(scores + self.model.bias, batch.positives)
+        else:
+            loss = losses.contrastive(scores, positives)
+        if teacher.classifier_weight and batch.opinions is not None and self.names is not None:
+            named = pictures @ self.names.T * scale
+            loss = loss + teacher.classifier_weight * losses.imitation(named, batch.opinions)
+        return loss + self._drift() if teacher.anchor_weight else loss
+
+    def _drift(self) -> Tensor:
+        teacher = self.settings.teacher
+        chance = np.random.default_rng((self.settings.seed, self.step, 1))
+        picks = chance.integers(0, len(self.anchors.ids), teacher.anchors_per_step)
+        texts = self._texts([self.anchors.ids[pick] for pick in picks])
+        return teacher.anchor_weight * losses.drift(texts, self.anchors.vectors[torch.from_numpy(picks)])
+
+    def _texts(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        """(n, dim), computed in parts of like length."""
+        order = np.argsort([len(row) for row in ids], kind="stable")
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.optimiser.is_half_precision):
+            parts = [
+                self.model.text(padded([ids[n] for n in part], self.model.shape.pad_id))
+                for part in np.array_split(order, min(TEXT_PARTS, len(order)))
+            ]
+        return torch.cat(parts).float()[torch.from_numpy(np.argsort(order))]
+
+    def _class_vectors(self) -> Tensor | None:
+        rows = self.anchors.class_names
+        if not rows:
+            return None
+        self.model.eval()
+        with torch.no_grad():
+            vectors = torch.cat([self._texts(rows[start : start + 128]) for start in range(0, len(rows), 128)])
+        self.model.train()
+        return vectors
+
+    def _move(self, loss: Tensor, options: OptimiserSettings) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        factor = schedule(self.step, options)
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, options.clip_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["peak"] * factor
+        self.optimiser.step()
+        self._pull(options.start_pull)
+
+    def _pull(self, strength: float) -> None:
+        """Weight decay towards the start instead of zero: what was learnt before is the better guess.
+
+        L2-SP (Li et al. 2018, arXiv:1802.01483, equation 3), decoupled from the gradient as in AdamW.
+        """
+        places = iter(self.start)
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.detach().lerp_(next(places), group["lr"] * strength)
+
+    def _average(self, decay: float) -> None:
+        now = min(decay, (1 + self.step) / (10 + self.step))  # a young average forgets its start quickly
+        for name, value in self.model.state_dict().items():
+            self.average[name].lerp_(value.detach(), 1 - now)
+
+
+def trainer(model: TwoTowers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
+    """A run before its first step."""
+    groups = parameter_groups(model, settings)
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+    start = [parameter.detach().clone() for group in groups for parameter in group["params"]]
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return Trainer(model, settings, sources, anchors, average, optimiser, start)
+
+
+def parameter_groups(model: TwoTowers, settings: Settings) -> list[dict[str, Any]]:
+    """What moves in each mode, with its peak rate. The first image blocks never do: their maps are kept."""
+    options = settings.optimiser
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        rate = _rate(name, options)
+        moves = rate is not None and MOVES[settings.mode](name)
+        parameter.requires_grad_(moves)
+        if moves and rate is not None:
+            groups.setdefault(rate, []).append(parameter)
+    return [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()]
+
+
+MOVES: dict[Mode, Callable[[str], bool]] = {
+    "whole": lambda name: True,
+    "image_frozen": lambda name: not name.startswith("image."),
+    "text_frozen": lambda name: not name.startswith("text."),
+    "query_adapter": lambda name: name in ("text.projection.weight", "log_scale", "bias"),
+}
+
+
+def _rate(name: str, options: OptimiserSettings) -> float | None:
+    if "projection" in name or "pool." in name or name in ("log_scale", "bias"):
+        return options.head_rate
+    if name.startswith("text."):
+        return options.text_rate
+    late = tuple(f"image.blocks.{n}." for n in range(STEM_BLOCKS, 17))
+    return options.image_rate if name.startswith((*late, "image.last.")) else None
+
+
+def schedule(step: int, options: OptimiserSettings) -> float:
+    """Linear warm-up, then half a cosine down to 2 % (Loshchilov and Hutter 2017, arXiv:1608.03983, equation 5)."""
+    warm = min(1.0, (step + 1) / max(1, options.warm_up_steps))
+    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / options.steps))))

@@ -1,0 +1,71 @@
+"""A model and a set of captioned pictures -> recall at k, in both directions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sightline.train.data import Captioned
+from sightline.train.model import TwoTowers
+from sightline.train.text import padded
+from sightline.train.views import Maps
+
+BATCH = 64
+CUTS = (1, 5, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A set made ready once: the maps of its pictures, the ids of its texts, and whose text each is."""
+
+    maps: Maps
+    ids: Sequence[Sequence[int]]
+    owners: NDArray[np.int64]
+
+
+def owners_of(pictures: Sequence[Captioned]) -> NDArray[np.int64]:
+    """For every text of all pictures in order, the number of its picture."""
+    return np.repeat(np.arange(len(pictures)), [len(picture.texts) for picture in pictures])
+
+
+def recall(model: TwoTowers, measured: Measured) -> dict[str, float]:
+    """Recall at 1, 5, 10, of 1: `text_to_image@k` over texts; `image_to_text@k` over pictures, any own text counts."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        pictures, texts = image_vectors(model, measured.maps), text_vectors(model, measured.ids)
+    model.train(was_training)
+    return recall_of(texts @ pictures.T, torch.from_numpy(measured.owners))
+
+
+def recall_of(scores: Tensor, owners: Tensor) -> dict[str, float]:
+    """The same from scores (texts, pictures). Of equal scores half count as better, as if shuffled."""
+    own = scores[torch.arange(len(owners)), owners]
+    rank_of_picture = _better(scores, own[:, None]).sum(dim=1) - 0.5  # the picture itself is equal to itself
+    best = torch.full((scores.shape[1],), -torch.inf).scatter_reduce(0, owners, own, "amax")
+    is_other = owners[:, None] != torch.arange(scores.shape[1])
+    rank_of_text = (_better(scores, best) * is_other).sum(dim=0)
+    found = {f"text_to_image@{k}": float((rank_of_picture < k).float().mean()) for k in CUTS}
+    return found | {f"image_to_text@{k}": float((rank_of_text < k).float().mean()) for k in CUTS}
+
+
+def _better(scores: Tensor, reference: Tensor) -> Tensor:
+    """1 where a score is above the reference, one half where it equals it."""
+    return (scores > reference).float() + 0.5 * (scores == reference).float()
+
+
+def image_vectors(model: TwoTowers, maps: Maps) -> Tensor:
+    """(n, 96, h, w) -> (n, dim), in batches."""
+    batches = (torch.from_numpy(maps[start : start + BATCH]).float() for start in range(0, len(maps), BATCH))
+    return torch.cat([model.image.finish(batch.contiguous(memory_format=torch.channels_last)) for batch in batches])
+
+
+def text_vectors(model: TwoTowers, ids: Sequence[Sequence[int]]) -> Tensor:
+    """N texts -> (n, dim), in batches of like length, since padding to the longest of all doubles the cost."""
+    order = np.argsort([len(row) for row in ids], kind="stable")
+    batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
+    vectors = torch.cat([model.text(padded([ids[n] for n in batch], model.shape.pad_id)) for batch in batches])
+    return vectors[torch.from_numpy(np.argsort(order))]

@@ -1,0 +1,164 @@
+"""A configuration -> a trained model folder, a JSON that says how it came about, and a way to go on after a kill."""
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sightline.errors import TrainingError
+from sightline.train import checkpoint, interpolate
+from sightline.train.config import Settings, as_document
+from sightline.train.export import export
+from sightline.train.loop import Trainer, trainer
+from sightline.train.measure import recall
+from sightline.train.memory import keep_freed_memory
+from sightline.train.model import TwoTowers
+from sightline.train.prepare import Prepared, calibration_pixels, prepare
+
+RECORD = "training.json"
+IMAGE_FROZEN = ("image_frozen", "query_adapter")  # the vectors of indexed pictures stay as they are
+Recalls = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a run tells while it works: either `note`, or a step with its loss, sometimes with fresh measurements."""
+
+    note: str = ""
+    step: int = 0
+    steps: int = 0
+    loss: float = 0.0
+    remaining_s: float = 0.0
+    recalls: Recalls = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run. `points` is the path from start to tuned weights, empty for a new model."""
+
+    folder: Path
+    recalls: Recalls
+    points: tuple[interpolate.Point, ...]
+    share: float
+
+
+Listener = Callable[[Progress], None]
+
+
+def train(
+    settings: Settings, base: Path, *, listen: Listener = lambda progress: None, may_forget: bool = False
+) -> Outcome:
+    """Trains as `settings` say (paths relative to `base`) and exports into `settings.output`.
+
+    An unfinished run in that folder goes on from its last checkpoint. Raises `TrainingError` when the loss is no
+    number, when the unfinished run had other settings, or when the general recall would fall by more than
+    `largest_general_loss` and `may_forget` is not given.
+    """
+    keep_freed_memory()
+    folder = base / settings.output
+    document = as_document(settings)
+    unfinished = checkpoint.load(folder, document)  # before the minutes of preparation
+    prepared = prepare(settings, base, lambda note: listen(Progress(note=note)))
+    start = {name: value.clone() for name, value in prepared.model.state_dict().items()}
+    runner = trainer(prepared.model, settings, prepared.sources, prepared.anchors)
+    history: list[dict[str, Any]] = []
+    if unfinished is not None:
+        runner.load(unfinished["trainer"])
+        history = list(unfinished["history"])
+    _run(runner, prepared, history, folder, listen)
+    state, points, share = _choose(runner, prepared, start, may_forget=may_forget)
+    final = _with(prepared.model, state)
+    recalls = _recalls(final, prepared)
+    is_int8 = settings.precision == "int8"
+    pixels = calibration_pixels(prepared.calibration, final.shape.image_size) if is_int8 else None
+    frozen = prepared.start_folder if settings.mode in IMAGE_FROZEN else None
+    export(final, prepared.tokenizer, folder, calibration=pixels, image_tower_of=frozen)
+    _write_record(folder, document, prepared, history, recalls, points, share)
+    (folder / checkpoint.NAME).unlink(missing_ok=True)
+    return Outcome(folder, recalls, tuple(points), share)
+
+
+def _run(runner: Trainer, prepared: Prepared, history: list[dict[str, Any]], folder: Path, listen: Listener) -> None:
+    """All steps that are left, with measurements and checkpoints on the way."""
+    settings, steps = runner.settings, runner.settings.optimiser.steps
+    document, began, first = as_document(settings), time.monotonic(), runner.step
+    while runner.step < steps:
+        loss = runner.advance()
+        is_last = runner.step == steps
+        recalls: Recalls = {}
+        if runner.step % settings.evaluate_every_steps == 0 and not is_last:
+            recalls = _recalls(_with(prepared.model, runner.averaged()), prepared)
+        history.append({"step": runner.step, "loss": loss, "recalls": recalls})
+        remaining_s = (time.monotonic() - began) / (runner.step - first) * (steps - runner.step)
+        listen(Progress(step=runner.step, steps=steps, loss=loss, remaining_s=remaining_s, recalls=recalls))
+        if runner.step % settings.checkpoint_every_steps == 0 or is_last:
+            checkpoint.save(folder, {"trainer": runner.state(), "history": history}, document)
+
+
+def _choose(
+    runner: Trainer, prepared: Prepared, start: dict[str, Tensor], *, may_forget: bool
+) -> tuple[dict[str, Tensor], list[interpolate.Point], float]:
+    """The tuned weights, or on the way to them the best that does not forget the general set."""
+    tuned = runner.averaged()
+    if prepared.general is None or not prepared.measures:
+        return tuned, [], 1.0
+    in_domain, general = prepared.measures[0][1], prepared.general
+
+    def recalls(state: interpolate.Weights) -> tuple[float, float]:
+        model = _with(prepared.model, state)
+        return recall(model, in_domain)[interpolate.RECALL], recall(model, general)[interpolate.RECALL]
+
+    points = interpolate.path(start, tuned, recalls)
+    limit = runner.settings.largest_general_loss
+    point = interpolate.best(points, largest_loss=limit)
+    if point is None and may_forget:
+        point = max(points, key=lambda one: one.in_domain)
+    if point is None:
+        path = ", ".join(f"{one.share:.2f}: {one.in_domain:.3f} and {one.general:.3f}" for one in points)
+        raise TrainingError(
+            f"no mixture of start and tuned weights gains without losing more than {limit} in general "
+            f"(share of tuned: recall@10 in domain and in general: {path}): expected a gain; "
+            "train with lower rates, or export anyway with --may-forget"
+        )
+    return interpolate.mixture(start, tuned, point.share), points, point.share
+
+
+def _with(model: TwoTowers, state: interpolate.Weights) -> TwoTowers:
+    """A second model with these weights, so that measuring leaves the one in training alone."""
+    twin: TwoTowers = copy.deepcopy(model)
+    twin.load_state_dict(dict(state))
+    twin.eval()
+    return twin
+
+
+def _recalls(model: TwoTowers, prepared: Prepared) -> Recalls:
+    general = [] if prepared.general is None else [("general", prepared.general)]
+    return {name: recall(model, measured) for name, measured in [*prepared.measures, *general]}
+
+
+def _write_record(
+    folder: Path,
+    document: dict[str, Any],
+    prepared: Prepared,
+    history: list[dict[str, Any]],
+    recalls: Recalls,
+    points: list[interpolate.Point],
+    share: float,
+) -> None:
+    record = {
+        "settings": document,
+        "recalls": recalls,
+        "path": [asdict(point) for point in points],
+        "share_of_tuned_weights": share,
+        "dropped": prepared.dropped,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "history": history,
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

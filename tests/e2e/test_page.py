@@ -1,0 +1,424 @@
+"""The page as people use it: real Chromium, a real server, a real index."""
+
+import base64
+import csv
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.pictures import encoded, scene
+from tests.serving import Server, serving
+
+from sightline.index import Index
+from sightline.types import record_id
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if CHROMIUM is None or sys.platform == "win32":
+    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+Page = Any
+COUNT = 130
+PHONE = {"width": 390, "height": 844}
+PASTE = """async (data) => {
+  const bytes = Uint8Array.from(atob(data), (char) => char.charCodeAt(0));
+  const files = new DataTransfer();
+  files.items.add(new File([bytes], "clip.png", {type: "image/png"}));
+  NAME.dispatchEvent(EVENT);
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "holiday").mkdir()
+    for number in range(COUNT):
+        size = [(320, 240), (240, 320), (480, 200), (300, 300)][number % 4]
+        place = folder / ("holiday" if number % 5 == 0 else "")
+        scene(number, size).save(place / f"scene {number}.{'png' if number % 10 == 0 else 'jpg'}")
+    (folder / "broken.jpg").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    place = tmp_path_factory.mktemp("index")
+    for name, model in (("photos", "mini"), ("other", "pixels")):
+        with Index(str(place / f"{name}.index"), model=model) as index:
+            index.add(folder)
+    with serving(place / "photos.index", "--compare", str(place / "other.index"), cache=cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Any, server: Server) -> Iterator[Callable[..., Page]]:
+    """Opens pages; at the end there must have been no error in any console."""
+    contexts, errors = [], list[str]()
+
+    def opened(path: str = "/", *, at: Server = server, **options: Any) -> Page:
+        context = browser.new_context(reduced_motion="reduce", accept_downloads=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.goto(at.url + path)
+        return page
+
+    opened.errors = errors  # type: ignore[attr-defined]
+    yield opened
+    for context in contexts:
+        context.close()
+    assert errors == []
+
+
+def tiles(page: Page) -> Any:
+    return page.locator(".tile")
+
+
+def settled(page: Page, text: str) -> None:
+    """Until the line above the results says so."""
+    page.wait_for_function(
+        """text => document.querySelector('#summary').textContent.includes(text)
+                && document.querySelector('.column') && !document.querySelector('.busy')""",
+        arg=text,
+    )
+
+
+def asked(page: Page, part: str) -> None:
+    """Until the address holds that and the answer is there."""
+    page.wait_for_function("part => decodeURIComponent(location.search).includes(part)", arg=part)
+    page.wait_for_function("() => !document.querySelector('.busy')")
+
+
+def address(page: Page) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page.url).query)
+
+
+def ids(page: Page) -> list[str]:
+    """The ids of the pictures shown, in order."""
+    found = tiles(page).evaluate_all("all => all.map(each => each.querySelector('img')?.getAttribute('src') ?? '')")
+    return [source.split("/")[3] for source in found if source]
+
+
+def id_of(path: Path) -> str:
+    return record_id(path.as_uri())
+
+
+def test_typing_searches_and_the_address_keeps_it(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page()
+    settled(page, f"{COUNT} pictures")
+    page.keyboard.press("/")
+    page.keyboard.type("a red circle", delay=15)
+    asked(page, "a+red+circle")
+    settled(page, f"{COUNT} results")
+    expected = [hit["id"] for hit in server.ask("/api/search?q=a+red+circle&k=5").json["hits"]]
+    assert ids(page)[:5] == expected
+    assert address(page) == {"q": ["a red circle"]}
+    page.reload()
+    settled(page, f"{COUNT} results")
+    assert ids(page)[:5] == expected
+    assert page.input_value("#words") == "a red circle"
+    page.go_back()
+    settled(page, f"{COUNT} pictures")
+    assert page.input_value("#words") == ""
+
+
+@pytest.mark.parametrize("how", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(new_page: Callable[..., Page], folder: Path, how: str) -> None:
+    page = new_page()
+    event = {
+        "paste": "new ClipboardEvent('paste', {clipboardData: files, bubbles: true, cancelable: true})",
+        "drop": "new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true})",
+    }[how]
+    script = PASTE.replace("NAME", "document.body").replace("EVENT", event)
+    page.evaluate(script, base64.b64encode((folder / "scene 7.jpg").read_bytes()).decode())
+    page.wait_for_selector(".chip img")
+    settled(page, "results")
+    assert ids(page)[0] == id_of(folder / "scene 7.jpg")
+    page.reload()
+    settled(page, "results")
+    assert ids(page)[0] == id_of(folder / "scene 7.jpg")
+
+
+def test_a_picture_can_be_picked(new_page: Callable[..., Page], folder: Path) -> None:
+    page = new_page()
+    page.set_input_files("#file", str(folder / "scene 8.jpg"))
+    page.wait_for_selector(".chip img")
+    settled(page, "results")
+    assert ids(page)[0] == id_of(folder / "scene 8.jpg")
+
+
+def test_chips_show_and_change_the_query(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=circle")
+    settled(page, "results")
+    page.fill("#words", "circle - 2:red")
+    page.press("#words", "Enter")
+    page.wait_for_selector(".chip.minus")
+    assert address(page) == {"q": ["circle"], "t": ["-2:text:red"]}
+    assert page.input_value("#words") == "circle"
+    page.get_by_label("Weight of red").fill("1.5")
+    page.get_by_label("Weight of red").press("Enter")
+    page.wait_for_function("() => location.search.includes('t=1.5')")
+    page.get_by_label("Words of this part").fill("blue")
+    page.get_by_label("Words of this part").press("Enter")
+    page.wait_for_function("() => location.search.includes('blue')")
+    page.get_by_label("Remove blue from the query").click()
+    page.wait_for_function("() => !location.search.includes('t=')")
+    assert page.locator(".chip").count() == 0
+
+
+def test_filters_narrow_and_can_be_cleared(new_page: Callable[..., Page], folder: Path) -> None:
+    page = new_page("/?q=circle")
+    page.get_by_label("Filters", exact=True).first.click()
+    page.get_by_role("button", name=re.compile("^png")).click()
+    settled(page, f"{COUNT // 10} results")
+    page.get_by_label("Folder", exact=True).last.select_option((folder / "holiday").as_uri())
+    settled(page, f"{COUNT // 10} results")
+    page.get_by_role("button", name=re.compile("^png")).click()
+    settled(page, f"{COUNT // 5} results")
+    page.get_by_label("Longer side").last.select_option("1000")
+    page.get_by_role("heading", name="No results").wait_for()
+    page.get_by_role("button", name="Clear the filters").click()
+    settled(page, f"{COUNT} results")
+    page.get_by_label("To", exact=True).fill("2001-01-01")
+    page.get_by_label("To", exact=True).dispatch_event("change")
+    page.get_by_role("heading", name="No results").wait_for()
+
+
+def test_the_threshold_says_how_many_remain(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=a+red+circle")
+    page.wait_for_function("() => !document.querySelector('#threshold').disabled")
+    page.evaluate("""() => { const it = document.querySelector('#threshold'); it.value = 700;
+        it.dispatchEvent(new Event('input', {bubbles: true})); }""")
+    page.wait_for_function("() => location.search.includes('least=')")
+    least = float(address(page)["least"][0])
+    hits = server.ask(f"/api/search?q=a+red+circle&k=200&min_score={least}").json["hits"]
+    assert 0 < len(hits) < COUNT
+    assert f"{len(hits)} remain" in page.inner_text("#threshold-text")
+    assert tiles(page).count() == len(hits)
+    page.reload()
+    settled(page, f"{len(hits)} results")
+
+
+def test_a_hit_opens_and_leads_on(new_page: Callable[..., Page], folder: Path) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    shown = ids(page)
+    tiles(page).nth(1).click()
+    page.wait_for_selector("#detail[open]")
+    assert address(page)["open"] == [shown[1]]
+    details = page.inner_text("#detail dl")
+    assert "scene" in details
+    assert re.search(r"\d+ × \d+", details)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("id => location.search.includes(id)", arg=shown[2])
+    page.get_by_role("button", name="More like this").click()
+    page.wait_for_selector("#detail", state="hidden")
+    page.wait_for_selector(".chip img")
+    page.wait_for_function("id => document.querySelector('.tile img').src.includes(id)", arg=shown[2])
+    assert address(page) == {"t": [f"1:id:{shown[2]}"]}
+    tiles(page).nth(3).click()
+    page.get_by_role("button", name="Less of this").click()
+    page.wait_for_selector(".chip.minus img")
+    page.go_back()
+    page.wait_for_function("() => !document.querySelector('.chip.minus')")
+
+
+def test_the_original_can_be_downloaded(new_page: Callable[..., Page], folder: Path) -> None:
+    page = new_page(f"/?open={id_of(folder / 'scene 3.jpg')}")
+    page.wait_for_selector("#detail[open] .actions")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "scene 3.jpg"
+    assert Path(download.value.path()).read_bytes() == (folder / "scene 3.jpg").read_bytes()
+
+
+def test_indexes_stand_side_by_side_and_judgements_can_be_exported(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    page.wait_for_selector("#show-compare")
+    page.keyboard.press("c")
+    page.wait_for_function("() => document.querySelectorAll('.column').length === 2")
+    page.get_by_text("This model knows no words").wait_for()
+    first = page.locator(".column").first
+    first.locator(".mark-good").nth(0).click(force=True)
+    first.locator(".mark-bad").nth(1).click(force=True)
+    settled(page, "2 judgements")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text("utf-8").splitlines(), delimiter="\t"))
+    assert [(row["query"], row["grade"]) for row in rows] == [("a red circle", "1"), ("a red circle", "0")]
+    assert all(Path(row["image"]).is_file() for row in rows)
+
+
+def test_everything_works_by_keyboard_alone(new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    settled(page, "pictures")
+    press = page.keyboard.press
+    press("/")
+    page.keyboard.type("a red circle")
+    asked(page, "a+red+circle")
+    settled(page, "results")
+    shown = ids(page)
+    press("ArrowDown")
+    press("ArrowRight")
+    assert page.evaluate("document.activeElement.className") == "tile"
+    press("Enter")
+    page.wait_for_selector("#detail[open]")
+    assert address(page)["open"] == [shown[1]]
+    press("Escape")
+    page.wait_for_selector("#detail", state="hidden")
+    page.wait_for_function("() => document.activeElement.className === 'tile'")
+    press("+")
+    page.wait_for_selector(".chip img")
+    assert address(page)["t"] == [f"1:id:{shown[1]}"]
+    press("f")
+    page.wait_for_selector("#filters:not([hidden])")
+    press("s")
+    page.wait_for_selector("#status[open]")
+    press("Escape")
+    press("?")
+    page.wait_for_selector("#help[open]")
+    press("Escape")
+    page.locator("body").focus()
+    page.evaluate("document.activeElement.blur()")
+    press("Escape")
+    settled(page, "pictures")
+
+
+def test_status_tells_and_takes_pictures(new_page: Callable[..., Page], tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "broken.jpg").write_text("not a picture")
+    with Index(str(tmp_path / "new.index"), model="pixels") as index:
+        index.add(tmp_path / "pictures")
+    with serving(tmp_path / "new.index", cache=cache) as running:
+        page = new_page("/", at=running)
+        page.get_by_role("heading", name="No pictures yet").wait_for()
+        page.get_by_label("Status of the index").click()
+        page.get_by_text("1 picture could not be read").click()
+        page.get_by_text("not a picture but text").wait_for()
+        scene(5).save(tmp_path / "pictures" / "broken.jpg")
+        page.get_by_role("button", name="Try them again").click()
+        page.get_by_text("Every picture that was offered is indexed.").wait_for()
+        (tmp_path / "new.png").write_bytes(encoded(scene(6), "PNG"))
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Add pictures").click()
+        chooser.value.set_files(str(tmp_path / "new.png"))
+        page.get_by_text("1 of 1 picture added").wait_for()
+        page.keyboard.press("Escape")
+        settled(page, "2 pictures")
+        assert tiles(page).count() == 2
+
+
+def test_a_phone_needs_no_sideways_scrolling(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle&t=-1:text:a+long+chip+with+many+words", viewport=PHONE, has_touch=True)
+    settled(page, "results")
+    page.get_by_label("Filters", exact=True).first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    tiles(page).first.click()
+    page.wait_for_selector("#detail[open] dl")
+    assert page.evaluate("document.querySelector('#detail').scrollWidth") <= PHONE["width"]
+
+
+def test_thousands_of_results_keep_the_document_small(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=circle")
+    settled(page, "results")
+    for _ in range(30):
+        page.mouse.wheel(0, 2500)
+        page.wait_for_timeout(40)
+    last = tiles(page).last
+    assert last.locator("xpath=..").get_attribute("aria-posinset") == str(COUNT)
+    assert tiles(page).count() < COUNT
+    boxes = tiles(page).evaluate_all("all => all.map(each => each.getBoundingClientRect().toJSON())")
+    for one, other in pairwise(boxes):
+        overlaps = other["top"] < one["bottom"] - 1 and other["left"] < one["right"] - 1 and other["top"] == one["top"]
+        assert not overlaps
+
+
+def test_nothing_moves_once_it_is_there(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    page.wait_for_timeout(800)
+    shift = page.evaluate("""() => new Promise((done) => { let sum = 0;
+        new PerformanceObserver((list) => { for (const entry of list.getEntries()) sum += entry.value; })
+            .observe({type: 'layout-shift', buffered: true});
+        setTimeout(() => done(sum), 200); })""")
+    assert shift < 0.05
+
+
+def test_a_key_is_asked_for_once(new_page: Callable[..., Page], tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    scene(1).save(tmp_path / "pictures" / "1.jpg")
+    with Index(str(tmp_path / "k.index"), model="pixels") as index:
+        index.add(tmp_path / "pictures")
+    with serving(tmp_path / "k.index", cache=cache, SIGHTLINE_API_KEY="open-sesame") as running:
+        page = new_page("/", at=running)
+        page.get_by_label("This server asks for a key").fill("open-sesame")
+        page.keyboard.press("Enter")
+        settled(page, "1 picture")
+        page.wait_for_selector(".tile img.here")
+        page.reload()
+        settled(page, "1 picture")
+    errors = new_page.errors  # type: ignore[attr-defined]
+    assert all("401" in error for error in errors), errors  # Chromium itself reports the answers without a key
+    errors.clear()
+
+
+def test_a_server_that_went_away_is_said_and_found_again(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=circle")
+    settled(page, "results")
+    page.route("**/*", lambda route: route.abort())
+    page.fill("#words", "square")
+    page.get_by_text("The server does not answer").wait_for()
+    page.unroute("**/*")
+    page.wait_for_selector("#banner", state="hidden")
+    settled(page, "results")
+    errors = new_page.errors  # type: ignore[attr-defined]
+    assert all("ERR_FAILED" in error for error in errors), errors
+    errors.clear()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/?q=circle&t=-1:text:red", "/?q=circle&compare=1", "/?q=circle&folder=file:///nowhere", "/docs"]
+)
+def test_axe_finds_no_violation(new_page: Callable[..., Page], path: str) -> None:
+    page = new_page(path, color_scheme="light")
+    page.wait_for_timeout(400)
+    check(page)
+    page.emulate_media(color_scheme="dark")
+    check(page)
+    if path == "/":
+        page.keyboard.press("f")
+        page.keyboard.press("s")
+        page.wait_for_selector("#status[open] .card")
+        check(page)
+        page.keyboard.press("Escape")
+        tiles(page).first.click()
+        page.wait_for_selector("#detail[open] dl")
+        check(page)
+
+
+def check(page: Page) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    found = axe.Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
