@@ -35,7 +35,10 @@ FLOORS = {
 }
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
-names = {"ids": lambda path: str(path.relative_to(ROOT))}
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
 def room(path: Path) -> str:
@@ -68,14 +71,14 @@ def imported_rooms(path: Path) -> Iterator[str]:
                     yield parts[1] if parts[1:] else "__init__"
 
 
-@pytest.mark.parametrize("path", FILES, **names)
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_imports_go_down_only(path: Path) -> None:
     here = room(path)
     for other in imported_rooms(path):
         assert other == here or FLOORS[other] < FLOORS[here], f"{here} imports {other}"
 
 
-@pytest.mark.parametrize("path", FILES, **names)
+@pytest.mark.parametrize("path", FILES, ids=named)
 def test_files_and_functions_are_short(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= LONGEST_FILE
@@ -84,7 +87,7 @@ def test_files_and_functions_are_short(path: Path) -> None:
             assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
 
 
-@pytest.mark.parametrize("path", SILENT, **names)
+@pytest.mark.parametrize("path", SILENT, ids=named)
 def test_only_the_top_floor_prints_exits_and_reads_the_environment(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Name):

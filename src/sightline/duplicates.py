@@ -1,6 +1,5 @@
 """Vectors of pictures turned into groups of near-duplicates."""
 
-
 from sightline.types import Vectors
 
 SAME = 0.93

@@ -1,5 +1,7 @@
 """Recall, mixtures of weights, cut vocabularies and batches, each on something small enough to work out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tests import tiny  # noqa: E402
 
 from sightline.train.batches import Source, draw  # noqa: E402
 from sightline.train.interpolate import Point, best, mixture  # noqa: E402
+from sightline.train.keywords import keywords  # noqa: E402
 from sightline.train.measure import recall_of  # noqa: E402
 from sightline.train.text import padded, prune, token_ids  # noqa: E402
 
@@ -91,3 +94,44 @@ def test_pictures_that_share_a_text_are_right_for_each_other(source: Source) -> 
             for other, column in enumerate(batch.ids):
                 is_same = one == other or {row[0], column[0]} == {0, 1}
                 assert batch.positives[one, other] == float(is_same)
+
+
+def test_a_step_can_show_several_texts_of_a_picture(source: Source) -> None:
+    batch = draw([source], 0, seed=1, slack=0, texts_per_picture=2)
+    assert batch.positives.shape == (10, 5)
+    assert (batch.positives.sum(dim=1) >= 1).all()
+    assert sorted(row[0] for row in batch.ids) == sorted(
+        number + offset for number in {row[0] % 100 for row in batch.ids} for offset in (0, 100)
+    )
+
+
+def test_keywords_are_what_two_captions_of_a_picture_agree_on() -> None:
+    captions = [
+        ["A brown dog runs in the snow", "the brown dog in snow", "an animal outdoors"],
+        ["a dog sleeps", "one dog", "snow"],
+        ["two cats", "a cat"],
+    ]
+    found = keywords(captions, least_pictures=1)
+    assert found.own[0] == ("brown", "brown dog", "dog", "snow")
+    assert found.own[1] == ("dog",)
+    assert found.own[2] == ()
+    assert found.any[1] == {"dog", "snow"}
+    assert keywords(captions, least_pictures=2).own == [("dog",), ("dog",), ()]
+
+
+def test_a_keyword_is_right_for_every_picture_whose_captions_have_it(source: Source) -> None:
+    words = keywords([["a dog", "the dog"], ["one dog", "a dog"], *([["a cat"]] * 8)], least_pictures=1)
+    with_words = replace(source, keywords=words, keyword_ids={"dog": [[777]]}, keyword_share=1.0)
+    rows = {}
+    for step in range(2):
+        batch = draw([with_words], step, seed=1, slack=0)
+        pictures = batch.maps[0][:, 0, 0, 0].int().tolist()
+        for row, ids in enumerate(batch.ids):
+            is_dog = pictures[row] in (0, 1)
+            assert (ids == [777]) == is_dog
+            assert bool(batch.is_sentence[row]) != is_dog
+            if is_dog:
+                rows[pictures[row]] = {pictures[n] for n in range(5) if batch.positives[row, n]}
+    assert rows[0] <= {0, 1}
+    assert 0 in rows[0]
+    assert 1 in rows[1]

@@ -12,6 +12,7 @@ from sightline.server.settings import Settings, check_address
 
 _SHUTDOWN_S = 10
 _BACKLOG = 512
+_KEEP_ALIVE_S = 60  # longer than clients leave a connection idle, so that they, not we, end it
 
 
 def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
@@ -27,6 +28,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
         access_log=False,
         server_header=False,
         backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
     listening = _bind(host, port)

@@ -1,14 +1,18 @@
 """Sets of pictures -> the batch of one step, the same for the same seed and step, so that a resumed run repeats it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from sightline.train.keywords import Keywords
 from sightline.train.views import Maps, window
+
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,47 +20,58 @@ class Source:
     """One set made ready to train on. Lists run over its pictures, inner lists over the texts of one picture."""
 
     views: Sequence[Maps]
-    ids: Sequence[Sequence[Sequence[int]]]
+    ids: Sequence[Sequence[Ids]]
     meanings: Sequence[Sequence[str]]
     """Texts of the same meaning are right for each other's pictures: the lower-cased text, or the class."""
     per_step: int
     opinions: NDArray[np.float16] | None = None
     sentences: Sequence[Tensor] | None = None
     """Per picture (texts, hidden): the sentence encoder's unit vectors of its texts."""
+    keywords: Keywords | None = None
+    keyword_ids: Mapping[str, Sequence[Ids]] | None = None
+    """For every keyword the ids of the phrases that it appears in."""
+    keyword_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Text n and picture n belong together; `positives[n, m]` is 1 where text n also fits picture m."""
+    """Texts and pictures of one step; `positives[t, p]` is 1 where text t fits picture p."""
 
     maps: Sequence[Tensor]
-    ids: Sequence[Sequence[int]]
+    ids: Sequence[Ids]
     positives: Tensor
     opinions: Tensor | None
     similarity: Tensor | None
     """(texts, pictures): how near each text is to the mean of each picture's texts, for the sentence encoder."""
+    is_sentence: Tensor
+    """(texts,): false for keywords, which have no similarity."""
 
 
-def draw(sources: Sequence[Source], step: int, *, seed: int, slack: int) -> Batch:
-    """The batch of a step: every source gives its `per_step` pictures, one text and one view for each."""
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """What one source gives to a step: pictures by place, and for each some of its texts or keywords instead."""
+
+    source: Source
+    maps: Tensor
+    places: NDArray[np.int64]
+    texts: Sequence[tuple[int, int]]
+    """(row of the picture in `places`, number of the text)."""
+    words: Mapping[int, tuple[str, Ids]]
+    """By position in `texts`: the keyword that takes its place, and its ids."""
+
+
+def draw(sources: Sequence[Source], step: int, *, seed: int, slack: int, texts_per_picture: int = 1) -> Batch:
+    """The batch of a step: every source gives its `per_step` pictures, each with some of its texts."""
     chance = np.random.default_rng((seed, step))
-    maps, ids, meanings, picks = [], [], [], []
-    for number, source in enumerate(sources):
-        places = _places(source, step, seed=seed + 1000 * (number + 1))
-        view = source.views[int(chance.integers(len(source.views)))]
-        maps.append(window(view[places], slack, chance))
-        choices = [int(chance.integers(len(source.ids[place]))) for place in places]
-        ids += [source.ids[place][choice] for place, choice in zip(places, choices, strict=True)]
-        meanings += [
-            f"{number} {source.meanings[place][choice]}" for place, choice in zip(places, choices, strict=True)
-        ]
-        picks.append((source, places, choices))
-    _, codes = np.unique(meanings, return_inverse=True)
-    positives = torch.from_numpy((codes[:, None] == codes[None]).astype(np.float32))
-    return Batch(maps, ids, positives, _opinions(picks), _similarity(picks))
-
-
-Pick = tuple[Source, NDArray[np.int64], list[int]]
+    picks = [
+        _pick(source, _places(source, step, seed=seed + 1000 * number), chance, slack, texts_per_picture)
+        for number, source in enumerate(sources, 1)
+    ]
+    positives = torch.block_diag(*(_positives(pick) for pick in picks))
+    ids = [row for pick in picks for row in _ids(pick)]
+    is_sentence = [place not in pick.words for pick in picks for place in range(len(pick.texts))]
+    maps = [pick.maps for pick in picks]
+    return Batch(maps, ids, positives, _opinions(picks), _similarity(picks), torch.tensor(is_sentence))
 
 
 def _places(source: Source, step: int, *, seed: int) -> NDArray[np.int64]:
@@ -68,17 +83,56 @@ def _places(source: Source, step: int, *, seed: int) -> NDArray[np.int64]:
     return order[start : start + wanted]
 
 
-def _opinions(picks: Sequence[Pick]) -> Tensor | None:
-    rows = [source.opinions[places] for source, places, _ in picks if source.opinions is not None]
+def _pick(
+    source: Source, places: NDArray[np.int64], chance: np.random.Generator, slack: int, texts_per_picture: int
+) -> _Pick:
+    maps = window(source.views[int(chance.integers(len(source.views)))][places], slack, chance)
+    texts = [
+        (row, int(number))
+        for row, place in enumerate(places)
+        for number in chance.permutation(len(source.ids[place]))[:texts_per_picture]
+    ]
+    words = {}
+    for position, (row, _) in enumerate(texts):
+        own = source.keywords.own[places[row]] if source.keywords and source.keyword_ids else ()
+        if own and chance.random() < source.keyword_share:
+            word = own[int(chance.integers(len(own)))]
+            phrases = (source.keyword_ids or {})[word]
+            words[position] = (word, phrases[int(chance.integers(len(phrases)))])
+    return _Pick(source, maps, places, texts, words)
+
+
+def _ids(pick: _Pick) -> list[Ids]:
+    source, places = pick.source, pick.places
+    chosen = [source.ids[places[row]][number] for row, number in pick.texts]
+    return [pick.words[n][1] if n in pick.words else ids for n, ids in enumerate(chosen)]
+
+
+def _positives(pick: _Pick) -> Tensor:
+    """(texts, pictures) of one source: 1 for the text's own picture and for those that share its meaning or keyword."""
+    meanings = [pick.source.meanings[pick.places[row]][number] for row, number in pick.texts]
+    said: list[set[str]] = [set() for _ in pick.places]
+    for (row, _), meaning in zip(pick.texts, meanings, strict=True):
+        said[row].add(meaning)
+    positives = np.array([[meaning in one for one in said] for meaning in meanings], np.float32)
+    if pick.source.keywords is not None:
+        for position, (word, _) in pick.words.items():
+            positives[position] = [word in pick.source.keywords.any[place] for place in pick.places]
+    return torch.from_numpy(positives)
+
+
+def _opinions(picks: Sequence[_Pick]) -> Tensor | None:
+    rows = [pick.source.opinions[pick.places] for pick in picks if pick.source.opinions is not None]
     return torch.from_numpy(np.concatenate(rows)).float() if len(rows) == len(picks) else None
 
 
-def _similarity(picks: Sequence[Pick]) -> Tensor | None:
+def _similarity(picks: Sequence[_Pick]) -> Tensor | None:
     chosen, means = [], []
-    for source, places, choices in picks:
-        if source.sentences is None:
+    for pick in picks:
+        sentences = pick.source.sentences
+        if sentences is None:
             return None
-        chosen += [source.sentences[place][choice] for place, choice in zip(places, choices, strict=True)]
-        means += [source.sentences[place].mean(dim=0) for place in places]
-    pictures = torch.nn.functional.normalize(torch.stack(means), dim=-1)
-    return torch.stack(chosen) @ pictures.T  # (n, hidden) @ (hidden, n) -> (n, n)
+        chosen += [sentences[pick.places[row]][number] for row, number in pick.texts]
+        means += [sentences[place].mean(dim=0) for place in pick.places]
+    pictures = functional.normalize(torch.stack(means), dim=-1)
+    return torch.stack(chosen) @ pictures.T  # (texts, hidden) @ (hidden, pictures) -> (texts, pictures)

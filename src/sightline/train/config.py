@@ -36,6 +36,8 @@ class DataSettings:
     templates: tuple[str, ...] = ("{}",)
     names: Mapping[str, str] = field(default_factory=dict)
     """Better words for a class folder's name."""
+    keyword_share: float = 0.0
+    """The part of the captions that is replaced by a word which captions of the picture agree on."""
     views: int = 1
     """Random crops kept per picture while the first blocks are frozen."""
     share: float = 1.0
@@ -79,6 +81,8 @@ class OptimiserSettings:
     image_rate: float = 3e-4
     text_rate: float = 6e-5
     head_rate: float = 6e-4
+    trains_words: bool = True
+    """Whether the token table moves; unmoved, words that the captions lack stay beside those like them."""
     start_pull: float = 0.05
     """Like weight decay, but towards the start of the run instead of zero."""
     dropout: float = 0.1
@@ -86,6 +90,8 @@ class OptimiserSettings:
     warm_up_steps: int = 50
     average_decay: float = 0.998
     """Of the moving average of the weights that is evaluated and kept; 0 keeps the last weights."""
+    texts_per_picture: int = 1
+    """How many of its texts stand beside a picture in one step."""
     window_slack: int = 3
     """Each step sees a random window of the cached maps, up to this much smaller on each side."""
     is_half_precision: bool = True

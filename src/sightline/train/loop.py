@@ -51,7 +51,7 @@ class Trainer:
         self.model.train()
         if self.names is None or self.step % 150 == 0:
             self.names = self._class_vectors()
-        loss = self._loss(draw(self.sources, self.step, seed=self.settings.seed, slack=options.window_slack))
+        loss = self._loss(self._batch(options))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step} is {loss.item()}: expected a number; lower the rates, "
@@ -83,6 +83,15 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.names = state["step"], state["names"]
 
+    def _batch(self, options: OptimiserSettings) -> Batch:
+        return draw(
+            self.sources,
+            self.step,
+            seed=self.settings.seed,
+            slack=options.window_slack,
+            texts_per_picture=options.texts_per_picture,
+        )
+
     def _loss(self, batch: Batch) -> Tensor:
         settings, teacher = self.settings, self.settings.teacher
         texts = self._texts(batch.ids)
@@ -92,7 +101,8 @@ class Trainer:
         positives = batch.positives
         if teacher.soft_share and batch.similarity is not None:
             share, temperature = teacher.soft_share, teacher.soft_temperature
-            positives = losses.softened(positives, batch.similarity, share=share, temperature=temperature)
+            soft = losses.softened(positives, batch.similarity, share=share, temperature=temperature)
+            positives = torch.where(batch.is_sentence[:, None], soft, positives)
         if settings.loss == "sigmoid":
             loss = losses.sigmoid(scores + self.model.bias, batch.positives)
         else:
@@ -189,6 +199,8 @@ MOVES: dict[Mode, Callable[[str], bool]] = {
 def _rate(name: str, options: OptimiserSettings) -> float | None:
     if "projection" in name or "pool." in name or name in ("log_scale", "bias"):
         return options.head_rate
+    if name == "text.words.weight" and not options.trains_words:
+        return None
     if name.startswith("text."):
         return options.text_rate
     late = tuple(f"image.blocks.{n}." for n in range(STEM_BLOCKS, 17))

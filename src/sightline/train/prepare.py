@@ -1,7 +1,7 @@
 """Settings -> a model to train and the sets it learns from, all read, tokenised and cached."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from sightline.errors import UsageError
 from sightline.train.batches import Source
 from sightline.train.config import DataSettings, Settings
 from sightline.train.data import Captioned, PictureSet, read_set
+from sightline.train.keywords import TEMPLATES, keywords
 from sightline.train.loop import Anchors
 from sightline.train.measure import Measured, owners_of, text_vectors
 from sightline.train.model import Shape, TwoTowers
@@ -116,7 +117,17 @@ class _Maker:
         ids = self._ids(pictures.pictures)
         total = sum(one.share for one in self.settings.data)
         per_step = max(1, round(self.settings.optimiser.batch_size * data.share / total))
-        return Source(views, ids, _meanings(data, pictures), per_step, self._opinions(paths), self._sentences(ids))
+        source = Source(views, ids, _meanings(data, pictures), per_step, self._opinions(paths), self._sentences(ids))
+        return self._with_keywords(source, data, pictures) if data.keyword_share else source
+
+    def _with_keywords(self, source: Source, data: DataSettings, pictures: PictureSet) -> Source:
+        words = keywords([picture.texts for picture in pictures.pictures])
+        length = self.model.shape.context_length
+        phrases = {
+            word: token_ids(self.tokenizer, [template.format(word) for template in TEMPLATES], context_length=length)
+            for word in {word for own in words.own for word in own}
+        }
+        return replace(source, keywords=words, keyword_ids=phrases, keyword_share=data.keyword_share)
 
     def measured(self, data: DataSettings) -> Measured:
         pictures = read_set(data, self.base, is_held_out=data.hold_out_percent > 0).pictures
