@@ -512,6 +512,20 @@ def test_too_many_at_once_are_refused_and_the_rest_is_answered(server: Server) -
     assert time.perf_counter() - began < 1
 
 
+def test_who_types_on_leaves_the_queue(server: Server) -> None:
+    port = int(server.url.rsplit(":", 1)[1])
+    head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    for _ in range(5):
+        connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+        for number, connection in enumerate(connections):
+            body = json.dumps({"text": f"a {number} " * 200, "k": 41}).encode()
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        for connection in connections:
+            connection.close()
+    assert server.ask("/api/search?q=a+dog").status == 200
+    assert 'route="/api/search",status="499"' in server.ask("/metrics").body.decode()
+
+
 def test_workers_share_one_index_and_stop_gracefully(index: Path, cache: Path) -> None:
     with serving(index, "--workers", "2", cache=cache) as running:
         for _ in range(20):

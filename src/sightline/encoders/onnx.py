@@ -1,10 +1,12 @@
 """Pictures and words turned into unit vectors by any two-tower model in the open_clip ONNX layout."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL.Image import Image
 
 from sightline.encoders.graphs import ImageGraph, TextGraph, is_mixing
 from sightline.encoders.layout import fingerprint, read_layout
@@ -12,6 +14,9 @@ from sightline.encoders.preprocess import pixels
 from sightline.encoders.sessions import Tower, choose_provider
 from sightline.errors import TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _BATCH_CPU = 8  # larger batches gain nothing on a CPU and wait longer for their pictures
 _BATCH_GPU = 64

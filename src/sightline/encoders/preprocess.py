@@ -1,14 +1,18 @@
 """An RGB picture turned into the pixels that a model wants, as open_clip's own transforms do it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from sightline.types import Pixels
+
+if TYPE_CHECKING:  # 10 ms that a search by words does not need
+    from PIL import Image
 
 VERSION = 1
 """Part of every fingerprint: goes up when the same picture gives other pixels than before."""
@@ -16,6 +20,7 @@ VERSION = 1
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a config is silent
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Mode: TypeAlias = Literal["shortest", "squash", "longest"]
+_BILINEAR, _BICUBIC = 2, 3  # as PIL.Image.Resampling numbers them
 _MODES: dict[str, Mode] = {"shortest": "shortest", "squash": "squash", "longest": "longest"}
 
 
@@ -31,7 +36,7 @@ class Preprocessing:
     width: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    resample: Image.Resampling
+    resample: int
     mode: Mode
     fill: int | tuple[int, ...]
 
@@ -49,7 +54,7 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         width=int(width),
         mean=_three(config.get("mean") or _CLIP_MEAN),
         std=_three(config.get("std") or _CLIP_STD),
-        resample=Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC,
+        resample=_BILINEAR if interpolation == "bilinear" else _BICUBIC,
         mode=_MODES[config.get("resize_mode") or "shortest"],
         fill=tuple(fill) if isinstance(fill, list) else fill,
     )
@@ -101,6 +106,8 @@ def _shortest(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
 
 def _filled(image: Image.Image, how: Preprocessing) -> Image.Image:
     """Scaled until the long side fits, in the middle of a canvas of the fill colour."""
+    from PIL import Image
+
     ratio = max(image.width / how.width, image.height / how.height)
     width, height = max(round(image.width / ratio), 1), max(round(image.height / ratio), 1)
     fill = (how.fill,) * 3 if isinstance(how.fill, int) else how.fill

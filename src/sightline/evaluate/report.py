@@ -72,7 +72,7 @@ def html(models: Sequence[Measured], judgements: Judgements) -> str:
     )
 
 
-_COSTS = ["model", "dim", "size", "pictures/s", "ms per text"]
+_COSTS = ["model", "dim", "size", "memory", "pictures/s", "ms per text"]
 
 
 def _costs(model: Measured) -> list[str]:
@@ -80,6 +80,7 @@ def _costs(model: Measured) -> list[str]:
         model.name,
         str(model.dim),
         size(model.size_bytes) if model.size_bytes else "-",
+        size(model.memory_bytes) if model.memory_bytes is not None else "-",
         f"{model.images_per_s:.0f}" if model.images_per_s else "-",
         f"{model.ms_per_text:.1f}" if model.ms_per_text else "-",
     ]

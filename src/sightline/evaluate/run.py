@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from sightline.encoders.base import Encoder
 from sightline.errors import TextNotSupported
-from sightline.evaluate import metrics
+from sightline.evaluate import cost, metrics
 from sightline.evaluate.intervals import Estimate, bootstrap
 from sightline.evaluate.judgements import Judgements
 from sightline.evaluate.metrics import Rankings, Values
-from sightline.evaluate.vectors import image_vectors, ms_per_text, text_vectors
+from sightline.evaluate.vectors import image_vectors, text_vectors
 from sightline.ingest import Options
 from sightline.types import Vectors
 
@@ -55,6 +55,7 @@ class Measured:
     images_per_s: float | None
     ms_per_text: float | None
     size_bytes: int | None
+    memory_bytes: int | None
     unreadable: int
     worst: list[Miss] = field(default_factory=list)
 
@@ -68,12 +69,20 @@ class Measured:
         }
         facts = {"images_per_s": self.images_per_s, "ms_per_text": self.ms_per_text}
         rounded = {name: round(value, 2) if value is not None else None for name, value in facts.items()}
-        sizes = {"dim": self.dim, "size_bytes": self.size_bytes, "unreadable": self.unreadable}
-        return {"name": self.name, **means, **rounded, **sizes, "intervals": spans}
+        sizes = {"dim": self.dim, "size_bytes": self.size_bytes, "memory_bytes": self.memory_bytes}
+        return {
+            "name": self.name,
+            **means,
+            **rounded,
+            **sizes,
+            "unreadable": self.unreadable,
+            "intervals": spans,
+        }
 
 
 def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: Options | None = None) -> Measured:
     """Measure a model. Vectors are kept in the folder `cache` and found there the next time."""
+    memory_bytes = cost.memory_bytes(encoder)
     found = image_vectors(encoder, judgements.images, cache, options=options)
     images = [judgements.images[position] for position in found.positions]
     pairs, grades = _among(judgements, found.positions)
@@ -83,7 +92,8 @@ def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: 
         tasks={"image_to_image": _same_class(found.vectors, _labels(pairs))} if judgements.is_classes else {},
         images_per_s=found.images_per_s,
         ms_per_text=None,
-        size_bytes=getattr(encoder, "size_bytes", None),
+        size_bytes=cost.size_bytes(encoder),
+        memory_bytes=memory_bytes,
         unreadable=len(judgements.images) - len(images),
     )
     try:
@@ -98,7 +108,7 @@ def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: 
         backwards = metrics.rankings(found.vectors, texts, pairs[:, ::-1], grades)
         measured.tasks["image_to_text"] = Task(_figures(backwards), np.arange(len(images)))
     worst = _worst(ranked, texts, found.vectors, judgements.queries, images, pairs)
-    return replace(measured, ms_per_text=ms_per_text(encoder, judgements.queries), worst=worst)
+    return replace(measured, ms_per_text=cost.ms_per_text(encoder, judgements.queries), worst=worst)
 
 
 def _among(judgements: Judgements, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

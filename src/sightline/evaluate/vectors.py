@@ -1,7 +1,6 @@
 """Pictures and words of an evaluation turned into vectors, kept so that a second run costs seconds."""
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from sightline.types import FAILURE, Vectors, record_id
 _SPEED = "speed"  # the note that keeps pictures/s as measured when they were encoded
 _ENOUGH_TO_TIME = 32
 _TEXTS_AT_ONCE = 64
-_TIMED_TEXTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +56,6 @@ def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors
     np.save(unfinished, vectors)
     unfinished.replace(path)
     return vectors
-
-
-def ms_per_text(encoder: Encoder, texts: Sequence[str]) -> float:
-    """The median time of one text, in milliseconds, the first left out."""
-    spent = []
-    for text in list(texts[:_TIMED_TEXTS]) or [""]:
-        began = time.perf_counter()
-        encoder.encode_texts([text])
-        spent.append((time.perf_counter() - began) * 1e3)
-    return float(np.median(spent[1:] or spent))
 
 
 def _fetched(store: Store, images: Sequence[Path]) -> Encoded:

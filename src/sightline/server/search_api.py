@@ -1,5 +1,6 @@
 """The part of the API that finds pictures."""
 
+import asyncio
 import json
 import time
 from itertools import islice
@@ -146,7 +147,7 @@ async def _search(
     gallery = here.gallery(query.index)
     where = to_where(query.where)
     terms = await here.terms(query, gallery, uploaded)
-    found = await gallery.search(Asked(terms, query.k, query.offset, where, query.min_score))
+    found = await _found(request, gallery, Asked(terms, query.k, query.offset, where, query.min_score))
     hits = [(hit, list[str]()) for hit in found.hits if hit.id != without][: k or None]
     if query.group_duplicates and len(hits) > 1:
         hits = await here.counting.run(_folded, gallery, [hit for hit, _ in hits])
@@ -169,6 +170,26 @@ async def _search(
         "index": gallery.name,
     }
     return answer(request, body)
+
+
+async def _found(request: Request, gallery: Gallery, asked: Asked) -> Found:
+    """What a query finds. One that has to wait leaves the queue when its asker does: somebody who types on."""
+    if not gallery.depth:
+        return await gallery.search(asked)
+    searching, leaving = asyncio.create_task(gallery.search(asked)), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({searching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if searching.done():
+            return searching.result()
+        searching.cancel()
+        raise Problem(499, "the asker has gone")
+    finally:
+        leaving.cancel()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _total(gallery: Gallery, query: SearchRequest, found: Found, where: Any) -> tuple[int, bool]:

@@ -6,8 +6,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from sightline.errors import StoreDamaged, StoreError
 from sightline.stores.checks import check_dim, check_records, check_search
@@ -37,8 +35,12 @@ _logger = logging.getLogger(__name__)
 
 def open_url(url: str, *, dim: int | None = None) -> "LocalStore":
     """The store at a path or a file: URL, created if `dim` is given and nothing is there."""
-    is_url = url.lower().startswith("file:")
-    return LocalStore(url2pathname(urlsplit(url).path) if is_url else url, dim)
+    if not url.lower().startswith("file:"):
+        return LocalStore(url, dim)
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname  # 10 ms, for all of HTTP
+
+    return LocalStore(url2pathname(urlsplit(url).path), dim)
 
 
 def repair_store(path: str | Path) -> list[Damage]:
