@@ -211,3 +211,10 @@ def wait_for(path: Path) -> None:
             return
         time.sleep(0.05)
     raise TimeoutError(path)
+
+
+def test_without_a_command_the_help_says_what_there_is() -> None:
+    done = sightline()
+    assert done.returncode == 2
+    assert "search" in done.stdout
+    assert "start here:" in done.stdout

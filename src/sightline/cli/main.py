@@ -23,7 +23,11 @@ start here:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code."""
-    options = parser().parse_args(arguments)
+    root = parser()
+    options = root.parse_args(arguments)
+    if "run" not in options:
+        root.print_help()
+        return WRONG
     logging.basicConfig(level=logging.WARNING, format="sightline: %(message)s", force=True)
     try:
         return int(options.run(options))
@@ -47,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"sightline {sightline.__version__}")
-    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND")
     for room in (indexing, searching, looking, serving, evaluating, training, demo):
         room.add_commands(commands)
     return root
