@@ -522,7 +522,12 @@ def test_who_types_on_leaves_the_queue(server: Server) -> None:
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         for connection in connections:
             connection.close()
-    assert server.ask("/api/search?q=a+dog").status == 200
+    statuses: list[int] = []
+    until = time.monotonic() + 10  # on a busy machine the hang-ups take a moment to arrive
+    while not statuses or (statuses[-1] == 503 and time.monotonic() < until):
+        statuses.append(server.ask("/api/search?q=a+dog").status)
+        time.sleep(0.05)
+    assert statuses[-1] == 200
     assert 'route="/api/search",status="499"' in server.ask("/metrics").body.decode()
 
 
