@@ -1,26 +1,23 @@
 """The server under load, beside what the model and the scan alone do in the same run on the same cores.
 
 python -m benchmarks serving [--rows 100000] [--seconds 60] [--thumbnails 1000] [--model NAME] [--json FILE]
+python -m benchmarks serving --minutes 10        only the server's memory under 32 clients, from end to end
 """
 
 import argparse
-import asyncio
 import json
 import os
-import random
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks._searches import K, client, percentile, texts
 from PIL import Image
 from tests.clip_like import ClipLike
 from tests.pictures import encoded, scene
@@ -30,9 +27,18 @@ from sightline.index import Index
 from sightline.types import Record, Value, record_id
 
 CORES = os.cpu_count() or 1
-CLIENTS, K = 32, 10
-WORDS = "red blue old small wooden bright dog cat car house tree river snow child boat street night market bird".split()
-LIMITS = {"p50_ratio": 1.5, "throughput_share": 0.8, "p99_over_p50": 10.0}
+CLIENTS = 32
+ROUNDS = 5  # directly and over HTTP in turn, so that both see the same machine
+BARS: dict[str, tuple[str, float, str]] = {
+    "p50_ratio": ("<=", 1.5, "one client: p50 over HTTP beside model and scan called directly"),
+    "throughput_share": (">=", 0.8, "32 clients: queries/s beside model and scan alone, one query at a time"),
+    "p99_over_p50": ("<", 10.0, "32 clients: p99 / p50"),
+    "errors": ("<=", 0, "errors of any client, refusals while 32 ask"),
+    "flood_p50_ratio": ("<=", 1.25, "four times the load: p50 of the accepted beside that of 32 clients"),
+    "flood_share": (">=", 0.8, "four times the load: answered per s beside what 32 clients got"),
+    "recovery_s": ("<=", 1.0, "seconds from the flood's end to the next answer"),
+    "rss_growth": ("<=", 1.05, "memory under load, last beside first"),
+}
 
 
 def main() -> None:
@@ -42,15 +48,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--thumbnails", type=int, default=1000)
     parser.add_argument("--model", default="mini")
+    parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
         build(place / "large.index", options.rows, options.model)
-        result = alone(place / "large.index", min(options.seconds, 10.0))
-        with serving(place / "large.index", cache=place) as server:
-            result |= under_load(server, result, options.seconds)
-        result |= thumbnails(place, options.thumbnails)
+        if options.minutes:
+            with serving(place / "large.index", cache=place) as server:
+                result = memory(server, options.minutes * 60)
+        else:
+            result = alone(place / "large.index", min(options.seconds, 10.0))
+            with serving(place / "large.index", cache=place) as server:
+                result |= one_client(server, place / "large.index", min(options.seconds, 15.0))
+                result |= under_load(server, result, options.seconds)
+            result |= thumbnails(place, options.thumbnails)
     show(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2), "utf-8")
@@ -71,13 +83,6 @@ def build(path: Path, rows: int, model: str) -> None:
             index.store.upsert(records)
 
 
-def texts() -> Iterator[str]:
-    """Words that nobody asked for before."""
-    chance = random.Random(1)
-    for number in range(10**9):
-        yield f"a {' '.join(chance.sample(WORDS, 4))} {number}"
-
-
 def alone(path: Path, seconds: float) -> dict[str, Any]:
     """The model and the scan in this process: one query at a time, and as many as they can, by ones and in batches."""
     with Index(str(path)) as index:
@@ -90,10 +95,27 @@ def alone(path: Path, seconds: float) -> dict[str, Any]:
             store.search(encoder.encode_texts([next(words) for _ in range(CLIENTS)]), K)
 
         one(0)
-        direct = [timed(lambda: one(0)) for _ in range(300)]
         singles = rate(one, seconds)
         batches = rate(batch, seconds) * CLIENTS
-    return {"direct_p50_ms": percentile(direct, 50), "alone_per_s": singles, "alone_in_batches_per_s": batches}
+    return {"alone_per_s": singles, "alone_in_batches_per_s": batches}
+
+
+def one_client(server: Server, path: Path, seconds: float) -> dict[str, Any]:
+    """One query at a time, directly and over HTTP in turn; the ratio is the median of the rounds' ratios."""
+    port, words, rounds = server.url.rsplit(":", 1)[1], texts(), []
+    with Index(str(path)) as index:
+        encoder, store = index.encoder, index.store
+
+        def direct() -> None:
+            store.search(encoder.encode_texts([next(words)]), K)
+
+        direct()
+        for number in range(ROUNDS):
+            directly = percentile([timed(direct) for _ in range(100)], 50)
+            rounds.append((client(port, clients=1, seconds=seconds / ROUNDS, seed=10 + number), directly))
+    ratios = [http["p50_ms"] / directly for http, directly in rounds]
+    middle = int(np.argsort(ratios)[len(ratios) // 2])
+    return {"one": rounds[middle][0], "direct_p50_ms": rounds[middle][1], "p50_ratio": ratios[middle], "ratios": ratios}
 
 
 def rate(work: Callable[[int], None], seconds: float) -> float:
@@ -112,111 +134,40 @@ def rate(work: Callable[[int], None], seconds: float) -> float:
 
 
 def under_load(server: Server, before: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """One client, 32 clients, four times what it can carry, and one client again."""
-    port = server.url.rsplit(":", 1)[1]
-    single = client(port, clients=1, seconds=min(seconds, 10.0))
-    client(port, clients=CLIENTS, seconds=min(seconds, 5.0))  # so that every thread has its memory
-    first_rss = rss_mb(server.process.pid)
-    many = client(port, clients=CLIENTS, seconds=seconds)
-    last_rss = rss_mb(server.process.pid)
-    capacity = many["per_s"]
-    flood = client(port, per_s=4 * capacity, seconds=min(seconds, 15.0))
-    after = client(port, clients=1, seconds=1.0)
+    """32 clients, and four times what they got."""
+    port, pid = server.url.rsplit(":", 1)[1], server.process.pid
+    client(port, clients=CLIENTS, seconds=min(seconds, 5.0), seed=2)  # so that every thread has its memory
+    first_rss = rss_mb(pid)
+    many = client(port, clients=CLIENTS, seconds=seconds, seed=3)
+    last_rss = rss_mb(pid)
+    flood = client(port, per_s=4 * many["per_s"], seconds=min(seconds, 15.0), seed=4)
     best = max(before["alone_per_s"], before["alone_in_batches_per_s"])
     return {
-        "one": single,
         "many": many,
         "flood": flood,
-        "after_flood": after,
-        "p50_ratio": single["p50_ms"] / before["direct_p50_ms"],
-        "throughput_share": capacity / before["alone_per_s"],
-        "throughput_share_of_batches": capacity / best,
+        "throughput_share": many["per_s"] / before["alone_per_s"],
+        "throughput_share_of_batches": many["per_s"] / best,
         "p99_over_p50": many["p99_ms"] / many["p50_ms"],
-        "rss_mb": [first_rss, last_rss, rss_mb(server.process.pid)],
+        "errors": sum(it["errors"] for it in (before["one"], many, flood)) + many["refused_per_s"] * seconds,
+        "reasons": before["one"]["reasons"] + many["reasons"] + flood["reasons"],
+        "flood_p50_ratio": flood["p50_ms"] / many["p50_ms"],
+        "flood_share": flood["per_s"] / many["per_s"],
+        "recovery_s": flood["recovery_s"],
+        "rss_mb": [first_rss, last_rss],
+        "rss_growth": last_rss / first_rss,
     }
 
 
-def client(port: str, **how: float) -> dict[str, Any]:
-    """A process of its own that asks."""
-    run = [sys.executable, "-m", "benchmarks.serving", "--client", port, json.dumps(how)]
-    return dict(json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout))
-
-
-@dataclass(slots=True)
-class Seen:
-    """What the clients saw."""
-
-    ok_ms: list[float] = field(default_factory=list)
-    refused: int = 0
-    errors: int = 0
-
-
-async def ask_for(port: int, how: dict[str, float]) -> Seen:
-    """Closed loop with a number of clients, or open loop with a number of requests per second."""
-    seen, words = Seen(), texts()
-    end = time.perf_counter() + how["seconds"]
-    if "clients" in how:
-
-        async def loop() -> None:
-            connection = Connection(port)
-            while time.perf_counter() < end:
-                await connection.ask(next(words), seen)
-
-        await asyncio.gather(*(loop() for _ in range(int(how["clients"]))))
-        return seen
-    idle = [Connection(port) for _ in range(400)]
-    tasks, sent, began = set[asyncio.Task[None]](), 0, time.perf_counter()
-
-    async def once(connection: Connection, text: str) -> None:
-        await connection.ask(text, seen)
-        idle.append(connection)
-
-    while time.perf_counter() < end:
-        while sent < (time.perf_counter() - began) * how["per_s"] and idle:
-            task = asyncio.create_task(once(idle.pop(), next(words)))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            sent += 1
-        await asyncio.sleep(0.002)
-    await asyncio.gather(*tasks)
-    return seen
-
-
-class Connection:
-    """HTTP with as little work as can be: the cores are the server's."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def ask(self, text: str, seen: Seen) -> None:
-        """One search."""
-        began = time.perf_counter()
-        body = json.dumps({"text": text, "k": K}).encode()
-        head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        try:
-            self._streams = self._streams or await asyncio.open_connection("127.0.0.1", self._port)
-            reader, writer = self._streams
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-            await reader.readexactly(length)
-        except (OSError, asyncio.IncompleteReadError):
-            seen.errors, self._streams = seen.errors + 1, None
-            return
-        status = int(answer[9:12])
-        if status == 200:
-            seen.ok_ms.append((time.perf_counter() - began) * 1e3)
-        elif status == 503:
-            seen.refused += 1
-        else:
-            seen.errors += 1
-
-
-def summary(seen: Seen, seconds: float) -> dict[str, Any]:
-    """Rates and percentiles."""
-    counts = {"per_s": len(seen.ok_ms) / seconds, "refused_per_s": seen.refused / seconds, "errors": seen.errors}
-    return counts | {f"p{rank}_ms": percentile(seen.ok_ms, rank) for rank in (50, 95, 99)}
+def memory(server: Server, seconds: float) -> dict[str, Any]:
+    """The server's memory every half minute while 32 clients ask; the first minute fills caches and threads."""
+    port, seen, parts = server.url.rsplit(":", 1)[1], list[float](), max(3, round(seconds / 30))
+    errors, reasons = 0, list[str]()
+    for part in range(parts):
+        found = client(port, clients=CLIENTS, seconds=seconds / parts, seed=100 + part)
+        errors, reasons = errors + found["errors"], reasons + found["reasons"]
+        seen.append(rss_mb(server.process.pid))
+    first = seen[1]
+    return {"rss_mb": seen, "rss_growth": seen[-1] / first, "errors": errors, "reasons": reasons, "many": found}
 
 
 def thumbnails(place: Path, count: int) -> dict[str, Any]:
@@ -257,10 +208,6 @@ def timed(work: Callable[[], None]) -> float:
     return (time.perf_counter() - began) * 1e3
 
 
-def percentile(values: Sequence[float], rank: float) -> float:
-    return float(np.percentile(values, rank)) if values else float("nan")
-
-
 def rss_mb(pid: int) -> float:
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -270,27 +217,30 @@ def rss_mb(pid: int) -> float:
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"one query, directly: {result['direct_p50_ms']:.2f} ms; ", end="")
-    print(f"alone {result['alone_per_s']:.0f}/s, in batches {result['alone_in_batches_per_s']:.0f}/s")
-    print(f"{'':22}{'per s':>8}{'refused':>9}{'errors':>8}{'p50 ms':>9}{'p95':>9}{'p99':>9}")
-    for name in ("one", "many", "flood", "after_flood"):
-        it = result[name]
-        print(f"{name:22}{it['per_s']:8.0f}{it['refused_per_s']:9.0f}{it['errors']:8}", end="")
-        print(f"{it['p50_ms']:9.1f}{it['p95_ms']:9.1f}{it['p99_ms']:9.1f}")
-    for name, limit in LIMITS.items():
-        holds = result[name] >= limit if name == "throughput_share" else result[name] <= limit
-        print(f"{name:22}{result[name]:8.2f}   limit {limit}   {'holds' if holds else 'DOES NOT HOLD'}")
-    print(f"share of the batches' rate {result['throughput_share_of_batches']:.2f}")
-    print(
-        "RSS MB without mapped files, at the first end, at the last, after the flood: "
-        + ", ".join(f"{value:.0f}" for value in result["rss_mb"])
-    )
-    print("thumbnails per s: " + ", ".join(f"{name} {value:.0f}" for name, value in result["thumbnails_per_s"].items()))
+    """Each run as a line, then each promise beside its bar."""
+    if "alone_per_s" in result:
+        print(f"model and scan alone: {result['direct_p50_ms']:.2f} ms for one query, ", end="")
+        print(f"{result['alone_per_s']:.0f}/s by ones, {result['alone_in_batches_per_s']:.0f}/s in batches")
+        print("over HTTP / directly, round by round: " + ", ".join(f"{ratio:.2f}" for ratio in result["ratios"]))
+    print(f"{'':10}{'per s':>8}{'refused':>9}{'errors':>8}{'p50 ms':>9}{'p95':>9}{'p99':>9}")
+    for name in ("one", "many", "flood"):
+        if it := result.get(name):
+            print(f"{name:10}{it['per_s']:8.0f}{it['refused_per_s']:9.0f}{it['errors']:8}", end="")
+            print(f"{it['p50_ms']:9.1f}{it['p95_ms']:9.1f}{it['p99_ms']:9.1f}")
+    for name, (sign, bar, what) in BARS.items():
+        if name in result:
+            value = result[name]
+            is_met = value >= bar if sign == ">=" else value < bar if sign == "<" else value <= bar
+            print(f"{'ok' if is_met else 'MISSED':8}{value:8.2f} {sign} {bar:<5g} {what}")
+    if "throughput_share_of_batches" in result:
+        print(f"{'':8}{result['throughput_share_of_batches']:8.2f}          32 clients: beside batches of 32 alone")
+    print("errors: " + (", ".join(result["reasons"]) or "none"))
+    print("memory in MB, mapped files left out: " + ", ".join(f"{value:.0f}" for value in result["rss_mb"]))
+    if rates := result.get("thumbnails_per_s"):
+        beside = rates["cold"] / rates["pillow"]
+        print("thumbnails/s: " + ", ".join(f"{name} {value:.0f}" for name, value in rates.items()), end="")
+        print(f"; cold is {beside:.2f} of plain Pillow")
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--client"]:
-        given = json.loads(sys.argv[3])
-        print(json.dumps(summary(asyncio.run(ask_for(int(sys.argv[2]), given)), given["seconds"])))
-    else:
-        main()
+    main()

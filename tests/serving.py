@@ -73,6 +73,26 @@ def serving(
     """`sightline serve` as a process of its own, ended by SIGTERM."""
     port = free_port()
     command = [sys.executable, "-m", "sightline", "serve", "--index", str(index), "--port", str(port), *options]
+    with _running(command, port, cache, is_ready=is_ready, **environment) as server:
+        yield server
+
+
+@contextmanager
+def serving_with(index: Path | str, settings: str, *, cache: Path, **environment: str) -> Iterator[Server]:
+    """The same with settings that the command line does not offer: Python's keyword arguments of `Settings`."""
+    port = free_port()
+    code = (
+        "from sightline.server.fetching import Limits\n"
+        "from sightline.server.run import serve\n"
+        "from sightline.server.settings import Settings\n"
+        f"serve(Settings(indexes=({str(index)!r},), {settings}), host='127.0.0.1', port={port}, workers=1)"
+    )
+    with _running([sys.executable, "-c", code], port, cache, is_ready=True, **environment) as server:
+        yield server
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int, cache: Path, *, is_ready: bool, **environment: str) -> Iterator[Server]:
     more = {"SIGHTLINE_OFFLINE": "1", "SIGHTLINE_CACHE": str(cache), **environment}
     with (cache / f"server-{port}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | more)

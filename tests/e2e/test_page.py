@@ -15,6 +15,7 @@ import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Server, serving
 
+from sightline.evaluate.judgements import load
 from sightline.index import Index
 from sightline.types import record_id
 
@@ -271,6 +272,94 @@ def test_indexes_stand_side_by_side_and_judgements_can_be_exported(new_page: Cal
     assert all(Path(row["image"]).is_file() for row in rows)
 
 
+def test_what_is_exported_can_be_evaluated(new_page: Callable[..., Page], tmp_path: Path) -> None:
+    page = new_page("/?q=a+red+circle&compare=1")
+    page.wait_for_function("() => document.querySelectorAll('.column').length === 2")
+    first = page.locator(".column").first
+    first.locator(".mark-good").nth(0).click(force=True)
+    first.locator(".mark-bad").nth(1).click(force=True)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export").click()
+    download.value.save_as(tmp_path / "judgements.tsv")
+    read = load(tmp_path / "judgements.tsv")
+    assert (read.queries, len(read.images), read.missing) == (["a red circle"], 2, 0)
+    assert read.grades.tolist() == [1.0]
+    page.goto(page.url.replace("a+red+circle", "&t=-1:text:dog"))
+    page.locator(".column").first.locator(".mark-good").nth(0).click(force=True)
+    page.get_by_text("Marks belong to words alone").wait_for()
+
+
+def test_a_shared_address_opens_all_that_it_names(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle&compare=1&fold=0.98&panel=1&view=status")
+    page.wait_for_selector("#status[open] .card")
+    assert page.locator(".column").count() == 2
+    assert page.locator("#show-compare").get_attribute("aria-pressed") == "true"
+    assert page.input_value("#fold") == "0.98"
+    assert page.is_visible("#filters")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !location.search.includes('view')")
+    page.go_back()
+    page.wait_for_selector("#status[open]")
+    page.go_forward()
+    page.wait_for_selector("#status", state="hidden")
+    wide = page.locator(".column").evaluate_all("all => all.map(each => each.getBoundingClientRect().toJSON())")
+    assert wide[0]["top"] == wide[1]["top"]
+
+
+def test_columns_stand_side_by_side_on_a_phone(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle&compare=1", viewport=PHONE, has_touch=True)
+    page.wait_for_function("() => document.querySelectorAll('.column').length === 2")
+    settled(page, "")
+    left, right = page.locator(".column").evaluate_all("all => all.map(each => each.getBoundingClientRect().toJSON())")
+    assert left["top"] == right["top"]
+    assert left["right"] <= right["left"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_filters_in_use_are_seen_and_dropped_while_the_panel_is_closed(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=circle&f.format=%22png%22&pixels=1000")
+    page.get_by_role("heading", name="No results").wait_for()
+    assert page.is_visible("#show-filters .dot")
+    page.get_by_label("Drop the filter 1,000 pixels or more").click()
+    settled(page, f"{COUNT // 10} results")
+    page.get_by_label("Drop the filter png").click()
+    settled(page, f"{COUNT} results")
+    assert page.is_hidden("#show-filters .dot")
+
+
+def test_back_and_reload_come_back_to_the_place(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=circle", viewport={"width": 800, "height": 600})
+    settled(page, "results")
+    page.wait_for_function("() => document.documentElement.scrollHeight > 1800")
+    for _ in range(12):
+        page.mouse.wheel(0, 200)
+        page.wait_for_timeout(30)
+    left = page.evaluate("scrollY")
+    assert left > 1500
+    page.evaluate("""() => { const fold = document.querySelector('#fold'); fold.value = '0.85';
+        fold.dispatchEvent(new Event('change', {bubbles: true})); }""")
+    asked(page, "fold=0.85")
+    page.wait_for_function("() => scrollY === 0")
+    page.go_back()
+    page.wait_for_function("() => !location.search.includes('fold')")
+    page.wait_for_function("left => Math.abs(scrollY - left) < 3", arg=left)
+    page.reload()
+    page.wait_for_function("left => Math.abs(scrollY - left) < 3", arg=left)
+
+
+def test_near_duplicates_fold_as_far_as_is_chosen(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    page.select_option("#fold", "0.85")
+    asked(page, "fold=0.85")
+    folded = {"text": "a red circle", "k": 60, "group_duplicates": True, "duplicate_score": 0.85}
+    expected = [hit["id"] for hit in server.ask("/api/search", folded).json["hits"]]
+    assert ids(page)[:3] == expected[:3]
+    assert len(expected) < 60
+    page.select_option("#fold", "0")
+    page.wait_for_function("() => !location.search.includes('fold')")
+
+
 def test_everything_works_by_keyboard_alone(new_page: Callable[..., Page]) -> None:
     page = new_page()
     settled(page, "pictures")
@@ -390,6 +479,7 @@ def test_a_server_that_went_away_is_said_and_found_again(new_page: Callable[...,
     page.route("**/*", lambda route: route.abort())
     page.fill("#words", "square")
     page.get_by_text("The server does not answer").wait_for()
+    assert tiles(page).count() > 10  # what was found stays in sight
     page.unroute("**/*")
     page.wait_for_selector("#banner", state="hidden")
     settled(page, "results")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -161,6 +163,8 @@ def test_near_duplicates_fold_into_one(index: Path, folder: Path, cache: Path, t
         body = {"text": "a shape", "group_duplicates": True}
         hits = running.ask("/api/search", body).json["hits"]
         assert sorted(len(hit["duplicates"]) for hit in hits) == [0, 2]
+        strict = running.ask("/api/search", {**body, "duplicate_score": 1}).json["hits"]
+        assert [hit["duplicates"] for hit in strict] == [[]] * 4
 
 
 def test_thumbnails_are_upright_cached_and_made_once(server: Server, folder: Path, cache: Path) -> None:
@@ -289,32 +293,84 @@ def test_uploads_are_found_at_once_and_survive_a_kill(tmp_path: Path, cache: Pat
         assert len(list((tmp_path / "uploads.index.uploads").rglob("*.jpg"))) == 2
 
 
-def test_kill_under_load_loses_no_acknowledged_upload(tmp_path: Path, cache: Path) -> None:
-    path = tmp_path / "load.index"
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_kill_under_load_loses_no_acknowledged_upload(tmp_path: Path, cache: Path, kills: int) -> None:
+    path, chance = tmp_path / "load.index", random.Random(kills)
     with Index(str(path), model="pixels") as opened:
         opened.add([])
-    acknowledged: list[str] = []
+    acknowledged, searches = list[str](), list[int]()
+    for kill in range(kills):
+        with serving(path, cache=cache) as running:
+            threads = [
+                threading.Thread(target=upload_forever, args=(running, 1000 * kill + number, acknowledged))
+                for number in range(4)
+            ]
+            threads += [threading.Thread(target=search_forever, args=(running, searches)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            time.sleep(chance.uniform(0.8, 1.6))
+            running.process.kill()
+            for thread in threads:
+                thread.join()
+        done = subprocess.run(
+            [sys.executable, "-m", "sightline", "status", "--index", str(path), "--json", "--verify"],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["damaged"] == []
+    assert len(acknowledged) > 5 * kills
+    assert searches.count(200) > 5 * kills
+    assert set(searches) <= {200, 503}
     with serving(path, cache=cache) as running:
+        listed = all_pictures(running)
+        assert set(acknowledged) <= set(listed)
+        for identity in acknowledged:
+            found = running.ask("/api/search", {"terms": [{"image_id": identity}], "k": 1}).json["hits"][0]
+            assert found["score"] > 0.999
+            assert running.ask(f"/api/images/{identity}/file").status == 200
 
-        def upload(number: int) -> None:
-            while True:
-                number += 100
-                try:
-                    answer = running.send("/api/images", [("files", "x.png", encoded(scene(number, (64, 48)), "PNG"))])
-                except OSError:
-                    return
-                acknowledged.extend(picture["id"] for picture in answer.json.get("pictures", []))
 
-        threads = [threading.Thread(target=upload, args=(number,)) for number in range(4)]
-        for thread in threads:
-            thread.start()
-        time.sleep(1.5)
-        running.process.kill()
-        for thread in threads:
-            thread.join()
-    assert len(acknowledged) > 5
-    with serving(path, cache=cache) as running:
-        assert set(acknowledged) <= {hit["id"] for hit in running.ask("/api/images?k=1000").json["hits"]}
+def upload_forever(running: Server, number: int, acknowledged: list[str]) -> None:
+    """New pictures until the server is gone."""
+    while True:
+        number += 10
+        try:
+            answer = running.send("/api/images", [("files", "x.png", encoded(scene(number, (64, 48)), "PNG"))])
+        except (OSError, HTTPException):
+            return
+        acknowledged.extend(picture["id"] for picture in answer.json.get("pictures", []))
+
+
+def search_forever(running: Server, statuses: list[int]) -> None:
+    """Searches by a picture until the server is gone."""
+    body = {"image": base64_of(scene(1, (64, 48))), "k": 5}
+    while True:
+        try:
+            statuses.append(running.ask("/api/search", body).status)
+        except (OSError, HTTPException):
+            return
+
+
+def all_pictures(running: Server) -> dict[str, Any]:
+    """Every picture of the index by id."""
+    found, offset = dict[str, Any](), 0
+    while offset is not None:
+        page = running.ask(f"/api/images?k=1000&offset={offset}").json
+        found |= {hit["id"]: hit for hit in page["hits"]}
+        offset = page["next_offset"]
+    return found
+
+
+def test_two_servers_write_one_index_in_turn(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "two.index"
+    with Index(str(path), model="pixels") as opened:
+        opened.add([])
+    with serving(path, cache=cache) as one, serving(path, cache=cache) as other:
+        with ThreadPoolExecutor(6) as pool:
+            added = set(pool.map(lambda number: uploaded((one, other)[number % 2], number), range(16)))
+        assert len(added) == 16
+        for running in (one, other):
+            assert set(all_pictures(running)) == added
 
 
 def test_a_vanished_file_stays_a_hit_that_is_marked(tmp_path: Path, cache: Path) -> None:
@@ -451,6 +507,43 @@ def test_keys_open_what_they_are_for(index: Path, cache: Path, tmp_path: Path) -
         assert is_problem(running.ask("/api/status", Cookie="sightline=wrong"), 401, "unknown")
 
 
+def test_a_key_is_made_once_and_shown(index: Path, cache: Path, tmp_path: Path) -> None:
+    options, file = ("--make-key", "--write-key", str(tmp_path / "writers")), tmp_path / "writers"
+    with serving(index, *options, cache=cache) as running:
+        key = file.read_text("utf-8").strip()
+        assert len(key) == 48
+        assert file.stat().st_mode & 0o077 == 0
+        assert running.ask("/api/status").status == 401
+        assert running.ask("/api/status", Authorization=f"Bearer {key}").json["may_write"] is True
+        port = running.url.rsplit(":", 1)[1]
+        assert key in (cache / f"server-{port}.log").read_text("utf-8")
+    with serving(index, *options, cache=cache, SIGHTLINE_WRITE_KEY="another-key") as running:
+        assert file.read_text("utf-8").strip() == key
+        for known in (key, "another-key"):
+            assert running.ask("/api/status", Authorization=f"Bearer {known}").json["may_write"] is True
+
+
+def test_an_index_that_is_no_folder_is_served_too(folder: Path, tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "uploads").mkdir()
+    with serving("memory:", cache=cache, is_ready=False) as running:
+        refused = running.send("/api/images", [("files", "x.png", encoded(scene(1), "PNG"))])
+        assert is_problem(refused, 403, "--uploads")
+        assert running.ask("/api/status").json["indexes"][0]["uploads"] is False
+    options = ("--uploads", str(tmp_path / "uploads"), "--model", "pixels")
+    with serving("memory:", *options, cache=cache, is_ready=False) as running:
+        pictures = [("files", "x.png", encoded(scene(number), "PNG")) for number in range(3)]
+        added = running.send("/api/images", pictures)
+        assert added.status == 201, added.body
+        found = running.ask("/api/search", {"image": base64_of(scene(1)), "k": 1}).json
+        assert found["hits"][0]["id"] == added.json["pictures"][1]["id"]
+        assert running.ask(found["hits"][0]["links"]["thumbnail"]).headers["Content-Type"] == "image/webp"
+        assert running.ask(found["hits"][0]["links"]["file"]).status == 200
+        (state,) = running.ask("/api/status").json["indexes"]
+        assert (state["pictures"], state["size_bytes"], state["uploads"]) == (3, None, True)
+        assert {facet["field"] for facet in wait_for_facets(running)} >= {"width", "format"}
+        assert running.ask("/readyz").status == 200
+
+
 def test_other_hosts_are_bound_with_a_key_only(index: Path) -> None:
     command = [sys.executable, "-m", "sightline", "serve", "--index", str(index), "--host", "0.0.0.0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
@@ -499,6 +592,14 @@ def test_concurrent_queries_get_their_own_answers(server: Server) -> None:
     assert all(answer.json["hits"] == alone[text] for text, answer in together)
 
 
+def test_a_wrong_query_spoils_no_other_of_its_batch(server: Server, folder: Path) -> None:
+    good = {"terms": [{"image_id": id_of(folder / "scene 1.jpg")}], "k": 1}
+    bad = {"terms": [{"image_id": "nonsense"}], "k": 1}
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda number: server.ask("/api/search", bad if number % 3 else good), range(240)))
+    assert [answer.status for answer in answers] == [404 if number % 3 else 200 for number in range(240)]
+
+
 def test_too_many_at_once_are_refused_and_the_rest_is_answered(server: Server) -> None:
     queries = [{"image": base64_of(scene(number, (1200, 900))), "k": 1} for number in range(12)]
     with ThreadPoolExecutor(200) as pool:
@@ -531,11 +632,44 @@ def test_who_types_on_leaves_the_queue(server: Server) -> None:
     assert 'route="/api/search",status="499"' in server.ask("/metrics").body.decode()
 
 
-def test_workers_share_one_index_and_stop_gracefully(index: Path, cache: Path) -> None:
-    with serving(index, "--workers", "2", cache=cache) as running:
-        for _ in range(20):
-            assert running.ask("/api/search?q=a+dog&k=1").status == 200
+def test_workers_share_one_index_and_stop_gracefully(tmp_path: Path, cache: Path) -> None:
+    path, more = tmp_path / "shared.index", tmp_path / "more"
+    more.mkdir()
+    scene(90).save(more / "by another process.png")
+    with Index(str(path), model="pixels") as opened:
+        opened.add([])
+    with serving(path, "--workers", "2", cache=cache) as running:
+        with ThreadPoolExecutor(4) as pool:  # connections of their own, so that both workers take some
+            uploads = list(pool.map(lambda number: uploaded(running, number), range(12)))
+        for identity in uploads:
+            for _ in range(3):
+                found = running.ask("/api/search", {"terms": [{"image_id": identity}], "k": 1})
+                assert (found.status, found.json["hits"][0]["id"]) == (200, identity)
+        with Index(str(path)) as opened:
+            opened.add(more)
+            opened.remove([uploads[0]])
+        for _ in range(8):
+            assert running.ask("/api/images?k=1").json["total_estimate"] == 12
+            assert running.ask(f"/api/images/{uploads[0]}").status == 404
+            found = running.ask("/api/search", {"image": base64_of(scene(90)), "k": 1}).json["hits"][0]
+            assert found["id"] == id_of(more / "by another process.png")
+        with ThreadPoolExecutor(8) as pool:
+            counts = list(pool.map(lambda _: answered(running), range(120)))
+        assert len(set(counts)) < len(counts), "one worker answered everything: its count never came twice"
     assert running.process.returncode == 0
+
+
+def uploaded(running: Server, number: int) -> str:
+    """The id of a picture that this upload added."""
+    answer = running.send("/api/images", [("files", "x.png", encoded(scene(number), "PNG"))])
+    assert answer.status == 201, answer.body
+    return str(answer.json["pictures"][0]["id"])
+
+
+def answered(running: Server) -> str:
+    """How many requests the worker that answers has answered."""
+    lines = running.ask("/metrics").body.decode().splitlines()
+    return next(line for line in lines if line.startswith('sightline_stage_seconds_count{stage="request"}'))
 
 
 def test_the_page_and_its_parts_stay_small_and_local(server: Server) -> None:

@@ -2,10 +2,11 @@
 
 import argparse
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, with_key
 from sightline.text import count
 
 _EXAMPLES = """\
@@ -31,8 +32,17 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--workers", metavar="N", type=int, default=1, help="processes that share the port (default: 1)"
     )
+    _add_who(command)
+    _add_limits(command)
+
+
+def _add_who(command: argparse.ArgumentParser) -> None:
+    """Who may do what."""
     command.add_argument("--api-key", metavar="FILE", default=None, help="keys that may search, one a line")
     command.add_argument("--write-key", metavar="FILE", default=None, help="keys that may also upload and remove")
+    command.add_argument(
+        "--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it"
+    )
     command.add_argument("--read-only", action="store_true", help="nobody may upload or remove")
     command.add_argument(
         "--uploads", metavar="DIR", default=None, help="where uploads are kept (default: INDEX.uploads)"
@@ -46,6 +56,15 @@ def add_commands(commands: Commands) -> None:
     )
     command.add_argument(
         "--cors", metavar="ORIGIN", action="append", default=[], help="a web site that may call the API"
+    )
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    """What is fetched, and how much is taken."""
+    command.add_argument(
+        "--allow-url-queries",
+        action="store_true",
+        help="search by the URL of a picture, too: the server fetches it, from public addresses only",
     )
     command.add_argument(
         "--rate",
@@ -72,11 +91,14 @@ def serve(options: argparse.Namespace) -> int:
         raise ExtraMissing(
             f"the package {error.name!r} is not installed, the server needs it: pip install 'sightline[server]'"
         ) from error
+    from sightline.server.fetching import Limits
     from sightline.server.settings import LOOPBACK, Settings, check_address
 
+    if options.make_key:
+        _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = Settings(
-        indexes=(index_url(options), *options.compare),
+        indexes=(index_url(options), *map(with_key, options.compare)),
         model=model_name(options),
         hub=hub(),
         uploads=_folder(options.uploads),
@@ -89,6 +111,7 @@ def serve(options: argparse.Namespace) -> int:
         requests_per_s=options.rate if options.rate is not None else 100.0 if read or write else 0.0,
         max_upload_bytes=int(options.max_upload_mb * 1e6),
         max_megapixels=options.max_megapixels,
+        urls=Limits() if options.allow_url_queries else None,
     )
     check_address(options.host, settings)
     _look(settings.indexes, settings.model)
@@ -106,19 +129,42 @@ def _look(urls: Sequence[str], model: str | None) -> None:
     for url in urls:
         with Index(url, model=model, hub=hub()) as index:
             try:
-                print(f"{url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
+                print(f"{index.url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
             except StoreNotFound:
-                print(f"{url} does not exist yet: sightline index FOLDER --index {url}, or upload pictures on the page")
+                name = index.url  # without a password
+                print(
+                    f"{name} does not exist yet: sightline index FOLDER --index {name}, or upload pictures on the page"
+                )
+
+
+def _make_keys(*files: str | None) -> None:
+    """A key in each file that does not exist yet, for its owner's eyes."""
+    from sightline.errors import UsageError
+
+    if not any(files):
+        raise UsageError(
+            "--make-key does not say where to, expected a file: add --write-key FILE, --api-key FILE or both"
+        )
+    for file in filter(None, files):
+        try:
+            descriptor = os.open(Path(file).expanduser(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"cannot write a key into {file} ({error.strerror}): choose another place") from error
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(f"{(key := secrets.token_hex(24))}\n")
+        print(f"new key, in {file}: {key}", flush=True)
 
 
 def _keys(file: str | None, variable: str) -> tuple[str, ...]:
-    """The keys of a file, else of a variable: one a line, empty lines and # comments left out."""
+    """The keys of a variable and of a file: one a line, empty lines and # comments left out."""
     from sightline.errors import UsageError
 
     text = os.environ.get(variable, "")
     if file:
         try:
-            text = Path(file).expanduser().read_text("utf-8")
+            text += "\n" + Path(file).expanduser().read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"cannot read the keys in {file} ({error}), expected a text file: check the path"

@@ -27,10 +27,11 @@ from sightline.server.metrics import Metrics
 from sightline.server.problems import Problem
 from sightline.server.schemas import ProblemDocument, Query, SearchRequest
 from sightline.server.settings import Settings
+from sightline.server.shortcut import Shortcut
 
 _STATIC = Path(__file__).parent / "static"
 _PAGES = {"/": "index.html", "/docs": "docs.html", "/favicon.ico": "icon.svg"}
-_COMMON = (400, 401, 403, 404, 413, 421, 422, 429, 503)  # what every operation may answer
+_COMMON = (400, 401, 403, 404, 408, 413, 421, 422, 429, 503)  # what every operation may answer
 _SHORT = "no-cache"  # asked for again by ETag: a new version of the page is seen at once
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def create_app(settings: Settings) -> ASGIApp:
         app.include_router(part.router)
     _add_pages(app)
     _describe(app)
-    guarded: ASGIApp = Guard(app, settings, metrics, lambda: any(one.is_full for one in desk.galleries.values()))
+    short = Shortcut(app, "/api/search", search_api.search)
+    guarded: ASGIApp = Guard(short, settings, metrics, lambda: any(one.is_full for one in desk.galleries.values()))
     if settings.origins:
         guarded = CORSMiddleware(
             guarded,

@@ -4,9 +4,11 @@ import hashlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
@@ -14,6 +16,7 @@ from sightline.facets import Facet, facets
 from sightline.index import Index
 from sightline.ingest import Options, Summary
 from sightline.server.batcher import Batcher, Full
+from sightline.server.fields import Fields
 from sightline.server.files import Roots
 from sightline.server.metrics import Metrics
 from sightline.server.pools import Pool
@@ -25,6 +28,7 @@ from sightline.stores.base import Store
 from sightline.types import Record, Vector
 
 _FACETS_S = 60.0  # the least age at which facets are counted again
+_FACETS_OF = 200_000  # pictures: each comes with its vector, over the network from a database
 _FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
 
 
@@ -39,6 +43,7 @@ class Gallery:
         self.thumbnails = Thumbnails(cache / hashlib.sha256(url.encode()).hexdigest()[:12])
         self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
         self.writing = Pool("write", threads=1, max_waiting=16)
+        self.fields = Fields()
         self.retry: dict[str, Any] | None = None
         self._opening = threading.Lock()
         self._store: Store | None = None
@@ -152,17 +157,32 @@ class Gallery:
         except StoreNotFound:
             return
 
+    def _counted(self) -> list[Facet]:
+        """The facets of all pictures, or of as many as a person would wait for, their counts scaled up.
+
+        A store gives its records by id, and ids are hashes: the first ones are a fair sample.
+        """
+        count = self.store().count()
+        found = facets(record.payload for record in islice(self.store().scan(), _FACETS_OF))
+        scale = max(1.0, count / _FACETS_OF)
+        return found if scale == 1 else [_scaled(facet, scale) for facet in found]
+
     def _count_facets(self) -> None:
         if not self._counting.acquire(blocking=False):
             return
         try:
             began = time.monotonic()
-            found = facets(record.payload for record in self.store().scan())
+            found = self._counted()
             self._facets = (time.monotonic(), time.monotonic() - began, found)
         except SightlineError:
             self._facets = None
         finally:
             self._counting.release()
+
+
+def _scaled(facet: Facet, scale: float) -> Facet:
+    values = tuple((value, round(count * scale)) for value, count in facet.values)
+    return replace(facet, count=round(facet.count * scale), values=values)
 
 
 def _warm_up(encoder: Encoder) -> bool:
@@ -179,11 +199,17 @@ def default_uploads(url: str) -> Path | None:
     return Path(f"{Path(url).absolute()}.uploads") if ":" not in url[2:] else None
 
 
+def _name(url: str) -> str:
+    """The last part of a path or URL, without the keys that may follow it."""
+    path = urlsplit(url).path if "://" in url else url
+    return Path(path.rstrip("/")).name.removesuffix(".index") or "index"
+
+
 def galleries(settings: Settings, metrics: Metrics) -> dict[str, Gallery]:
     """The indexes by name: the last part of the URL, with a number where two have the same."""
     found: dict[str, Gallery] = {}
     for url in settings.indexes:
-        stem = Path(url.rstrip("/")).name.removesuffix(".index") or "index"
+        stem = _name(url)
         name = stem if stem not in found else f"{stem}-{len(found) + 1}"
         found[name] = Gallery(name, url, settings, metrics)
     return found

@@ -1,10 +1,12 @@
 """What stands before the application: who may ask, how much, how often; and the headers that every answer gets."""
 
+import asyncio
 import hashlib
 import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -25,6 +27,8 @@ _COST_FREE = ("/static/", "/healthz", "/readyz", "/metrics")
 _BURST_S = 5.0  # a page that opens asks for dozens of pictures at once
 _MOST_CLIENTS = 10_000
 _DRAINED_BYTES = 512 * 2**20
+_DRAINED_S = 30.0
+_LEAST_BYTES_PER_S = 16 * 1024  # a body that comes more slowly than a modem of 1998 holds a connection for nothing
 _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -115,19 +119,29 @@ class Guard:
             raise Problem(429, f"more than {rate}: slow down", {"Retry-After": str(max(1, round(wait_s)))})
 
     def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that refuses a body without a length once it is too large."""
-        seen = 0
+        """`receive` that refuses a body without a length once it is too large, and one that trickles in."""
+        if scope["method"] in _SAFE:
+            return receive
+        seen, is_whole, began = 0, False, time.monotonic()
 
         async def counted() -> Message:
-            nonlocal seen
-            message = await receive()
+            nonlocal seen, is_whole
+            if is_whole:  # what is waited for now is the answer's end
+                return await receive()
+            left_s = began + self._settings.patience_s + seen / _LEAST_BYTES_PER_S - time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left_s)):
+                    message = await receive()
+            except TimeoutError as error:
+                raise _too_slow(seen) from error
             seen += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             if seen > self._settings.max_upload_bytes:
                 await _drain(receive)
                 raise _too_large(seen, self._settings.max_upload_bytes)
             return message
 
-        return counted if scope["method"] not in _SAFE else receive
+        return counted
 
 
 class Rate:
@@ -216,11 +230,21 @@ def _too_large(size: int, limit: int) -> Problem:
     return Problem(413, f"the request has {size:,} bytes or more, expected at most {limit:,}: send fewer or smaller")
 
 
+def _too_slow(seen: int) -> Problem:
+    return Problem(
+        408,
+        f"the request's body stopped after {seen:,} bytes, expected {_LEAST_BYTES_PER_S:,} a second: send it again",
+        {"Connection": "close"},
+    )
+
+
 async def _drain(receive: Receive) -> None:
     """Read what the client still sends, within reason: many show an answer only when they have sent everything."""
     seen = 0
-    while seen < _DRAINED_BYTES:
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DRAINED_S):
+            while seen < _DRAINED_BYTES:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return

@@ -72,13 +72,12 @@ async def thumbnail(
     """A small WebP, upright, its longer side `size`; an address with the content's version `v` never changes."""
     here = desk(request)
     gallery = here.gallery(index)
-    record = gallery.record(identity)
-    side = side_for(size)
-    current = version(record)
+    record = await here.reading.run(gallery.record, identity)  # the store may be on another machine
+    side, current = side_for(size), version(record)
     headers = {"ETag": f'"{current}-{side}"', "Cache-Control": _FOREVER if v == current else "private, no-cache"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
-    data = gallery.thumbnails.kept(record, side)
+    data = await here.reading.run(gallery.thumbnails.kept, record, side)
     if data is None:
         with here.metrics.time("thumbnail"):
             data = await here.thumbing.run(_make, gallery, record, side)
@@ -94,7 +93,9 @@ async def upload(
     gallery = here.gallery(index)
     folder = gallery.uploads
     if folder is None:
-        raise Problem(403, "this server has no place for uploads: start it with --uploads and a folder")
+        raise Problem(
+            403, "this index is no folder, so uploads have no place beside it: start the server with --uploads FOLDER"
+        )
     if len(files) > _MOST_FILES:
         raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")
     with here.metrics.time("upload"):
@@ -111,8 +112,7 @@ async def upload(
 async def delete(request: Request, identity: str, index: Name = None) -> Response:
     """Take a picture out of the index. Its file stays, unless it was uploaded here."""
     gallery = desk(request).gallery(index)
-    record = gallery.record(identity)
-    await gallery.writing.run(uploads.remove, record, gallery.uploads, gallery.index)
+    await gallery.writing.run(_remove, gallery, identity)
     gallery.forget_facets()
     return answer(request, {"removed": 1})
 
@@ -136,6 +136,10 @@ def query_picture(request: Request, identity: str) -> Response:
     """The small copy."""
     data = desk(request).query_pictures.read(identity)
     return Response(data, 200, {"Cache-Control": _FOREVER}, "image/webp")
+
+
+def _remove(gallery: Gallery, identity: str) -> None:
+    uploads.remove(gallery.record(identity), gallery.uploads, gallery.index)
 
 
 def _make(gallery: Gallery, record: Record, side: int) -> bytes:

@@ -20,6 +20,7 @@ _TITLES = {
     403: "Not allowed",
     404: "Not found",
     405: "Not possible here",
+    408: "Too slow",
     409: "Does not fit the index",
     410: "Gone",
     413: "Too large",
@@ -39,6 +40,8 @@ _STATUS: Mapping[type[SightlineError], int] = {
     errors.StoreBusy: 503,
     errors.StoreFull: 507,
     errors.StoreNotFound: 503,
+    errors.StoreUnreachable: 503,
+    errors.StoreForbidden: 503,
     errors.EncoderError: 503,
     errors.IndexMismatch: 409,
 }
@@ -79,20 +82,25 @@ def invalid(error: ValidationError | RequestValidationError) -> Problem:
     return Problem(422, f"{first}: see /docs for what is expected", errors=faults)
 
 
+def answer_to(error: Exception) -> JSONResponse:
+    """The problem document for whatever went wrong."""
+    match error:
+        case Problem():
+            return response(error)
+        case SightlineError():
+            return response(of(error))
+        case ValidationError() | RequestValidationError():
+            return response(invalid(error))
+        case HTTPException():
+            return response(Problem(error.status_code, str(error.detail), error.headers))
+    return response(Problem(500, "an error that nobody foresaw: the server's log has the details"))
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application with a problem document."""
 
     async def on_problem(_: Request, error: Exception) -> JSONResponse:
-        match error:
-            case Problem():
-                return response(error)
-            case SightlineError():
-                return response(of(error))
-            case ValidationError() | RequestValidationError():
-                return response(invalid(error))
-            case HTTPException():
-                return response(Problem(error.status_code, str(error.detail), error.headers))
-        return response(Problem(500, "an error that nobody foresaw: the server's log has the details"))
+        return answer_to(error)
 
     for kind in (Problem, SightlineError, ValidationError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, on_problem)

@@ -8,6 +8,7 @@ from uvicorn.supervisors import Multiprocess
 
 from sightline.errors import UsageError
 from sightline.server.app import create_app
+from sightline.server.connections import protocol
 from sightline.server.settings import Settings, check_address
 
 _SHUTDOWN_S = 10
@@ -21,6 +22,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
     config = uvicorn.Config(
         partial(create_app, settings),
         factory=True,
+        http=protocol(settings.patience_s),  # type: ignore[arg-type]  # it is only called
         host=host,
         port=port,
         workers=workers,

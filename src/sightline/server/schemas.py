@@ -4,12 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from sightline.duplicates import SAME
+
 MOST_HITS = 1000
 DEEPEST = 100_000
 MOST_BROWSED = 10_000
 
 Words = Annotated[str, Field(max_length=2000)]
 Base64 = Annotated[str, Field(description="the bytes of a picture file in base64, a data: address is fine too")]
+Url = Annotated[
+    str, Field(max_length=2000, description="a picture on the web; where the server was started to fetch such ones")
+]
 Weight = Annotated[FiniteFloat, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(max_length=100)]
 
@@ -19,17 +24,18 @@ class _Request(BaseModel):
 
 
 class QueryTerm(_Request):
-    """One part of a query: words, an indexed or uploaded query picture by id, or the bytes of a picture."""
+    """One part of a query: words, an indexed or uploaded query picture by id, the bytes of a picture, or its URL."""
 
     text: Words | None = None
     image_id: Annotated[str, Field(max_length=80)] | None = None
     image: Base64 | None = None
+    image_url: Url | None = None
     weight: Weight = 1.0
 
     @model_validator(mode="after")
     def _has_one(self) -> "QueryTerm":
-        if sum(part is not None for part in (self.text, self.image_id, self.image)) != 1:
-            raise ValueError("expected one of text, image_id and image")
+        if sum(part is not None for part in (self.text, self.image_id, self.image, self.image_url)) != 1:
+            raise ValueError("expected one of text, image_id, image and image_url")
         return self
 
 
@@ -38,6 +44,7 @@ class Query(_Request):
 
     text: Words | None = None
     image: Base64 | None = None
+    image_url: Url | None = None
     terms: Annotated[list[QueryTerm], Field(max_length=32)] = []
     where: dict[str, Any] | None = Field(
         default=None, description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05-01"}}'
@@ -52,6 +59,9 @@ class SearchRequest(Query):
     offset: Annotated[int, Field(ge=0, le=DEEPEST)] = 0
     min_score: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     group_duplicates: bool = False
+    duplicate_score: Annotated[
+        FiniteFloat, Field(ge=0.5, le=1, description="the cosine from which two pictures count as copies")
+    ] = SAME
 
 
 class Links(BaseModel):
@@ -235,6 +245,7 @@ class IndexStatus(BaseModel):
     size_bytes: int | None
     roots: dict[str, Any]
     words: bool
+    uploads: bool
     retry: dict[str, Any] | None
     problem: str | None = None
 

@@ -30,7 +30,6 @@ from sightline.server.schemas import (
     SearchRequest,
 )
 from sightline.server.searcher import Asked, Found
-from sightline.server.where import to_where
 from sightline.types import Hit, Record
 
 router = APIRouter(tags=["search"])
@@ -84,8 +83,6 @@ async def search_for(
 @router.get("/api/images/{identity}/similar", responses={200: {"model": SearchAnswer}})
 async def similar(request: Request, identity: str, k: Count = 50, offset: Offset = 0, index: Name = None) -> Response:
     """The pictures nearest to an indexed one, without that one itself."""
-    gallery = desk(request).gallery(index)
-    gallery.record(identity)
     body = {"terms": [{"image_id": identity}], "k": min(k + 1, MOST_HITS), "offset": offset, "index": index}
     return await _search(request, SearchRequest.model_validate(body), None, without=identity, k=k)
 
@@ -97,7 +94,8 @@ async def pictures(
     """Pictures that pass a filter, without a query: in the order of their ids, which is no meaningful one."""
     here = desk(request)
     gallery = here.gallery(index)
-    wanted = to_where(SearchRequest.model_validate({"where": _json(where)}).where if where else None)
+    given = SearchRequest.model_validate({"where": _json(where)}).where if where else None
+    wanted = await here.where(given, gallery)
     records, total = await here.counting.run(_some, gallery, wanted, offset, k)
     named = gallery.name != next(iter(here.galleries))
     following = offset + k if offset + k < min(total, MOST_BROWSED) else None
@@ -115,7 +113,7 @@ async def scores(request: Request) -> Response:
     query, uploaded = await _read(request, Query)
     here = desk(request)
     gallery = here.gallery(query.index)
-    where = to_where(query.where)
+    where = await here.where(query.where, gallery)
     terms = await here.terms(query, gallery, uploaded)
     await gallery.search(Asked(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
     found, total = await here.counting.run(_profile, gallery, Asked(terms, _PROFILED, 0, where))
@@ -145,13 +143,13 @@ async def _search(
     began = time.perf_counter()
     here = desk(request)
     gallery = here.gallery(query.index)
-    where = to_where(query.where)
+    where = await here.where(query.where, gallery)
     terms = await here.terms(query, gallery, uploaded)
     found = await _found(request, gallery, Asked(terms, query.k, query.offset, where, query.min_score))
     hits = [(hit, list[str]()) for hit in found.hits if hit.id != without][: k or None]
     if query.group_duplicates and len(hits) > 1:
-        hits = await here.counting.run(_folded, gallery, [hit for hit, _ in hits])
-    total, is_last = _total(gallery, query, found, where)
+        hits = await here.counting.run(_folded, gallery, [hit for hit, _ in hits], query.duplicate_score)
+    total, is_last = _total(query, found)
     named = gallery.name != next(iter(here.galleries))
     body = {
         "query": describe(terms),
@@ -192,20 +190,21 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _total(gallery: Gallery, query: SearchRequest, found: Found, where: Any) -> tuple[int, bool]:
+def _total(query: SearchRequest, found: Found) -> tuple[int, bool]:
     """How many pictures there are for the query, and whether these are the last ones."""
     seen = query.offset + len(found.hits)
-    if len(found.hits) < query.k and (found.hits or not query.offset):
+    if found.total is None or (len(found.hits) < query.k and (found.hits or not query.offset)):
         return seen, True
-    total = gallery.store().count(where)
-    return total, seen >= total or not found.hits or seen > DEEPEST
+    return found.total, seen >= found.total or not found.hits or seen > DEEPEST
 
 
-def _folded(gallery: Gallery, hits: list[Hit]) -> list[tuple[Hit, list[str]]]:
+def _folded(gallery: Gallery, hits: list[Hit], same: float) -> list[tuple[Hit, list[str]]]:
     """The hits without those that are near-duplicates of an earlier one, whose ids stand beside that one."""
     records = {record.id: record for record in gallery.store().fetch([hit.id for hit in hits])}
     hits = [hit for hit in hits if hit.id in records]
-    groups = fold(np.stack([records[hit.id].vector for hit in hits])) if hits else []  # n of (dim,) -> (n, dim)
+    if not hits:
+        return []
+    groups = fold(np.stack([records[hit.id].vector for hit in hits]), same=same)  # n of (dim,) -> (n, dim)
     return [(hits[group[0]], [hits[position].id for position in group[1:]]) for group in groups]
 
 

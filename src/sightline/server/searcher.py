@@ -1,6 +1,7 @@
 """Queries of many users turned into hits by one run of the model and one scan."""
 
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError
 from sightline.query import Term
 from sightline.results import Took
+from sightline.server.problems import Problem
 from sightline.stores.base import Store
 from sightline.types import Hit, Pixels, Vector, Vectors, Where
 
@@ -33,10 +35,18 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one query found, and how long its batch took."""
+    """What one query found, and how long its batch took.
+
+    `total` is how many pictures pass the filter: None where it was not counted, because these hits are all there are.
+    """
 
     hits: tuple[Hit, ...]
     took_ms: Took
+    total: int | None = None
+
+
+_NO_TIME = Took(encode=0.0, search=0.0)
+_NOTHING = Found((), _NO_TIME)
 
 
 class Searcher:
@@ -45,26 +55,27 @@ class Searcher:
     def __init__(self, encoder: Encoder, store: Store, vector_of: Callable[[str], Vector]) -> None:
         self._encoder, self._store, self._vector_of = encoder, store, vector_of
         self._texts: OrderedDict[str, Vector] = OrderedDict()
+        self._remembering = threading.Lock()  # two batches are worked on at once
 
     def search(self, jobs: Sequence[Asked]) -> list[Found | Exception]:
         """For each query what it found, or why it cannot be answered."""
         began = time.perf_counter()
         vectors = self.embed(jobs)
         encoded = time.perf_counter()
-        answers: list[Found | Exception | tuple[Hit, ...]] = [
-            vector if isinstance(vector, Exception) else () for vector in vectors
-        ]
+        answers: list[Found | Exception] = [vector if isinstance(vector, Exception) else _NOTHING for vector in vectors]
         for (k, offset, _), members in _alike(jobs, vectors).items():
             try:
                 stacked = np.array([vectors[member] for member in members], np.float32)  # n of (dim,) -> (n, dim)
-                found = self._store.search(stacked, k, jobs[members[0]].where, offset)
+                where = jobs[members[0]].where
+                found = self._store.search(stacked, k, where, offset)
+                total = self._store.count(where) if offset or any(len(hits) == k for hits in found) else None
                 for member, hits in zip(members, found, strict=True):
-                    answers[member] = _above(hits, jobs[member].min_score)
+                    answers[member] = Found(_above(hits, jobs[member].min_score), _NO_TIME, total)
             except SightlineError as error:
                 for member in members:
                     answers[member] = error
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
-        return [Found(answer, took) if isinstance(answer, tuple) else answer for answer in answers]
+        return [replace(answer, took_ms=took) if isinstance(answer, Found) else answer for answer in answers]
 
     def embed(self, jobs: Sequence[Asked]) -> list[Vector | Exception]:
         """For each query its vector (dim,), or why it has none; all texts and all pictures go to the model at once."""
@@ -79,7 +90,7 @@ class Searcher:
             ]
             try:
                 vectors.append(query.embed(terms, known, lambda key, found=found: self._look_up(key, found)))  # type: ignore[misc]
-            except SightlineError as error:
+            except (SightlineError, Problem) as error:  # of one query: its neighbours in the batch have theirs
                 vectors.append(error)
         return vectors
 
@@ -96,18 +107,20 @@ class Searcher:
 
     def _texts_of(self, jobs: Sequence[Asked]) -> dict[str, Vector]:
         wanted = dict.fromkeys(str(term.value).strip() for job in jobs for term in job.terms if term.kind == "text")
-        fresh = [text for text in wanted if text and text not in self._texts]
+        with self._remembering:
+            known = {text: vector for text in wanted if (vector := self._texts.get(text)) is not None}
+        fresh = [text for text in wanted if text and text not in known]
         try:
             vectors = self._encoder.encode_texts(fresh) if fresh else ()
         except SightlineError:  # each query meets it again, and gets it as its own answer
             vectors = ()
-        for text, vector in zip(fresh, vectors, strict=False):
-            self._texts[text] = vector
-        known = {text: vector for text in wanted if (vector := self._texts.get(text)) is not None}
-        for text in known:
-            self._texts.move_to_end(text)
-        while len(self._texts) > _REMEMBERED:
-            self._texts.popitem(last=False)
+        known |= zip(fresh, vectors, strict=False)
+        with self._remembering:
+            for text, vector in known.items():
+                self._texts[text] = vector
+                self._texts.move_to_end(text)
+            while len(self._texts) > _REMEMBERED:
+                self._texts.popitem(last=False)
         return known
 
 

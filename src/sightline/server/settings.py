@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sightline.encoders.hub import Hub
 from sightline.errors import UsageError
+from sightline.server.fetching import Limits
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
@@ -16,7 +17,8 @@ class Settings:
 
     `indexes` are URLs, the first one is what requests mean that name none. Without keys everybody who reaches the
     server may do everything, so it answers only to requests for `hosts`. `requests_per_s` is for each key or
-    address; of more than `max_queries` at once the last ones are refused.
+    address; of more than `max_queries` at once the last ones are refused. `patience_s` is how long the head of a
+    request may take, and how long its body may bring nothing to speak of. `urls` is None where no URL is fetched.
     """
 
     indexes: tuple[str, ...]
@@ -33,7 +35,9 @@ class Settings:
     requests_per_s: float = 0.0
     max_upload_bytes: int = 64 * 2**20
     max_megapixels: float = 100.0
-    max_queries: int = 48
+    max_queries: int = 34  # a little more than the 32 that one batch takes
+    patience_s: float = 20.0
+    urls: Limits | None = None
 
     @property
     def has_keys(self) -> bool:

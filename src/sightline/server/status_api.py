@@ -108,7 +108,8 @@ def _status(gallery: Gallery) -> dict[str, Any]:
     except SightlineError as error:
         known = {"problem": str(error)}
     shown = {name: known.get(name, empty[name]) for name in empty}
-    return {"name": gallery.name, **shown, "words": gallery.knows_words, "retry": gallery.retry}
+    able = {"words": gallery.knows_words, "uploads": gallery.uploads is not None}
+    return {"name": gallery.name, **shown, **able, "retry": gallery.retry}
 
 
 def _gauges(here: Desk) -> Iterator[tuple[str, dict[str, str], float | None]]:

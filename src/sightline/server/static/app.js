@@ -6,7 +6,7 @@ import { $, el, icon, number, plural, toast } from "./dom.js";
 import * as filters from "./filters.js";
 import { startKeys } from "./keys.js";
 import * as marks from "./marks.js";
-import { emptyIndex, Results } from "./results.js";
+import { emptyIndex, Results, trouble } from "./results.js";
 import * as searchbox from "./searchbox.js";
 import { apiTerms, apiWhere, change, describe, hasFilters, hasQuery, onChange, state } from "./state.js";
 import * as status from "./status.js";
@@ -30,33 +30,38 @@ async function start() {
   searchbox.start();
   detail.start({ of: () => around()?.grid.items ?? [], more: () => around()?.more(), select: selectById });
   status.start(() => reload());
-  startKeys({ grid: () => (views.find((view) => view.grid.list.contains(document.activeElement)) ?? views[0])?.grid, toggleFilters: () => filters.toggle(), compare: toggleCompare });
-  $("show-filters").addEventListener("click", () => filters.toggle());
-  $("show-status").addEventListener("click", status.open);
+  const togglePanel = () => change({ panel: !state.panel }, { replace: true });
+  const openStatus = () => change({ view: "status" });
+  startKeys({ grid: () => (views.find((view) => view.grid.list.contains(document.activeElement)) ?? views[0])?.grid, togglePanel, openStatus, compare: toggleCompare });
+  $("show-filters").addEventListener("click", togglePanel);
+  $("show-status").addEventListener("click", openStatus);
   $("show-compare").addEventListener("click", toggleCompare);
   $("theme").addEventListener("click", nextTheme);
-  $("fold").addEventListener("change", (event) => change({ fold: event.target.checked }));
+  $("fold").addEventListener("change", (event) => change({ fold: Number(event.target.value) }));
   $("threshold").addEventListener("input", slide);
   $("results").addEventListener("click", onDo);
   document.querySelector(".mark").addEventListener("click", startOver);
   onChange(onState);
   arrange();
-  reload();
+  reload(history.state?.top ?? 0);
   detail.show();
+  filters.show();
   filters.load();
+  if (state.view) status.open();
   await refreshStatus();
 }
 
-function onState(now, before) {
+function onState(now, before, top) {
   searchbox.show();
   filters.show();
   if (now.compare !== before.compare) arrange();
   const asked = (it) => JSON.stringify([apiTerms(it), apiWhere(filters.dates(), it), it.fold, it.compare]);
   if (asked(now) !== asked(before)) {
     scrollTo(0, 0);
-    reload();
+    reload(top);
   } else if (now.least !== before.least) for (const view of views) view.cut();
   if (now.open !== before.open) detail.show();
+  if (now.view !== before.view) (now.view ? status.open : status.close)();
   showTools();
   document.title = describe() ? `${describe()} · Sightline` : "Sightline";
 }
@@ -79,11 +84,23 @@ function arrange() {
   showTools();
 }
 
-function reload() {
-  for (const view of views) view.load();
+/** Ask anew; `top` is the place to come back to. */
+function reload(top = 0) {
+  for (const view of views) view.load().then(() => top && view === views[0] && comeBack(view, top));
   clearTimeout(curveTimer);
   curve = { scores: [], counts: [], total: 0 };
   if (hasQuery()) curveTimer = setTimeout(loadCurve, 350);
+}
+
+/** Fetch as much as it takes to scroll there again. */
+async function comeBack(view, top) {
+  const asked = view.items[0];
+  while (document.documentElement.scrollHeight < top + innerHeight && view.next !== null && view.items[0] === asked) {
+    const known = view.items.length;
+    await view.more();
+    if (view.items.length === known) break;
+  }
+  if (view.items[0] === asked && scrollY < 10) scrollTo(0, top);
 }
 
 async function loadCurve() {
@@ -97,10 +114,10 @@ async function loadCurve() {
 
 function onLoaded(view, answer) {
   $("banner").hidden = true;
-  if (!answer.total_estimate && !hasFilters() && !hasQuery()) view.note(emptyIndex(server.indexes[0], server.may_write));
+  if (!answer.total_estimate && !hasFilters() && !hasQuery()) view.note(emptyIndex(server.indexes[0], mayUpload()));
   const took = view.place.parentElement.querySelector(".took");
   if (took) took.textContent = view.took === undefined ? "" : ` ${Math.round(view.took)} ms`;
-  if (state.open && view === views[0] && !$("detail").open) detail.show();
+  if (state.open && view === views[0]) detail.place();
   showSummary();
 }
 
@@ -108,7 +125,7 @@ function onProblem(error, view) {
   if (error.status === 401) return askForKey();
   if (error instanceof Problem) {
     const isEmpty = error.status === 503 && server.indexes[0]?.problem;
-    view.note(isEmpty ? emptyIndex(server.indexes[0], server.may_write) : [el("h2", {}, "That did not work"), el("p", {}, error.message)]);
+    view.note(isEmpty ? emptyIndex(server.indexes[0], mayUpload()) : trouble(error.message));
   } else offline();
   return showSummary();
 }
@@ -133,7 +150,7 @@ function offline() {
 function showSummary() {
   const view = views[0];
   const parts = [];
-  if (state.compare) parts.push(plural(marks.count(), "judgement"));
+  if (state.compare) parts.push(marks.count() ? plural(marks.count(), "judgement") : "Mark pictures good or bad to judge the models");
   else if (view?.total !== undefined && view.items.length) {
     const shown = state.least === null ? view.total : remaining();
     parts.push(hasQuery() || hasFilters() ? plural(shown, "result") : plural(shown, "picture"));
@@ -146,7 +163,7 @@ function showSummary() {
 }
 
 function showTools() {
-  $("fold").checked = state.fold;
+  showFold();
   $("tools").hidden = !hasQuery() || !views[0]?.items.length;
   const [high, low] = [curve.scores[0], curve.scores.at(-1)];
   const slider = $("threshold");
@@ -158,6 +175,12 @@ function showTools() {
   $("threshold-text").textContent = text;
   slider.setAttribute("aria-valuetext", text);
   showSummary();
+}
+
+function showFold() {
+  const [select, value] = [$("fold"), String(state.fold)];
+  if (![...select.options].some((option) => option.value === value)) select.append(el("option", { value }, `Folded from ${value}`));
+  select.value = value;
 }
 
 function slide(event) {
@@ -195,9 +218,11 @@ async function refreshStatus() {
     arrange();
     reload();
   } else if (views[0]?.items.length === 0 && server.indexes[0] && !server.indexes[0].pictures && !hasQuery()) {
-    views[0].note(emptyIndex(server.indexes[0], server.may_write));
+    views[0].note(emptyIndex(server.indexes[0], mayUpload()));
   }
 }
+
+const mayUpload = () => server.may_write && server.indexes[0]?.uploads !== false;
 
 const around = () => (views.includes(opened) ? opened : views[0]);
 
@@ -214,8 +239,7 @@ function toggleCompare() {
 
 function startOver(event) {
   event.preventDefault();
-  filters.toggle(false);
-  change({ words: "", terms: [], from: "", to: "", folder: "", pixels: 0, facets: {}, least: null, compare: false, open: "" });
+  change({ words: "", terms: [], from: "", to: "", folder: "", pixels: 0, facets: {}, least: null, compare: false, open: "", panel: false });
 }
 
 function onDo(event) {

@@ -1,12 +1,13 @@
 // One picture, large, with what is known of it and what can be done with it.
 
 import { ask, wasCancelled } from "./api.js";
-import { $, bytes, el, icon, number, pathOf, toast } from "./dom.js";
+import { $, breakable, bytes, el, icon, number, pathOf, toast } from "./dom.js";
 import { addPicture, likeThis } from "./searchbox.js";
 import { change, state } from "./state.js";
 
 const KNOWN = new Set(["width", "height", "size_bytes", "taken", "modified", "camera", "latitude", "longitude", "folders", "name", "sha256", "caption", "title", "format"]);
 let current = null;
+let isAlone = false; // drawn before the results were there: without score and neighbours
 let neighbours = { of: () => [], more: () => {}, select: () => {} };
 
 /** `of` gives the hits that are shown, so that one can step through them. */
@@ -46,12 +47,20 @@ export async function show() {
   if (!place.open) place.showModal();
   if (known) return;
   try {
-    draw(await ask(`/api/images/${encodeURIComponent(state.open)}`, { purpose: "detail" }));
+    const found = await ask(`/api/images/${encodeURIComponent(state.open)}`, { purpose: "detail" });
+    draw(neighbours.of().find((item) => item.id === found.id) ?? found); // the results may have come first
   } catch (error) {
     if (wasCancelled(error)) return;
     toast(error.message);
     change({ open: "" }, { replace: true });
   }
+}
+
+/** The results are there: give the picture its place among them. */
+export function place() {
+  const known = neighbours.of().find((item) => item.id === state.open);
+  if (!$("detail").open) show();
+  else if (known && isAlone) draw(known);
 }
 
 export function step(by) {
@@ -66,6 +75,7 @@ function draw(item) {
   current = item.id;
   const items = neighbours.of();
   const at = items.findIndex((each) => each.id === item.id);
+  isAlone = at < 0;
   $("detail").replaceChildren(
     el("div", { class: "stage" }, picture(item), at > 0 ? arrow("left", "Previous picture", -1) : null, at >= 0 && at < items.length - 1 ? arrow("right", "Next picture", 1) : null),
     el("aside", {}, el("form", { method: "dialog" }, el("button", { class: "round", "aria-label": "Close", title: "Close (Esc)" }, icon("x"))), el("h2", {}, item.payload.title || item.payload.caption || item.payload.name || "Picture"), actions(item), facts(item)),
@@ -131,7 +141,7 @@ function facts(item) {
 function folder(item) {
   const uri = item.payload.folders?.at(-1);
   if (!uri) return null;
-  return el("button", { class: "link", title: "Only pictures of this folder", onclick: () => change({ folder: uri, open: "" }) }, pathOf(uri));
+  return el("button", { class: "link", title: "Only pictures of this folder", onclick: () => change({ folder: uri, open: "" }) }, breakable(pathOf(uri)));
 }
 
 async function copy(text) {

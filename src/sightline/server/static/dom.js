@@ -48,6 +48,11 @@ export function pathOf(uri) {
   }
 }
 
+/** A path that may be broken after its slashes, not in the middle of a name. */
+export function breakable(path) {
+  return path.split("/").flatMap((part, at) => (at ? ["/", el("wbr"), part] : [part]));
+}
+
 let hiding = 0;
 export function toast(text) {
   const place = $("toast");

@@ -1,7 +1,7 @@
 // Filters made of the fields that the pictures have.
 
 import { ask } from "./api.js";
-import { $, el, number, pathOf } from "./dom.js";
+import { $, el, icon, number, pathOf } from "./dom.js";
 import { change, hasFilters, state } from "./state.js";
 
 const SIZES = [[0, "Any size"], [1000, "1,000 pixels or more"], [2000, "2,000 pixels or more"], [4000, "4,000 pixels or more"]];
@@ -21,28 +21,39 @@ export async function load() {
     const answer = await ask("/api/facets", { purpose: "facets" });
     facets = answer.facets;
     if (!answer.is_complete) setTimeout(load, 1500);
-    if (!$("filters").hidden) show();
+    show();
   } catch {
     facets = [];
   }
-}
-
-export function toggle(isOpen = $("filters").hidden) {
-  $("filters").hidden = !isOpen;
-  $("show-filters").setAttribute("aria-expanded", String(isOpen));
-  if (isOpen) show();
 }
 
 export function clear() {
   change({ from: "", to: "", folder: "", pixels: 0, facets: {} });
 }
 
+/** Bring the panel in line with the state, and where it is closed the filters in use, each with a way to drop it. */
 export function show() {
+  $("filters").hidden = !state.panel;
+  $("show-filters").setAttribute("aria-expanded", String(state.panel));
   $("show-filters").querySelector(".dot").hidden = !hasFilters();
+  $("active").replaceChildren(...(state.panel ? [] : inUse()));
   const place = $("filters");
   if (place.hidden || place.contains(document.activeElement)) return;
   place.replaceChildren(...[time(), folders(), size(), ...rest(), away()].filter(Boolean));
 }
+
+function inUse() {
+  const drop = (text, some) => el("button", { class: "pill", "aria-label": `Drop the filter ${text}`, onclick: () => change(some) }, text, icon("x"));
+  const dates = [state.from && `from ${state.from}`, state.to && `to ${state.to}`].filter(Boolean).join(" ");
+  return [
+    dates && drop(dates, { from: "", to: "" }),
+    state.folder && drop(pathOf(state.folder).split("/").at(-1), { folder: "" }),
+    state.pixels && drop(`${number(state.pixels)} pixels or more`, { pixels: 0 }),
+    ...Object.entries(state.facets).map(([field, values]) => drop(values.join(" or "), { facets: without(field) })),
+  ].filter(Boolean);
+}
+
+const without = (field) => Object.fromEntries(Object.entries(state.facets).filter(([name]) => name !== field));
 
 function time() {
   const field = facets.find((facet) => facet.field === dates());
@@ -87,7 +98,7 @@ function rest() {
 function choose(field, value) {
   const chosen = state.facets[field] ?? [];
   const values = chosen.includes(value) ? chosen.filter((each) => each !== value) : [...chosen, value];
-  const others = Object.fromEntries(Object.entries(state.facets).filter(([name]) => name !== field));
+  const others = without(field);
   document.activeElement?.blur();
   change({ facets: values.length ? { ...others, [field]: values } : others });
 }

@@ -2,7 +2,6 @@
 
 import { $, el, icon } from "./dom.js";
 import { addPicture, clear } from "./searchbox.js";
-import { open as openStatus } from "./status.js";
 
 const KEYS = [
   ["/", "Go to the search box"],
@@ -18,20 +17,20 @@ const KEYS = [
   ["?", "This list"],
 ];
 
-export function startKeys({ grid, toggleFilters, compare }) {
+export function startKeys({ grid, togglePanel, openStatus, compare }) {
   $("help").addEventListener("click", (event) => event.target === $("help") && $("help").close());
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
     if (document.querySelector("dialog[open]")) return;
     const field = event.target.closest?.("input, select, textarea");
     if (field) return inField(event, field, grid);
-    const act = actions(event.key, { grid, toggleFilters, compare, event });
+    const act = actions(event.key, { grid, togglePanel, openStatus, compare, event });
     if (act && act() !== false) event.preventDefault();
     return undefined;
   });
 }
 
-function actions(key, { grid, toggleFilters, compare, event }) {
+function actions(key, { grid, togglePanel, openStatus, compare, event }) {
   if (key.startsWith("Arrow")) return () => step(grid(), event);
   const picture = grid()?.current;
   const isOnPicture = picture && document.activeElement?.classList.contains("tile");
@@ -39,7 +38,7 @@ function actions(key, { grid, toggleFilters, compare, event }) {
     "/": () => $("words").focus(),
     "+": () => isOnPicture && addPicture(picture.id, 1),
     "-": () => isOnPicture && addPicture(picture.id, -1),
-    f: toggleFilters,
+    f: togglePanel,
     c: compare,
     s: openStatus,
     "?": help,

@@ -1,7 +1,7 @@
 // Good and bad per query and picture, kept in this browser, exported as judgements for `sightline evaluate`.
 
 import { pathOf, toast } from "./dom.js";
-import { describe } from "./state.js";
+import { describe, state } from "./state.js";
 
 const KEY = "sightline.marks";
 let marks = load(); // query -> uri -> 1 or 0
@@ -11,6 +11,7 @@ export const gradeOf = (item) => marks[describe()]?.[item.uri];
 export function mark(item, grade) {
   const query = describe();
   if (!query) return toast("Search for something first: a mark belongs to a query");
+  if (state.terms.length) return toast("Marks belong to words alone, which sightline evaluate can ask again");
   const found = (marks[query] ??= {});
   if (found[item.uri] === grade) delete found[item.uri];
   else found[item.uri] = grade;

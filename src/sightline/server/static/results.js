@@ -1,6 +1,6 @@
 // The query's answer from one index, fetched page by page as the reader scrolls.
 
-import { ask, cancel, post, wasCancelled } from "./api.js";
+import { ask, cancel, post, Problem, wasCancelled } from "./api.js";
 import { el, icon } from "./dom.js";
 import { Grid } from "./grid.js";
 import { gradeOf, mark } from "./marks.js";
@@ -44,9 +44,11 @@ export class Results {
       this.events.onLoaded(this, answer);
     } catch (error) {
       if (wasCancelled(error)) return;
-      this.items = [];
-      this.next = null;
-      this.grid.set([]);
+      if (error instanceof Problem) {
+        this.items = [];
+        this.next = null;
+        this.grid.set([]);
+      } // else the server is gone: what was found stays in sight
       this.events.onProblem(error, this);
     } finally {
       this.place.classList.remove("busy");
@@ -102,7 +104,7 @@ export class Results {
     const purpose = offset ? `${this.purpose} more` : this.purpose;
     if (!offset) cancel(`${this.purpose} more`);
     if (hasQuery()) {
-      const body = { terms: apiTerms(), where, k, offset, group_duplicates: state.fold };
+      const body = { terms: apiTerms(), where, k, offset, group_duplicates: state.fold > 0, ...(state.fold && { duplicate_score: state.fold }) };
       return post("/api/search", { ...body, ...(this.index && { index: this.index }) }, purpose);
     }
     const given = { k, offset, ...(where && { where: JSON.stringify(where) }), ...(this.index && { index: this.index }) };
@@ -121,6 +123,14 @@ function nothing(isCut) {
   return [el("h2", {}, "No results"), el("p", {}, advice), el("button", { class: "plain", "data-do": isCut ? "all" : "unfilter" }, isCut ? "Show all results" : "Clear the filters")];
 }
 
+/** What a refused request says, in the server's words. */
+export function trouble(reason) {
+  const clear = hasFilters() ? el("button", { class: "plain", "data-do": "unfilter" }, "Clear the filters") : null;
+  return [el("h2", {}, "That did not work"), el("p", {}, sentence(reason)), clear].filter(Boolean);
+}
+
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
 /** What an index without pictures says. */
 export function emptyIndex(status, mayUpload) {
   const command = "sightline index ~/Pictures";
@@ -130,7 +140,7 @@ export function emptyIndex(status, mayUpload) {
     el("p", {}, "Index a folder, and this page fills while it runs:"),
     el("code", {}, command),
     mayUpload ? el("button", { class: "primary", "data-do": "upload" }, "Or add some pictures now") : null,
-    status?.problem ? el("p", { class: "fine" }, status.problem) : null,
+    status?.problem ? el("p", { class: "fine" }, sentence(status.problem)) : null,
   ].filter(Boolean);
 }
 

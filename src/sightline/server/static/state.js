@@ -10,9 +10,11 @@ const EMPTY = {
   pixels: 0, // least longer side
   facets: {}, // field -> values, any of which will do
   least: null, // score
-  fold: false,
+  fold: 0, // the score from which near-duplicates become one; 0 shows all
   compare: false,
   open: "", // id of the picture shown large
+  view: "", // "status"
+  panel: false, // the filters are shown
 };
 
 export let state = read();
@@ -27,7 +29,8 @@ export function change(some, { replace = false } = {}) {
   state = { ...state, ...some };
   const address = write(state);
   if (address === write(before)) return;
-  history[replace ? "replaceState" : "pushState"](null, "", address);
+  if (!replace) keepPlace();
+  history[replace ? "replaceState" : "pushState"](replace ? history.state : null, "", address);
   tell(before);
 }
 
@@ -75,8 +78,10 @@ function write(it) {
     for (const value of values) found.append(`f.${field}`, JSON.stringify(value));
   }
   if (it.least !== null) found.set("least", it.least);
-  if (it.fold) found.set("fold", 1);
+  if (it.fold) found.set("fold", it.fold);
   if (it.compare) found.set("compare", 1);
+  if (it.view) found.set("view", it.view);
+  if (it.panel) found.set("panel", 1);
   const text = found.toString();
   return text ? `/?${text}` : "/";
 }
@@ -93,6 +98,7 @@ function read() {
     }
   }
   const least = Number.parseFloat(given.get("least"));
+  const fold = Number.parseFloat(given.get("fold"));
   return {
     ...EMPTY,
     words: given.get("q") ?? "",
@@ -103,8 +109,10 @@ function read() {
     pixels: Number.parseInt(given.get("pixels"), 10) || 0,
     facets,
     least: Number.isFinite(least) ? least : null,
-    fold: given.has("fold"),
+    fold: fold >= 0.5 && fold <= 1 ? fold : 0,
     compare: given.has("compare"),
+    view: given.get("view") === "status" ? "status" : "",
+    panel: given.has("panel"),
     open: given.get("open") ?? "",
   };
 }
@@ -114,12 +122,16 @@ function readTerm(text) {
   return value ? { kind, value, weight: Number(weight) || 1 } : null;
 }
 
-function tell(before) {
-  for (const listener of LISTENERS) listener(state, before);
+function tell(before, top = 0) {
+  for (const listener of LISTENERS) listener(state, before, top);
 }
 
-addEventListener("popstate", () => {
+// Results come page by page, so the browser cannot find the place again that the reader left: it is kept here.
+history.scrollRestoration = "manual";
+const keepPlace = () => history.replaceState({ top: scrollY }, "");
+addEventListener("pagehide", keepPlace);
+addEventListener("popstate", (event) => {
   const before = state;
   state = read();
-  tell(before);
+  tell(before, event.state?.top ?? 0);
 });

@@ -1,7 +1,8 @@
 // How the server and its indexes are, live; failures with reasons; pictures added here.
 
 import { ask, Problem } from "./api.js";
-import { $, bytes, el, icon, number, pathOf, plural, toast } from "./dom.js";
+import { $, breakable, bytes, el, icon, number, pathOf, plural, toast } from "./dom.js";
+import { change } from "./state.js";
 
 const EVERY_MS = 2000;
 let timer = 0;
@@ -11,7 +12,10 @@ let changed = () => {};
 /** `onChanged` is called when an index grew or shrank. */
 export function start(onChanged) {
   changed = onChanged;
-  $("status").addEventListener("close", () => clearTimeout(timer));
+  $("status").addEventListener("close", () => {
+    clearTimeout(timer);
+    change({ view: "" });
+  });
   $("status").addEventListener("click", (event) => event.target === $("status") && $("status").close());
 }
 
@@ -19,6 +23,10 @@ export async function open() {
   $("status").replaceChildren(head(), el("p", { class: "fine" }, "Asking the server"));
   if (!$("status").open) $("status").showModal();
   await refresh();
+}
+
+export function close() {
+  if ($("status").open) $("status").close();
 }
 
 export async function get() {
@@ -44,7 +52,7 @@ function draw(status, failures) {
     head(),
     ...status.indexes.map(card),
     failures.total ? failureList(failures, status.may_write) : el("p", { class: "fine" }, "Every picture that was offered is indexed."),
-    status.may_write ? el("button", { class: "primary", onclick: upload }, icon("plus"), "Add pictures") : null,
+    status.may_write && status.indexes[0]?.uploads ? el("button", { class: "primary", onclick: upload }, icon("plus"), "Add pictures") : null,
     el("p", { class: "fine" }, `Sightline ${status.version} · `, el("a", { href: "/docs" }, "HTTP API"), " · press ? for the keys"),
   );
 }
@@ -60,7 +68,7 @@ function card(index) {
     ["Model", index.model && `${index.model}${index.words ? "" : " (pictures only, no words)"}`],
     ["On disk", index.size_bytes === null ? "kept by a database" : bytes(index.size_bytes)],
     ["Failures", index.failures ? number(index.failures) : null],
-    ["Folders", Object.entries(index.roots).map(([uri, note]) => el("div", {}, pathOf(uri), el("small", {}, ` indexed ${String(note.indexed).slice(0, 16).replace("T", " ")} UTC`)))],
+    ["Folders", Object.entries(index.roots).map(([uri, note]) => el("div", {}, breakable(pathOf(uri)), el("small", {}, ` indexed ${String(note.indexed).slice(0, 16).replace("T", " ")} UTC`)))],
     ["Problem", index.problem],
     ["Retry", index.retry && (index.retry.problem ?? (index.retry.is_running ? `reading again: ${number(index.retry.seen ?? 0)} so far` : `read ${number((index.retry.encoded ?? 0) + (index.retry.reused ?? 0))} of ${number(index.retry.seen ?? 0)}`))],
   ].filter(([, value]) => value && value.length !== 0);
@@ -78,7 +86,7 @@ function pace(index) {
 }
 
 function failureList({ failures, total }, mayWrite) {
-  const rows = failures.map((failure) => el("li", {}, el("b", {}, pathOf(failure.uri)), el("span", {}, `${failure.stage}: ${failure.reason}`), el("small", {}, `${failure.when.slice(0, 16).replace("T", " ")} UTC, tried ${failure.retries + 1} times`)));
+  const rows = failures.map((failure) => el("li", {}, el("b", {}, breakable(pathOf(failure.uri))), el("span", {}, `${failure.stage}: ${failure.reason}`), el("small", {}, `${failure.when.slice(0, 16).replace("T", " ")} UTC, tried ${failure.retries + 1} times`)));
   const retry = mayWrite ? el("button", { class: "plain", onclick: tryAgain }, "Try them again") : null;
   return el("details", { class: "card" }, el("summary", {}, `${plural(total, "picture")} could not be read`), retry, el("ul", { class: "failures" }, rows));
 }

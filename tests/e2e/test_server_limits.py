@@ -1,0 +1,313 @@
+"""What the server does not do for strangers: fetch from its own network, wait for ever, guess at misspelt fields."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from tests.pictures import encoded, scene
+from tests.serving import Answer, Server, serving, serving_with
+
+from sightline.index import Index
+from sightline.server.addresses import is_public
+from sightline.types import record_id
+
+ONE_ADDRESS = "urls=Limits(total_s=1.5, size_bytes=200_000, may_reach=lambda address: str(address) == '127.0.0.1')"
+
+
+INNER = """
+127.0.0.1 127.1 2130706433 0x7f000001 0177.0.0.1 localhost 127.0.0.2 0.0.0.0 0 10.0.0.1 172.16.0.1 192.168.1.1
+169.254.169.254 100.64.0.1 192.0.0.192 168.63.129.16 198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255
+[::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [64:ff9b::7f00:1] [2002:7f00:1::1] [fe80::1] [fd00::1]
+[ff02::1]
+""".split()
+
+
+class Site(BaseHTTPRequestHandler):
+    """A web site with a picture, redirects, and pages that never end; `seen` is what was asked of it."""
+
+    seen: list[str] = []  # noqa: RUF012  one site for all tests
+    picture = encoded(scene(3), "JPEG")
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        name, _, rest = self.path.partition("?")
+        if name == "/redirect":
+            return self.say(302, b"", Location=rest)
+        if name == "/text":
+            return self.say(200, b"only text")
+        if name == "/large":
+            return self.say(200, bytes(300_000))
+        if name == "/endless":
+            return self.forever(b"Content-Type: image/jpeg\r\n\r\n", bytes(65536), 0)
+        if name == "/slow":
+            return self.forever(b"Content-Length: 100000\r\n\r\n", b"x", 0.1)
+        if name == "/slow-head":
+            return self.forever(b"X-Slow: ", b"x", 0.1)
+        if name == "/chunked":
+            size = f"{len(self.picture):x}".encode()
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            self.wfile.write(size + b"\r\n" + self.picture + b"\r\n0\r\n\r\n")
+            return None
+        return self.say(200, self.picture) if name == "/picture.jpg" else self.say(404, b"")
+
+    def say(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def forever(self, head: bytes, piece: bytes, pause_s: float) -> None:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n" + head)
+        try:
+            while True:
+                self.wfile.write(piece)
+                time.sleep(pause_s)
+        except OSError:
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(6):
+        scene(number).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("index") / "photos.index"
+    with Index(str(path), model="pixels") as opened:
+        opened.add(folder)
+    return path
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def strict(index: Path, cache: Path) -> Iterator[Server]:
+    with serving(index, "--allow-url-queries", cache=cache) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def lenient(index: Path, cache: Path) -> Iterator[Server]:
+    """Fetches from one address of this machine, and is short of patience."""
+    with serving_with(index, f"{ONE_ADDRESS}, patience_s=1.0", cache=cache) as running:
+        yield running
+
+
+def by_url(server: Server, url: str) -> Answer:
+    return server.ask("/api/search", {"image_url": url, "k": 1})
+
+
+def test_urls_are_not_fetched_unless_it_was_allowed(index: Path, cache: Path, site: str) -> None:
+    before = list(Site.seen)
+    with serving(index, cache=cache) as running:
+        for body in ({"image_url": f"http://{site}/picture.jpg"}, {"terms": [{"image_url": f"http://{site}/"}]}):
+            answer = running.ask("/api/search", body)
+            assert answer.status == 403
+            assert "--allow-url-queries" in answer.json["detail"]
+    assert Site.seen == before
+
+
+def test_a_url_finds_what_its_picture_finds(lenient: Server, site: str, folder: Path) -> None:
+    expected = record_id((folder / "3.png").as_uri())
+    for page in (
+        "/picture.jpg",
+        "/chunked",
+        "/redirect?/picture.jpg",
+        f"/redirect?http://{site}/redirect?/picture.jpg",
+    ):
+        answer = by_url(lenient, f"http://{site}{page}")
+        assert answer.status == 200, answer.body
+        assert answer.json["hits"][0]["id"] == expected
+    both = {"terms": [{"image_url": f"http://{site}/picture.jpg", "weight": 2}], "k": 1}
+    assert lenient.ask("/api/search", both).json["hits"][0]["id"] == expected
+
+
+@pytest.mark.parametrize("host", INNER)
+def test_no_address_of_an_inner_network_is_asked(strict: Server, site: str, host: str) -> None:
+    before = len(Site.seen)
+    answer = by_url(strict, f"http://{host}:{site.rsplit(':', 1)[1]}/picture.jpg")
+    if answer.status == 422:  # this machine's resolver does not take the notation, or knows no IPv6
+        assert "is not known" in answer.json["detail"]
+    else:
+        assert (answer.status, "open Internet" in answer.json["detail"]) == (403, True)
+    assert len(Site.seen) == before
+
+
+@pytest.mark.parametrize("text", ["93.184.215.14", "8.8.8.8", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
+def test_the_open_internet_may_be_asked(text: str) -> None:
+    assert is_public(ip_address(text))
+
+
+@pytest.mark.parametrize("to", ["http://127.0.0.2:{port}/picture.jpg", "//0.0.0.0:{port}/picture.jpg"])
+def test_a_redirect_is_checked_like_the_first_address(lenient: Server, site: str, to: str) -> None:
+    before = len(Site.seen)
+    answer = by_url(lenient, f"http://{site}/redirect?{to.format(port=site.rsplit(':', 1)[1])}")
+    assert (answer.status, "open Internet" in answer.json["detail"]) == (403, True)
+    assert len(Site.seen) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("file:///etc/passwd", "expected http"),
+        ("ftp://example.org/a.jpg", "expected http"),
+        ("gopher://example.org/", "expected http"),
+        ("http://", "expected http"),
+        ("http://user:secret@127.0.0.1/", "no password"),
+        ("http://127.0.0.1:99999/", "expected http"),
+        ("http://[::1/", "cannot be fetched"),
+        ("http://no.such.host.invalid/a.jpg", "is not known"),
+        ("http://127.0.0.1:9/a.jpg", "cannot be fetched"),
+        ("http://SITE/nothing", "answers 404"),
+        ("http://SITE/text", "not a picture but text"),
+        ("http://SITE/large", "larger than 200,000 bytes"),
+        ("http://SITE/endless", "larger than 200,000 bytes"),
+        ("http://SITE/slow", "more than 1.5 s"),
+        ("http://SITE/slow-head", "more than 1.5 s"),
+        ("http://SITE/redirect?file:///etc/passwd", "expected http"),
+        ("http://SITE/redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/picture.jpg", "5 redirects"),
+    ],
+)
+def test_what_cannot_be_fetched_gets_a_problem_in_time(lenient: Server, site: str, url: str, part: str) -> None:
+    began = time.monotonic()
+    answer = by_url(lenient, url.replace("SITE", site))
+    assert answer.status == 422, answer.body
+    assert part in answer.json["detail"]
+    assert time.monotonic() - began < 5
+
+
+def test_a_name_is_looked_up_once_and_what_was_checked_is_asked(site: str) -> None:
+    code = """
+import asyncio, sys
+from sightline.server.fetching import Fetcher, Limits
+events = []
+sys.addaudithook(lambda name, given: events.append((name, given)) if name.startswith("socket.") else None)
+checked = []
+limits = Limits(may_reach=lambda address: not checked.append(str(address)))
+data = asyncio.run(Fetcher(limits).fetch(f"http://localhost:{sys.argv[1]}/picture.jpg"))
+looked_up = [given[0] for name, given in events if name == "socket.getaddrinfo"]
+asked = [given[1][0] for name, given in events if name == "socket.connect"]
+assert data[:2] == b"\\xff\\xd8" and looked_up == ["localhost"] and asked and set(asked) <= set(checked), events
+"""
+    command = [sys.executable, "-c", code, site.rsplit(":", 1)[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1])), timeout=10)
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "])
+def test_a_head_that_trickles_in_ends_with_408(lenient: Server, sent: bytes) -> None:
+    began = time.monotonic()
+    with connect(lenient) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert time.monotonic() - began < 4
+
+
+@pytest.mark.parametrize("path", ["/api/search", "/api/images", "/api/classify"])
+def test_a_body_that_trickles_in_ends_with_408(lenient: Server, path: str) -> None:
+    is_form = path == "/api/images"
+    kind = "multipart/form-data; boundary=x" if is_form else "application/json"
+    with connect(lenient) as connection:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+        part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' if is_form else "{"
+        connection.sendall((head + part).encode())
+        connection.setblocking(False)
+        answer, until = b"", time.monotonic() + 8
+        while not answer and time.monotonic() < until:
+            try:
+                answer = connection.recv(4096)
+            except BlockingIOError:
+                connection.sendall(b" ")
+                time.sleep(0.1)
+    assert answer.startswith(b"HTTP/1.1 408 "), answer
+    assert b"application/problem+json" in answer
+
+
+def test_a_slow_but_steady_upload_is_waited_for(lenient: Server) -> None:
+    body = json.dumps({"image": "A" * 200_000}).encode()
+    with connect(lenient) as connection:
+        head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
+        for at in range(0, len(body), 10_000):
+            connection.sendall(body[at : at + 10_000])
+            time.sleep(0.1)  # 100 kB/s: two seconds in all
+        assert connection.recv(100).startswith(b"HTTP/1.1 422 ")
+
+
+def test_a_thousand_silent_connections_keep_nobody_out(index: Path, cache: Path) -> None:
+    with serving_with(index, "patience_s=60.0", cache=cache) as running, ExitStack() as stack:
+        for _ in range(900):
+            stack.enter_context(connect(running)).sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
+        began = time.monotonic()
+        assert running.ask("/api/images?k=1").status == 200
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("where", "part"),
+    [
+        ({"widht": 3}, "did you mean 'width'?"),
+        ({"$and": [{"width": 3}, {"$or": [{"nonsense": {"$gte": 1}}]}]}, "'nonsense'"),
+        ({"$not": {"colour": "red"}}, "'colour'"),
+    ],
+)
+def test_a_field_that_no_picture_has_is_said_with_those_there_are(strict: Server, where: object, part: str) -> None:
+    body = {"terms": [{"image_id": strict.ask("/api/images?k=1").json["hits"][0]["id"]}], "where": where}
+    for answer in (
+        strict.ask("/api/search", body),
+        strict.ask("/api/scores", body),
+        strict.ask(f"/api/images?where={json.dumps(where).replace(' ', '')}"),
+    ):
+        assert answer.status == 422, answer.body
+        assert part in answer.json["detail"]
+        assert "folders, format, height" in answer.json["detail"]
+
+
+def test_a_field_counts_as_soon_as_one_picture_has_it(index: Path, strict: Server) -> None:
+    assert strict.ask('/api/images?where={"mood":"calm"}').status == 422
+    assert strict.ask('/api/images?where={"mood":{"$exists":false}}').json["total_estimate"] == 6
+    assert strict.ask('/api/images?where={"camera":"none"}').json["total_estimate"] == 0
+    with Index(str(index)) as opened:
+        (record, *_) = opened.store.scan()
+        opened.store.upsert([type(record)(record.id, record.uri, record.vector, {**record.payload, "mood": "calm"})])
+    assert strict.ask('/api/images?where={"mood":"calm"}').json["total_estimate"] == 1
+
+
+def test_an_index_without_pictures_takes_any_field(tmp_path: Path, cache: Path) -> None:
+    with Index(str(tmp_path / "empty.index"), model="pixels") as opened:
+        opened.add([])
+    with serving(tmp_path / "empty.index", cache=cache) as running:
+        assert running.ask('/api/images?where={"anything":1}').json["total_estimate"] == 0
