@@ -18,6 +18,8 @@
     │   ├── StoreTooNew          written by a newer version of Sightline
     │   ├── StoreBusy            another process holds the store and did not finish in time
     │   ├── StoreFull            no room left on the disk
+    │   ├── StoreUnreachable     a server that does not answer, or no longer
+    │   ├── StoreForbidden       a server that refuses the credentials
     │   └── DimensionMismatch    vectors of another length than the store holds
     ├── IndexMismatch            an index built by one model and opened with another
     └── TrainingError            a training run that cannot start, go on or be exported
@@ -96,6 +98,14 @@ class StoreBusy(StoreError):
 
 class StoreFull(StoreError):
     """No room left on the disk."""
+
+
+class StoreUnreachable(StoreError):
+    """A server that does not answer, or no longer."""
+
+
+class StoreForbidden(StoreError):
+    """A server that refuses the credentials."""
 
 
 class DimensionMismatch(StoreError):

@@ -14,20 +14,22 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sightline import query
-from sightline.encoders.base import choose_model, load_encoder
-from sightline.errors import IndexMismatch, SourceError, StoreNotFound, UsageError
+from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
+from sightline.errors import EncoderError, IndexMismatch, SourceError, StoreNotFound, UsageError
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
-from sightline.stores.base import Store, open_store
+from sightline.stores.base import Store, Tunable, open_store, redacted
 from sightline.types import FAILURE, Failure, Item, Note, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
     from sightline.ingest import Options, Summary
-    from sightline.sources.base import Source
+    from sightline.sources.base import Opening, Source
+    from sightline.stores.tuning import Tuning
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
+_TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _ROOT = "root"  # the kind of note that each indexed folder leaves
 
@@ -40,7 +42,8 @@ class Index:
     """
 
     def __init__(self, url: str, *, model: str | Encoder | None = None, hub: Hub | None = None) -> None:
-        self.url = url
+        self.url = redacted(url)
+        self._address = url
         self._model, self._hub = model, hub
         self._encoder: Encoder | None = None
         self._store: Store | None = None
@@ -61,7 +64,7 @@ class Index:
     def store(self) -> Store:
         """Where the records are; `StoreNotFound` if the index does not exist yet."""
         if self._store is None:
-            self._store = open_store(self.url)
+            self._store = open_store(self._address)
         return self._store
 
     @property
@@ -75,7 +78,7 @@ class Index:
         return self._encoder
 
     def add(self, source: str | Path | Source | Iterable[Item], options: Options | None = None) -> Summary:
-        """Bring the index up to date with a folder, a picture, a source or some items; gives what was done.
+        """Bring the index up to date with a folder, a table, a picture, a source or items; gives what was done.
 
         Safe to interrupt and to repeat: what is unchanged is skipped, what vanished from a folder leaves the index.
         """
@@ -87,6 +90,7 @@ class Index:
         store = self._open_or_create()
         seen: set[str] = set()
         summary = ingest(source, self.encoder, store, options=options or Options(), seen=seen)
+        self.tune(only_if_grown=True)
         root = getattr(source, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
@@ -94,22 +98,36 @@ class Index:
         store.write_notes(_ROOT, {root: {"indexed": _now(), "pictures": len(seen)}})
         return replace(summary, removed=removed, kept=kept)
 
-    def retry(self, options: Options | None = None) -> Summary:
+    def retry(self, options: Options | None = None, opening: Opening | None = None) -> Summary:
         """Read the pictures of the failures table again; those that no longer exist leave it."""
         from sightline.ingest import Options, ingest
         from sightline.sources.base import open_source
+        from sightline.stores.documents import load_payload
 
         items = list[Item]()
         gone = dict[str, Note | None]()
-        for uri in self.store.notes(FAILURE):
+        for uri, note in self.store.notes(FAILURE).items():
             try:
-                items += open_source(uri)
+                known = {"payload": load_payload(note["payload"]), "stamp": note["stamp"]} if "payload" in note else {}
+                items += [replace(item, **known) for item in open_source(uri, opening)]
             except SourceError as error:
                 if isinstance(error.__cause__, FileNotFoundError):
                     gone[uri] = None
         self.store.write_notes(FAILURE, gone)
         options = replace(options or Options(), retry=True)
         return ingest(items, self.encoder, self.store, options=options, seen=set())
+
+    def tune(self, *, only_if_grown: bool = False) -> Tuning | None:
+        """Set how widely an approximate engine searches, by measuring; gives what was measured, None if it is exact.
+
+        With `only_if_grown` an index that has not doubled since the last time is left as it is.
+        """
+        from sightline.phrases import sample_queries
+        from sightline.stores.tuning import needs_tuning, tune
+
+        if not isinstance(self.store, Tunable) or (only_if_grown and not needs_tuning(self.store)):
+            return None
+        return tune(self.store, sample_queries(self.store, self.encoder, _TUNING_QUERIES))
 
     def search(
         self,
@@ -188,6 +206,7 @@ class Index:
             "failures": len(self.store.notes(FAILURE)),
             "size_bytes": size_bytes() if (size_bytes := getattr(self.store, "size_bytes", None)) else None,
             "roots": self.store.notes(_ROOT),
+            "tuning": self.store.notes("recall").get("recall"),
         }
 
     def close(self) -> None:
@@ -201,7 +220,7 @@ class Index:
             store = self.store
         except StoreNotFound:
             encoder = self._load("auto")
-            store = self._store = open_store(self.url, dim=encoder.dim)
+            store = self._store = open_store(self._address, dim=encoder.dim)
             self._encoder = encoder
         if not store.notes(_IDENTITY):
             store.write_notes(_IDENTITY, {_IDENTITY: self._new_identity()})
@@ -212,7 +231,7 @@ class Index:
         load = self._model if isinstance(self._model, str) else encoder.name
         load = str(Path(load).resolve()) if Path(load).is_dir() else encoder.name
         identity = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "load": load}
-        return identity | {"created": _now()}
+        return identity | {"pictures": picture_fingerprint(encoder), "created": _now()}
 
     def _identity(self) -> Note:
         return self.store.notes(_IDENTITY).get(_IDENTITY, {})
@@ -224,17 +243,34 @@ class Index:
         return load_encoder(choose_model(model, self._hub).name, hub=self._hub)
 
     def _check(self, encoder: Encoder, identity: Mapping[str, Any]) -> None:
-        built_with = identity.get("encoder", encoder.name)
+        """Refuse a model that gives pictures other vectors; its name and its text tower may be others."""
+        built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
+        if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
+            return
+        if picture_fingerprint(encoder) == (identity.get("pictures") or self._pictures_of_builder(identity)):
+            return
         if encoder.name != built_with:
             raise IndexMismatch(
                 f"{self.url} was built with {built_with!r}, not {encoder.name!r}: "
                 f"open it with --model {built_with}, or build a new index"
             )
-        if encoder.fingerprint != identity.get("fingerprint", encoder.fingerprint):
-            raise IndexMismatch(
-                f"{self.url} was built with other weights of {encoder.name!r} ({identity['fingerprint']}, "
-                f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
-            )
+        raise IndexMismatch(
+            f"{self.url} was built with other weights of {encoder.name!r} ({fingerprint}, "
+            f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
+        )
+
+    def _pictures_of_builder(self, identity: Mapping[str, Any]) -> str | None:
+        """The picture fingerprint that an index lacks which was built before it was written down.
+
+        From the model that built it, where that is on this disk and still the same.
+        """
+        from sightline.encoders.hub import Hub
+
+        try:
+            builder = load_encoder(str(identity.get("load")), hub=replace(self._hub or Hub(), offline=True))
+        except EncoderError:
+            return None
+        return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector

@@ -1,9 +1,15 @@
-"""A few thousand everyday searches, for measuring an index that has no captions."""
+"""A few thousand everyday searches turned into queries, for measuring an index that has no captions."""
 
 from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
+
+from sightline.encoders.base import Encoder
+from sightline.errors import TextNotSupported
+from sightline.stores.base import Store
+from sightline.stores.exact import sample_pictures
+from sightline.types import Vectors
 
 _THINGS = (
     "dog cat horse cow sheep bird fish elephant bear rabbit duck butterfly snake frog car bus truck train bicycle "
@@ -43,3 +49,17 @@ def phrases(count: int, *, seed: int = 0) -> Sequence[str]:
     ]
     order = np.random.default_rng(seed).permutation(len(every))[:count]
     return [every[position] for position in order]
+
+
+def sample_queries(store: Store, encoder: Encoder, count: int, *, seed: int = 0) -> dict[str, Vectors]:
+    """Unit vectors (at most count, dim) by kind: "text" of phrases, "image" near some of the store's own pictures.
+
+    An image-only model gives no text queries, an empty store no image queries.
+    """
+    queries = dict[str, Vectors]()
+    try:
+        queries["text"] = encoder.encode_texts(list(phrases(count, seed=seed)))
+    except TextNotSupported:
+        pass
+    pictures = sample_pictures(store, count, seed=seed)
+    return queries | ({"image": pictures} if len(pictures) else {})

@@ -44,13 +44,15 @@ class Item:
     """One picture as a source offers it, not read yet.
 
     `stamp` changes whenever the content may have changed: an item with the stamp of its record is not read again.
-    `read` gives the bytes of the file; it may raise `OSError` or `SourceError`.
+    `read` gives the bytes of the file; it may raise `OSError` or `SourceError`. An item whose `read` waits on a network
+    `is_slow`: many such are read at once.
     """
 
     uri: str
     stamp: str
     read: Callable[[], bytes]
     payload: Payload = field(default_factory=dict)
+    is_slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def test_an_index_in_a_folder_is_exact_for_text_and_for_pictures(here: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.tsv"], "cannot read nowhere.tsv"),
+        (["nowhere.tsv"], "nowhere.tsv cannot be read"),
         (["captions.tsv", "--images", "pictures", "--split", "dev"], "no column split"),
         (["captions.tsv", "--images", "nowhere"], "judges no picture"),
         (["captions.tsv", "--index", "x.index"], "expected one"),

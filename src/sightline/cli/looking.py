@@ -28,6 +28,9 @@ def add_commands(commands: Commands) -> None:
 def status(options: argparse.Namespace) -> int:
     """Show an index."""
     damaged = _verified(options) if options.verify or options.repair else None
+    from sightline.cli.moving import tuning_text
+    from sightline.stores.tuning import Tuning
+
     with open_index(options) as index:
         info = index.info()
     if damaged is not None:
@@ -43,6 +46,7 @@ def status(options: argparse.Namespace) -> int:
         ["failures", f"{info['failures']:,}" + (" (sightline failures)" if info["failures"] else "")],
     ]
     rows += [["folder", f"{printable(root)}, indexed {note['indexed']}"] for root, note in info["roots"].items()]
+    rows += [["answers", tuning_text(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
     if damaged == []:
         rows.append(["verified", "every vector matches its checksum"])

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 import sightline
-from sightline.cli import demo, evaluating, indexing, looking, searching, serving, training
+from sightline.cli import captioning, demo, evaluating, exporting, indexing, looking, moving, searching, serving, training
 from sightline.errors import SightlineError
 
 FOUND, NOTHING_FOUND, WRONG = 0, 1, 2
@@ -52,6 +52,6 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"sightline {sightline.__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for room in (indexing, searching, looking, serving, evaluating, training, demo):
+    for room in (indexing, searching, looking, moving, serving, evaluating, captioning, training, exporting, demo):
         room.add_commands(commands)
     return root

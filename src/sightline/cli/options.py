@@ -19,6 +19,7 @@ ENVIRONMENT: Mapping[str, str] = {
     "SIGHTLINE_CACHE": "the folder that downloaded models are kept in",
     "SIGHTLINE_API_KEY": "keys that may search through `sightline serve`, one a line",
     "SIGHTLINE_WRITE_KEY": "keys that may also upload and remove there, one a line",
+    "SIGHTLINE_STORE_KEY": "the key of the server that keeps the index, where its URL has none",
     "SIGHTLINE_OFFLINE": "1: never ask the network for anything",
     "HF_ENDPOINT": "the address of the model hub, for a mirror",
     "HF_TOKEN": "your token for models that need one",
@@ -41,7 +42,12 @@ def add_command(commands: Commands, name: str, run: Run, help_text: str, **more:
 
 def add_index(command: argparse.ArgumentParser) -> None:
     """`--index`."""
-    command.add_argument("--index", metavar="URL", default=None, help="the index: a folder (default: photos.index)")
+    command.add_argument(
+        "--index",
+        metavar="URL",
+        default=None,
+        help="the index: a folder, or the URL of a server (default: photos.index)",
+    )
 
 
 def add_model(command: argparse.ArgumentParser) -> None:
@@ -53,7 +59,16 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 def index_url(options: argparse.Namespace) -> str:
     """Which index the user means."""
-    return str(options.index or os.environ.get("SIGHTLINE_INDEX") or "photos.index")
+    return with_key(str(options.index or os.environ.get("SIGHTLINE_INDEX") or "photos.index"))
+
+
+def with_key(url: str) -> str:
+    """A server's URL with the key that the environment holds for it."""
+    if "://" not in url:
+        return url
+    from sightline.stores import address
+
+    return address.with_key(url, os.environ.get("SIGHTLINE_STORE_KEY"))
 
 
 def model_name(options: argparse.Namespace) -> str | None:
@@ -76,9 +91,14 @@ def hub() -> "Hub":
 
 def open_index(options: argparse.Namespace, model: str | None = None) -> "Index":
     """The index that the options and the environment name; a model given here is used as it is."""
+    return open_at(index_url(options), model or model_name(options))
+
+
+def open_at(url: str, model: str | None) -> "Index":
+    """The index of that URL."""
     from sightline.index import Index
 
-    return Index(index_url(options), model=model or model_name(options), hub=hub())
+    return Index(url, model=model, hub=hub())
 
 
 def _path(text: str | None) -> Path | None:

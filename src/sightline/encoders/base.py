@@ -30,7 +30,10 @@ class Encoder(Protocol):
     name: str
     """Written into each index and compared when it is opened."""
     fingerprint: str
-    """A short hash of weights and preprocessing: two encoders with the same one give the same vectors."""
+    """A short hash of weights and preprocessing: two encoders with the same one give the same vectors.
+
+    An encoder may also have a `picture_fingerprint`, of what pictures go through alone: see the function of that name.
+    """
     dim: int
     """The length of a vector."""
     image_size: int
@@ -59,24 +62,40 @@ class Choice:
 def load_encoder(
     name: str, *, hub: Hub | None = None, threads: int | None = None, provider: str | None = None
 ) -> Encoder:
-    """The encoder of that name: from the catalog, a model folder, a plug-in, or the best at hand for `auto`.
+    """The encoder of that name: from the catalog, a family, a model folder, a plug-in, or the best for `auto`.
 
-    A catalog name wins over a folder of the same name; `./name` always means the folder. `threads` and `provider`
-    are for `OnnxEncoder`. Raises `ModelNotFound`, `ModelDamaged` or `HubUnreachable`.
+    A family is the word before a colon, as in `timm:resnet50`: see `FAMILIES`. A catalog name wins over a folder of the
+    same name; `./name` always means the folder. `threads` and `provider` are for `OnnxEncoder`, `provider` for families
+    too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library is missing.
     """
     from sightline.encoders.catalog import bundled_folder, catalog
+    from sightline.encoders.families import is_of_family, open_of_family
 
     if name == AUTO:
         name = choose_model(name, hub).name
     entry = catalog().get(name)
+    if entry is None and is_of_family(name):
+        return open_of_family(name, _hub(hub), provider)
     if entry is None:
         return _open(Path(name).expanduser(), None, threads, provider) if is_folder(name) else _plugin(name)
     if entry.kind == "pixels":
         from sightline.encoders.pixels import PixelsEncoder
 
         return PixelsEncoder()
+    if entry.kind == "colour":
+        from sightline.encoders.colour import ColourEncoder
+
+        return ColourEncoder()
     folder = bundled_folder(name) if entry.kind == "bundled" else _hub(hub).fetch(entry.repository)
     return _open(folder, name, threads, provider)
+
+
+def picture_fingerprint(encoder: Encoder) -> str:
+    """What an index is bound to: encoders with the same one give pictures the same vectors, if not texts.
+
+    An encoder that does not tell its towers apart is taken as a whole, its name included.
+    """
+    return str(getattr(encoder, "picture_fingerprint", f"{encoder.name}-{encoder.fingerprint}"))
 
 
 def choose_model(name: str, hub: Hub | None = None) -> Choice:
@@ -131,8 +150,13 @@ def _not_found(name: str) -> str:
     from importlib.metadata import entry_points
 
     from sightline.encoders.catalog import catalog
+    from sightline.encoders.families import FAMILIES
 
     known = [AUTO, *catalog(), *entry_points(group=_PLUGINS).names]
     near = get_close_matches(name, known, n=3, cutoff=0.4)
     advice = f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"
-    return f"there is no model {name!r}: expected one of {', '.join(known)}, or a model folder; {advice}"
+    families = ", ".join(example for _, example in FAMILIES.values())
+    return (
+        f"there is no model {name!r}: expected one of {', '.join(known)}, or a model folder, or one of another "
+        f"library ({families}); {advice}"
+    )

@@ -29,7 +29,7 @@ class CatalogEntry:
     size_mb: int
     licence: str
     languages: str
-    kind: Literal["hub", "bundled", "pixels"] = "hub"
+    kind: Literal["hub", "bundled", "pixels", "colour"] = "hub"
     repository: str = ""
     recommended: bool = False
     coco_recall_at_1: float | None = None

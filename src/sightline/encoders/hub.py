@@ -172,7 +172,7 @@ def is_here(entry: CatalogEntry, hub: Hub) -> bool:
     """Whether a model of the catalog can be used without the network."""
     if entry.kind == "bundled":
         return (bundled_folder(entry.name) / "config.json").is_file()
-    return entry.kind == "pixels" or hub.folder(entry.repository) is not None
+    return entry.kind != "hub" or hub.folder(entry.repository) is not None
 
 
 def _file(sibling: dict[str, object]) -> RemoteFile:

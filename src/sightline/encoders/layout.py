@@ -9,7 +9,7 @@ Weights outside the graphs lie beside them. A config without `text_cfg` is an im
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -81,8 +81,17 @@ def fingerprint(folder: Path) -> str:
 
     Training or quantising moves nearly every weight, and a sample lies in every 1/512 of each file.
     """
-    digest = hashlib.sha256(f"preprocessing {VERSION}".encode())
-    for path in _files(folder):
+    return _digest(folder, [folder / "config.json", *_files(folder, "visual", "textual")], "")
+
+
+def picture_fingerprint(folder: Path, dim: int) -> str:
+    """The same of what pictures go through alone: it outlives another text tower beside the same image tower."""
+    return _digest(folder, _files(folder, "visual"), f" of pictures in {dim} dimensions")
+
+
+def _digest(folder: Path, files: Sequence[Path], of: str) -> str:
+    digest = hashlib.sha256(f"preprocessing {VERSION}{of}".encode())
+    for path in files:
         digest.update(f"\n{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
         with path.open("rb", buffering=0) as file:
             for block in _blocks(file, path.stat().st_size):
@@ -90,9 +99,9 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(folder: Path) -> list[Path]:
-    inside = [path for tower in ("visual", "textual") for path in sorted((folder / tower).glob("[!.]*"))]
-    return [path for path in (folder / "config.json", *inside) if path.is_file() and path.suffix != ".part"]
+def _files(folder: Path, *towers: str) -> list[Path]:
+    inside = [path for tower in towers for path in sorted((folder / tower).glob("[!.]*"))]
+    return [path for path in inside if path.is_file() and path.suffix != ".part"]
 
 
 def _blocks(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:

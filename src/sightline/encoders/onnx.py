@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sightline.encoders.graphs import ImageGraph, TextGraph, is_mixing
-from sightline.encoders.layout import fingerprint, read_layout
+from sightline.encoders.layout import fingerprint, picture_fingerprint, read_layout
 from sightline.encoders.preprocess import pixels
 from sightline.encoders.sessions import Tower, choose_provider
 from sightline.errors import TextNotSupported, UsageError
@@ -41,8 +41,9 @@ class OnnxEncoder:
         self.folder = folder
         self.name = name or folder.resolve().name
         self.fingerprint = fingerprint(folder)
+        self.picture_fingerprint = picture_fingerprint(folder, layout.dim)
         self.dim = layout.dim
-        self.image_size = max(layout.preprocessing.height, layout.preprocessing.width)
+        self.image_size = layout.preprocessing.reach
         self.batch_size = _BATCH_GPU if provider == "cuda" else _BATCH_CPU
         self.logit_scale, self.logit_bias = layout.logit_scale, layout.logit_bias
         how, words, dim, visual, textual = layout.preprocessing, layout.words, layout.dim, layout.visual, layout.textual

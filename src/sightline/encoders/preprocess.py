@@ -20,7 +20,9 @@ VERSION = 1
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # what open_clip assumes where a config is silent
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 Mode: TypeAlias = Literal["shortest", "squash", "longest"]
-_BILINEAR, _BICUBIC = 2, 3  # as PIL.Image.Resampling numbers them
+_BICUBIC = 3
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": _BICUBIC, "box": 4, "hamming": 5}
+"""What configs call a filter -> how PIL.Image.Resampling numbers it."""
 _MODES: dict[str, Mode] = {"shortest": "shortest", "squash": "squash", "longest": "longest"}
 
 
@@ -30,6 +32,10 @@ class Preprocessing:
 
     `shortest` scales the short side to fit and crops the middle, `squash` ignores the aspect, `longest` scales the long
     side to fit and fills the rest. `mean` and `std` are of values 0 to 1, one for each channel.
+
+    What open_clip does not have and other libraries do: `resized` is the side in pixels that the picture has (`squash`)
+    or its short side (`shortest`) before the middle of height x width is cut out of it; `crops_down` says that the cut
+    starts at the whole pixel below and not at the nearest.
     """
 
     height: int
@@ -39,6 +45,13 @@ class Preprocessing:
     resample: int
     mode: Mode
     fill: int | tuple[int, ...]
+    resized: int | None = None
+    crops_down: bool = False
+
+    @property
+    def reach(self) -> int:
+        """The side in pixels that a picture is scaled to: it may be decoded at reduced scale down to twice this."""
+        return max(self.resized or 0, self.height, self.width)
 
 
 def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
@@ -49,14 +62,17 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     if height < 1 or width < 1:
         raise ValueError(f"size is {size!r}")
     fill = config.get("fill_color") or 0
+    ours = config.get("sightline") or {}
     return Preprocessing(
         height=int(height),
         width=int(width),
         mean=_three(config.get("mean") or _CLIP_MEAN),
         std=_three(config.get("std") or _CLIP_STD),
-        resample=_BILINEAR if interpolation == "bilinear" else _BICUBIC,
+        resample=RESAMPLING.get(interpolation, _BICUBIC),
         mode=_MODES[config.get("resize_mode") or "shortest"],
         fill=tuple(fill) if isinstance(fill, list) else fill,
+        resized=int(ours["resized"]) if "resized" in ours else None,
+        crops_down=bool(ours.get("crops_down")),
     )
 
 
@@ -84,11 +100,13 @@ def normalised(stack: Pixels, how: Preprocessing, dtype: type[np.floating[Any]])
 def _box(size: tuple[int, int], how: Preprocessing) -> tuple[float, float, float, float]:
     """The part of the original, (left, top, right, bottom), that the result shows."""
     if how.mode == "squash":
-        return (0, 0, *size)
-    scaled = _shortest(size, how)
+        scaled = (how.resized or how.width, how.resized or how.height)
+    else:
+        scaled = _shortest(size, how)
     box = list[float]()
     for side, scaled_side, target in zip(size, scaled, (how.width, how.height), strict=True):
-        start = round((scaled_side - target) / 2)  # open_clip crops at whole pixels of the scaled picture
+        gap = scaled_side - target  # the libraries crop at whole pixels of the scaled picture
+        start = gap // 2 if how.crops_down else round(gap / 2)
         box += [start * side / scaled_side, (start + target) * side / scaled_side]
     left, right, top, bottom = box
     return max(left, 0.0), max(top, 0.0), min(right, size[0]), min(bottom, size[1])
@@ -97,8 +115,8 @@ def _box(size: tuple[int, int], how: Preprocessing) -> tuple[float, float, float
 def _shortest(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
     """The size, (width, height), of the whole picture once its short side fits."""
     width, height = size
-    if how.width == how.height:  # torchvision rounds down here, timm's resize for other targets to the nearest
-        side = how.width
+    if how.resized or how.width == how.height:  # torchvision rounds down here, timm's resize for others to the nearest
+        side = how.resized or how.width
         return (side, side * height // width) if width <= height else (side * width // height, side)
     ratio = min(width / how.width, height / how.height)
     return round(width / ratio), round(height / ratio)

@@ -1,17 +1,15 @@
 """Files that say which picture belongs to which words, turned into queries, a gallery and graded pairs."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import SourceError
 from sightline.sources.folder import SUFFIXES
+from sightline.sources.rows import Row, Rows, open_rows
 
 _IMAGE = ("image", "image_name", "filename", "file_name", "file", "path", "picture")
 _CAPTION = ("caption", "captions", "comment", "text", "title")
@@ -42,25 +40,22 @@ def load(path: Path, *, images: Path | None = None, split: str | None = None) ->
     """
     if path.is_dir():
         return _class_folders(path)
-    rows = _rows(path)
-    columns = [column.strip().lower() for column in next(rows, [])]
-    if {"query", "image", "grade"} <= set(columns):
-        order = [columns.index(name) for name in ("query", "image", "grade")]
-        triples = [(row[order[0]], row[order[1]], row[order[2]]) for row in rows if len(row) >= len(columns)]
-        is_captions = False
-    elif (caption := _column(columns, _CAPTION)) is not None and (image := _column(columns, _IMAGE)) is not None:
-        triples = [
-            (row[caption], row[image], "1")
-            for row in _of_split(rows, columns, split, path)
-            if len(row) > max(caption, image)
-        ]
-        is_captions = True
+    table = open_rows(path)
+    columns = {column.lower(): column for column in table.columns}
+    if graded := {"query", "image", "grade"} <= columns.keys():
+        names = [columns[name] for name in ("query", "image", "grade")]
+        rows = table.walk()
+    elif (caption := _column(columns, _CAPTION)) and (image := _column(columns, _IMAGE)):
+        names = [caption, image]
+        rows = _of_split(table, columns, split, path)
     else:
         raise SourceError(
             f"{path} has the columns {', '.join(columns) or '(none)'}, expected image and caption, "
             "or query, image and grade: name them so in the first line"
         )
-    return _joined(path, triples, images or path.parent, split, is_captions=is_captions)
+    cells = ([str(row.get(name) or "") for name in names] for row in rows)
+    triples = [(text, image, *(grade or ["1"])) for text, image, *grade in cells if text and image]
+    return _joined(path, triples, images or path.parent, split, is_captions=not graded)
 
 
 def load_qrels(path: Path, topics: Path, *, images: Path) -> Judgements:
@@ -115,28 +110,20 @@ def _class_folders(root: Path) -> Judgements:
     return Judgements(root.name, images, names, numbered, np.ones(len(images)), is_classes=True)
 
 
-def _of_split(rows: Iterable[list[str]], columns: list[str], split: str | None, path: Path) -> Iterator[list[str]]:
+def _of_split(table: Rows, columns: Mapping[str, str], split: str | None, path: Path) -> Iterator[Row]:
     if split is None:
-        yield from rows
+        yield from table.walk()
         return
     if "split" not in columns:
         raise SourceError(f"{path} has no column split (it has {', '.join(columns)}): leave --split out")
-    place, found = columns.index("split"), set[str]()
-    for row in rows:
-        if len(row) > place:
-            found.add(row[place])
-            if row[place] == split:
-                yield row
+    found = set[str]()
+    for row in table.walk():
+        name = str(row.get(columns["split"]) or "")
+        found.add(name)
+        if name == split:
+            yield row
     if split not in found:
         raise SourceError(f"{path} has no split {split!r}, expected one of {', '.join(sorted(found))}")
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    text = _text(path)
-    header = text.split("\n", 1)[0]
-    delimiter = max("\t,;", key=header.count)
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" and '"' not in header else csv.QUOTE_MINIMAL
-    return (row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting) if row)
 
 
 def _text(path: Path) -> str:
@@ -150,8 +137,8 @@ def _text(path: Path) -> str:
         return data.decode("cp1252", errors="replace")
 
 
-def _column(columns: Sequence[str], names: Sequence[str]) -> int | None:
-    return next((columns.index(name) for name in names if name in columns), None)
+def _column(columns: Mapping[str, str], names: Sequence[str]) -> str:
+    return next((columns[name] for name in names if name in columns), "")
 
 
 def _grade(text: str, path: Path) -> float:

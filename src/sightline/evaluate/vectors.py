@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sightline.encoders.base import Encoder
+from sightline.encoders.base import Encoder, picture_fingerprint
 from sightline.errors import SourceError
 from sightline.ingest import Options, ingest
 from sightline.sources.base import open_source
@@ -29,8 +29,8 @@ class Encoded:
 
 
 def image_vectors(encoder: Encoder, images: Sequence[Path], cache: Path, *, options: Options | None = None) -> Encoded:
-    """The vectors of picture files, from the cache where they are in it."""
-    store = open_store(str(cache / f"{_safe(encoder.name)}-{encoder.fingerprint}.index"), dim=encoder.dim)
+    """The vectors of picture files, from the cache where they are in it: models with one image tower share them."""
+    store = open_store(str(cache / f"pictures-{_safe(picture_fingerprint(encoder))}.index"), dim=encoder.dim)
     try:
         items = (item for image in images for item in open_source(image))
         summary = ingest(items, encoder, store, options=options or Options(), seen=set())
@@ -42,7 +42,10 @@ def image_vectors(encoder: Encoder, images: Sequence[Path], cache: Path, *, opti
 
 
 def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors:
-    """The vectors of texts, shape (n, dim), from the cache where they are in it."""
+    """The vectors of texts, shape (n, dim), from the cache where they are in it.
+
+    Its key is the whole model: another text tower beside the same image tower gives other vectors.
+    """
     words = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
     path = cache / f"{_safe(encoder.name)}-{encoder.fingerprint}-{words}.npy"
     if path.exists():

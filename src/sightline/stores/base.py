@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sightline.errors import UsageError
 from sightline.types import Hit, Note, Record, Vectors, Where
@@ -46,11 +46,47 @@ class Store(Protocol):
         """Give back files and connections; further calls raise `StoreError`."""
 
 
+@runtime_checkable
+class Tunable(Protocol):
+    """A store whose engine finds approximately: the wider it searches, the more of the true neighbours it finds.
+
+    The width stands for what the engine calls ef, nprobe or candidates. It is kept in the engine, for all who open it.
+    """
+
+    widths: Sequence[int]
+    """The widths to choose from, smallest first; the first is the engine's default."""
+    width: int
+    """The width that `search` uses."""
+
+    def search_at(self, vectors: Vectors, k: int, width: int) -> list[list[Hit]]:
+        """As `search` without a filter, at that width."""
+
+    def set_width(self, width: int) -> None:
+        """Search at that width from now on, here and wherever else this store is opened."""
+
+
+@runtime_checkable
+class Droppable(Protocol):
+    """A store that can be removed from its server for good."""
+
+    def drop(self) -> None:
+        """Remove records, notes and schema, and close the store."""
+
+
 OPENERS = {
     "file": "sightline.stores.local.store:open_url",
     "memory": "sightline.stores.memory:open_url",
+    "milvus": "sightline.stores.milvus.store:open_url",
+    "pinecone": "sightline.stores.pinecone.store:open_url",
+    "postgres": "sightline.stores.pgvector:open_url",
+    "postgresql": "sightline.stores.pgvector:open_url",
+    "qdrant": "sightline.stores.qdrant:open_url",
+    "vespa": "sightline.stores.vespa:open_url",
 }
 """For each scheme of a URL the function `(url, *, dim) -> Store` that opens it, imported only when it is used."""
+
+HIDDEN = "***"
+"""What stands in messages for a password or key."""
 
 # Two characters at least: C:\photos is a path. No slash before the colon: ./a:b is one too.
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
@@ -66,6 +102,14 @@ def open_store(url: str, *, dim: int | None = None) -> Store:
     return _opener(match[1].lower() if match else "file", url)(url, dim=dim)
 
 
+def redacted(url: str) -> str:
+    """A URL without its password, for messages."""
+    before, at, after = url.rpartition("@")
+    start, slashes, who = before.partition("://")
+    user, colon, _ = who.partition(":")
+    return f"{start}://{user}:{HIDDEN}@{after}" if at and slashes and colon else url
+
+
 def _opener(scheme: str, url: str) -> Callable[..., Store]:
     if scheme in OPENERS:
         module, function = OPENERS[scheme].split(":")
@@ -77,8 +121,8 @@ def _opener(scheme: str, url: str) -> Callable[..., Store]:
     if scheme in others:
         plugged: Callable[..., Store] = others[scheme].load()
         return plugged
-    known = ", ".join(f"{name}:" for name in sorted({*OPENERS, *others}))
+    known = ", ".join(sorted({*OPENERS, *others}))
     raise UsageError(
-        f"{url!r} has the unknown scheme {scheme!r}, expected a path or one of {known}: install the package of that "
-        f"store, or write ./{url} if it is a path"
+        f"{redacted(url)!r} has the unknown scheme {scheme!r}, expected a path or one of {known}: install the package "
+        f"of that store, or write ./{redacted(url)} if it is a path"
     )

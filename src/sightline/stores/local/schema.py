@@ -67,8 +67,10 @@ def check_folder(folder: Path, *, may_create: bool) -> None:
         )
     with file.open("rb") as opened:
         header = opened.read(100)
-    if not header and may_create:
-        return  # who created it was interrupted before the first byte
+    if not header:  # who creates it was interrupted before the first byte, or is at it now
+        if may_create:
+            return
+        raise StoreNotFound(f"the index at {folder} is not finished yet: build it with sightline index")
     if not header.startswith(_MAGIC):
         raise StoreDamaged(f"{file} is not a database, expected one: restore it from a backup, or delete {folder}")
     if int.from_bytes(header[68:72], "big") != _APPLICATION_ID:

@@ -1,0 +1,57 @@
+"""A name such as `timm:resnet50` turned into an encoder that runs in torch, imported only then."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.errors import ModelNotFound
+
+if TYPE_CHECKING:
+    from sightline.encoders.base import Encoder
+    from sightline.encoders.hub import Hub
+
+FAMILIES: Mapping[str, tuple[str, str]] = {
+    "open_clip": ("sightline.encoders.torch.open_clip", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
+    "hf": ("sightline.encoders.torch.transformers", "hf:openai/clip-vit-base-patch32"),
+    "dinov2": ("sightline.encoders.torch.dinov2", "dinov2:base"),
+    "timm": ("sightline.encoders.torch.timm", "timm:resnet50"),
+    "simclr": ("sightline.encoders.torch.simclr", "simclr:./checkpoint.ckpt"),
+    "st": ("sightline.encoders.torch.sentence", "st:clip-ViT-B-32"),
+}
+"""The word before the colon -> the module whose `load(rest, hub)` gives the towers, and an example."""
+
+_FAMILY = re.compile(r"(?P<family>[A-Za-z][\w-]+):(?P<rest>.+)")  # one letter alone is a drive of Windows
+
+
+def is_of_family(name: str) -> bool:
+    """Whether a name is written as one of a family: `timm:resnet50`, even if misspelt, and no folder of that name."""
+    return _FAMILY.fullmatch(name) is not None and not Path(name).exists()
+
+
+def open_of_family(name: str, hub: Hub, provider: str | None = None) -> Encoder:
+    """The encoder of such a name, on a GPU where torch finds one, unless `provider` is `cpu`.
+
+    Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` if torch or the library is not there.
+    """
+    match = _FAMILY.fullmatch(name)
+    family, rest = (match["family"], match["rest"]) if match else ("", name)
+    if family not in FAMILIES:
+        near = get_close_matches(family.lower(), FAMILIES, n=2, cutoff=0.5)
+        advice = f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"
+        raise ModelNotFound(
+            f"there is no family of models {family!r} as in {name!r}: expected one of "
+            f"{', '.join(example for _, example in FAMILIES.values())}; {advice}"
+        )
+    from importlib import import_module
+
+    from sightline.encoders.torch import needed
+
+    needed("torch")
+    module = import_module(FAMILIES[family][0])
+    encoder_module = import_module("sightline.encoders.torch.encoder")
+    encoder: Encoder = encoder_module.TorchEncoder(module.load(rest, hub), provider)
+    return encoder

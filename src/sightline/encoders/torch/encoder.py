@@ -1,0 +1,144 @@
+"""The towers of a torch model turned into an encoder."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sightline.encoders.preprocess import VERSION, Preprocessing, normalised, pixels
+from sightline.errors import EncoderError, TextNotSupported, UsageError
+from sightline.types import Pixels, Vectors
+
+Tensor: TypeAlias = Any
+"""A torch.Tensor; torch is not installed where the types are checked."""
+
+_BATCH_CPU = 8
+_BATCH_GPU = 64
+_TEXTS = 64  # texts in one run at most, which bounds the memory
+_CHARACTERS = 8_000  # more than any of these models reads; a megabyte without a space takes seconds to tokenise
+_SAMPLES = 256  # values of each weight that go into the fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a model reads: `tokens` turns texts into the keywords of `vectors`, which gives (n, dim) of any norm."""
+
+    tokens: Callable[[list[str]], Mapping[str, Tensor]]
+    vectors: Callable[..., Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """A model of another library. `vectors` turns normalised pixels, (n, 3, height, width), into (n, dim) of any norm.
+
+    `architecture` is what weights alone do not say, such as the activation. `picture_weights` are the beginnings of the
+    names of those weights that pictures go through; nothing for all.
+    """
+
+    name: str
+    architecture: str
+    model: Any
+    how: Preprocessing
+    vectors: Callable[[Tensor], Tensor]
+    words: Words | None = None
+    picture_weights: tuple[str, ...] = ()
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+
+
+class TorchEncoder:
+    """A model of another library as an encoder; all methods are safe in many threads."""
+
+    def __init__(self, towers: Towers, provider: str | None = None) -> None:
+        self._towers, self._device = towers, _device(provider)
+        towers.model.eval().requires_grad_(False).to(self._device)
+        self._reading = threading.Lock()  # a fast tokenizer in two threads raises "Already borrowed"
+        how = towers.how
+        self.name = towers.name
+        self.fingerprint = _fingerprint(towers, ())
+        self.picture_fingerprint = _fingerprint(towers, towers.picture_weights)
+        self.image_size = how.reach
+        self.batch_size = _BATCH_GPU if self._device == "cuda" else _BATCH_CPU
+        self.logit_scale, self.logit_bias = towers.logit_scale, towers.logit_bias
+        self.dim = self._run(np.zeros((1, 3, how.height, how.width), np.uint8)).shape[1]
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        """One upright RGB picture -> (3, height, width)."""
+        return pixels(image, self._towers.how)
+
+    def encode_images(self, pixels: Pixels) -> Vectors:
+        """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
+        how = self._towers.how
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, how.height, how.width):
+            raise UsageError(
+                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {how.height}, {how.width}): "
+                "stack what preprocess gives"
+            )
+        return _unit(self._run(pixels)) if len(pixels) else np.empty((0, self.dim), np.float32)
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored."""
+        if self._towers.words is None:
+            raise TextNotSupported(
+                f"the model {self.name!r} knows no words, expected a picture as the query: "
+                "index with a two-tower model, such as --model mini, to search by words"
+            )
+        sound = [_sound(text) for text in texts]
+        parts = [self._read(self._towers.words, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
+        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
+
+    def _run(self, pixels: Pixels) -> Vectors:
+        batch = torch.from_numpy(normalised(pixels, self._towers.how, np.float32)).to(self._device)
+        with torch.inference_mode():
+            return _array(self._towers.vectors(batch))
+
+    def _read(self, words: Words, texts: list[str]) -> Vectors:
+        with self._reading:
+            tokens = words.tokens(texts)
+        with torch.inference_mode():
+            rows = words.vectors(**{name: values.to(self._device) for name, values in tokens.items()})
+        return _unit(_array(rows))
+
+
+def _device(provider: str | None) -> str:
+    """Where torch computes: on CUDA if it is there, unless another place was asked for."""
+    if provider not in (None, "cpu", "cuda"):
+        raise UsageError(f"the provider is {provider!r}, expected cpu or cuda: models in torch know no other")
+    if provider == "cuda" and not torch.cuda.is_available():
+        raise EncoderError(f"torch {torch.__version__} finds no GPU, expected one for 'cuda': leave the provider out")
+    return provider or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _array(rows: Tensor) -> Vectors:
+    return np.asarray(rows.float().cpu().numpy(), np.float32)
+
+
+def _unit(rows: Vectors) -> Vectors:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (np.isfinite(norms).all() and norms.all()):
+        raise EncoderError(
+            "the model gave a vector without a direction (not a number, or zero), expected finite values: "
+            "check that its weights were trained and loaded whole"
+        )
+    return np.asarray(rows / norms, np.float32)
+
+
+def _sound(text: str) -> str:
+    """Text that every tokenizer takes: a file name may bring half a character."""
+    return text[:_CHARACTERS].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _fingerprint(towers: Towers, names: tuple[str, ...]) -> str:
+    """A short hash of architecture, preprocessing and a sample of each weight: training moves nearly every value."""
+    digest = sha256(f"preprocessing {VERSION} {towers.architecture} {towers.how} {names}".encode())
+    for name, weight in sorted(towers.model.state_dict().items()):
+        if not names or name.startswith(names):
+            flat = weight.detach().reshape(-1)
+            sample = flat[:: max(1, len(flat) // _SAMPLES)].float().cpu().numpy()
+            digest.update(f"\n{name} {tuple(weight.shape)} ".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]

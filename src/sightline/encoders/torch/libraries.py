@@ -1,0 +1,106 @@
+"""The libraries that models come from: importable, quiet, and asked for files only where there are any to be had."""
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from sightline.encoders.hub import Hub
+from sightline.encoders.torch import needed
+from sightline.encoders.transfer import fetch_json, reason
+from sightline.errors import HubUnreachable, ModelDamaged, SightlineError
+
+_OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
+_ANSWER_S = 5.0
+
+
+def library(name: str) -> Any:
+    """The package, imported when it is first needed; raises `ExtraMissing`."""
+    needed(name)
+    _mend_torchvision()
+    with quietly():
+        return importlib.import_module(name)
+
+
+def _mend_torchvision() -> None:
+    """Lets a torchvision that was built for another torch be imported: its transforms do without compiled operators."""
+    if find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            _OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        importlib.import_module("torchvision")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the warnings and the log of a library, which speak of its own affairs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def loading(name: str) -> Iterator[None]:
+    """Quietly; whatever goes wrong inside a library becomes a `ModelDamaged` about the model of that name."""
+    try:
+        with quietly():
+            yield
+    except SightlineError:
+        raise
+    except Exception as error:  # the libraries raise of every kind
+        first = str(error).strip().partition("\n")[0][:300]
+        raise ModelDamaged(
+            f"{name} cannot be loaded ({type(error).__name__}: {first}), expected a whole model whose weights fit its "
+            "config: check the name, or fetch the files again"
+        ) from error
+
+
+@contextmanager
+def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
+    """Lets a library load a repository: from its cache without the network if one of `files` is there.
+
+    Raises `HubUnreachable` when none is and the hub does not answer in seconds; the libraries themselves try for half a
+    minute and more.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    is_here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+    if not is_here and (trouble := "offline mode is on" if hub.offline else _trouble(hub, repository)):
+        raise HubUnreachable(
+            f"the files of {repository} are not on this disk and {trouble}, expected them here or to be fetched: run "
+            f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
+        )
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = is_here or before
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _trouble(hub: Hub, repository: str) -> str:
+    hub = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S))
+    try:
+        fetch_json(f"{hub.endpoint.rstrip('/')}/api/models/{repository}", token=hub.token, answer_s=hub.answer_s)
+    except (OSError, ValueError) as error:
+        return f"{hub.endpoint} cannot be reached ({reason(error)})"
+    return ""

@@ -1,0 +1,94 @@
+"""The records of one store written into another, with constant memory, again and again until both are the same."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from sightline.errors import DimensionMismatch
+from sightline.stores.base import Store
+from sightline.stores.exact import SAME, chunks
+from sightline.types import Record
+
+BATCH_RECORDS = 1000
+_WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine
+_WAITING = 4  # batches in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy did, in records: `same` were there already, `removed` were no longer in the source."""
+
+    total: int = 0
+    written: int = 0
+    same: int = 0
+    removed: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to copy. `prune` removes what the source does not hold."""
+
+    prune: bool = False
+    on_progress: Callable[[Copied], None] = field(default=lambda _: None)
+
+
+def copy_records(source: Store, target: Store, options: Options) -> Copied:
+    """Write what the target lacks or holds otherwise; what is there already is only read.
+
+    So an interrupted copy goes on by being started again. Raises `DimensionMismatch` and what the stores raise.
+    """
+    if source.dim != target.dim:
+        raise DimensionMismatch(
+            f"the source holds vectors of {source.dim} dimensions and the target of {target.dim}, expected the same: "
+            "copy into a new index"
+        )
+    began = time.monotonic()
+    copied = Copied(total=source.count())
+    is_empty = target.count() == 0
+    pending: deque[Future[tuple[int, int]]] = deque()
+
+    def take(done: Future[tuple[int, int]]) -> None:
+        nonlocal copied
+        written, same = done.result()
+        copied = replace(copied, written=copied.written + written, same=copied.same + same, seconds=_since(began))
+        options.on_progress(copied)
+
+    with ThreadPoolExecutor(_WRITERS, "sightline-copy") as pool:
+        for few in chunks(source.scan(), BATCH_RECORDS):
+            pending.append(pool.submit(_write, few, target, is_empty=is_empty))
+            if len(pending) > _WAITING:
+                take(pending.popleft())
+        while pending:
+            take(pending.popleft())
+    removed = target.delete(list(_gone(source, target))) if options.prune else 0
+    return replace(copied, removed=removed, seconds=_since(began))
+
+
+def is_same(one: Record, other: Record) -> bool:
+    """Whether two records agree in URI and payload, and in their vectors as far as engines keep them."""
+    near = float(np.max(np.abs(one.vector - other.vector))) <= SAME
+    return near and one.uri == other.uri and dict(one.payload) == dict(other.payload)
+
+
+def _write(records: list[Record], target: Store, *, is_empty: bool) -> tuple[int, int]:
+    """How many were written, and how many were there already."""
+    there = {} if is_empty else {record.id: record for record in target.fetch([record.id for record in records])}
+    new = [record for record in records if record.id not in there or not is_same(record, there[record.id])]
+    if new:
+        target.upsert(new)
+    return len(new), len(records) - len(new)
+
+
+def _gone(source: Store, target: Store) -> Iterator[str]:
+    for few in chunks(target.scan(), BATCH_RECORDS):
+        here = {record.id for record in source.fetch([record.id for record in few])}
+        yield from (record.id for record in few if record.id not in here)
+
+
+def _since(began: float) -> float:
+    return time.monotonic() - began
