@@ -6,9 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +22,7 @@ from sightline.errors import ImageError, SourceError
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
 from sightline.stores.base import Store
+from sightline.stores.documents import dump_payload, load_payload
 from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
@@ -25,6 +30,8 @@ OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy h
 _LOOK_UP = 512  # items whose records are fetched together
 _COMMIT_RECORDS = 512  # a commit costs a few fsyncs; at 60 pictures/s the time limit comes first
 _COMMIT_SECONDS = 2.0  # the most finished work that a kill can lose
+_READERS = 64  # downloads at the same time
+_READ_AHEAD = 128  # pictures that are being downloaded or wait to be encoded
 _WINDOW = 3  # batches in flight for each worker, so that a commit leaves no worker idle
 
 T = TypeVar("T")
@@ -74,7 +81,7 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(options.workers, "sightline-worker")
     try:
-        for few in _chunks(run.changed(items), encoder.batch_size):
+        for few in _chunks(read_ahead(run.changed(items)), encoder.batch_size):
             pending.append(pool.submit(work, few, encoder, store, options.limit_megapixels))
             if len(pending) > _WINDOW * options.workers:
                 run.take(pending.popleft().result())
@@ -84,6 +91,38 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
         pool.shutdown(cancel_futures=True)
         run.finish([future.result() for future in pending if not future.cancelled() and not future.exception()])
     return run.summary
+
+
+def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, those that wait on a network read many at once, in the order in which they come.
+
+    At most `_READ_AHEAD` of them are held, so memory does not grow. The threads are daemons: an interrupt need not
+    wait for a server that does not answer.
+    """
+    asked: SimpleQueue[Item | None] = SimpleQueue()
+    come: SimpleQueue[Item] = SimpleQueue()
+    waiting = threads = 0
+    try:
+        for item in items:
+            if not item.is_slow:
+                yield item
+                continue
+            asked.put(item)
+            waiting += 1
+            if threads < min(waiting, _READERS):
+                threads += 1
+                Thread(target=_read_all, args=(asked, come), daemon=True, name="sightline-read").start()
+            while waiting >= _READ_AHEAD or (waiting and not come.empty()):
+                yield come.get()
+                waiting -= 1
+        for _ in range(waiting):
+            yield come.get()
+    finally:
+        with suppress(Empty):
+            while True:
+                asked.get_nowait()
+        for _ in range(threads):
+            asked.put(None)
 
 
 def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels: float | None) -> Batch:
@@ -129,7 +168,11 @@ def prune(store: Store, root: str, seen: set[str]) -> tuple[int, int]:
             gone.append(record.id)
     if seen:
         under = f"{root}/"
-        forgotten = [uri for uri in failures if uri.startswith(under) and record_id(uri) not in seen]
+        forgotten = [
+            uri
+            for uri, note in failures.items()
+            if record_id(uri) not in seen and (uri.startswith(under) or root in _folders(_payload(note)))
+        ]
         store.write_notes(FAILURE, dict.fromkeys(forgotten))
     return store.delete(gone), kept
 
@@ -167,7 +210,9 @@ class _Run:
         self._notes |= {record.uri: None for record in batch.records if record.uri in self._failed_before}
         for failure, item in batch.failures:
             retries = int(self._failed_before.get(item.uri, {}).get("retries", -1)) + 1
-            self._notes[item.uri] = {**asdict(failure), "retries": retries, "stamp": item.stamp}
+            note = {**asdict(failure), "retries": retries, "stamp": item.stamp}
+            # What only its source knew of it: a caption, say, that a retry of the bare URI could not find again.
+            self._notes[item.uri] = note | {"payload": dump_payload(item.payload)} if item.is_slow else note
         self._count(encoded=batch.encoded, reused=len(batch.records) - batch.encoded, failed=len(batch.failures))
         if len(self._records) >= _COMMIT_RECORDS or time.monotonic() - self._committed > _COMMIT_SECONDS:
             self.commit()
@@ -189,13 +234,26 @@ class _Run:
 
     def _failed_already(self, item: Item) -> bool:
         note = self._failed_before.get(item.uri)
-        if note is None or self._options.retry or note["stage"] == "read":
+        if note is None or self._options.retry:
             return False
-        return bool(note["stamp"] == item.stamp)
+        is_worth_another = note["stage"] == "read" and not item.is_slow  # a dead link would cost seconds in every run
+        return bool(note["stamp"] == item.stamp) and not is_worth_another
 
     def _count(self, **more: int) -> None:
         counts = {name: getattr(self.summary, name) + number for name, number in more.items()}
         self.summary = replace(self.summary, **counts, seconds=time.monotonic() - self._started)
+
+
+def _read_all(asked: "SimpleQueue[Item | None]", come: "SimpleQueue[Item]") -> None:
+    while item := asked.get():
+        try:
+            come.put(replace(item, read=partial(bytes, item.read())))
+        except Exception as error:  # handed to whoever reads the item
+            come.put(replace(item, read=partial(_refuse, error)))
+
+
+def _refuse(error: Exception) -> bytes:
+    raise error
 
 
 def _read(items: Sequence[Item], batch: Batch) -> Iterator[tuple[Item, bytes]]:
@@ -216,6 +274,10 @@ def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
 def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
     payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
     return Record(record_id(item.uri), item.uri, vector, {**payload, **item.payload, "stamp": item.stamp})
+
+
+def _payload(note: Note) -> Payload:
+    return load_payload(note["payload"]) if "payload" in note else {}
 
 
 def _folders(payload: Payload) -> list[str]:

@@ -128,8 +128,8 @@ def test_an_empty_folder_says_so(here: Path) -> None:
 
 
 def test_a_text_file_as_folder_is_refused(here: Path) -> None:
-    (here / "notes.txt").write_text("words")
-    assert_one_line(sightline("index", "notes.txt", cwd=here), "notes.txt", "neither a folder nor a picture")
+    (here / "notes.md").write_text("words")
+    assert_one_line(sightline("index", "notes.md", cwd=here), "notes.md", "neither a folder nor a picture")
     assert not (here / "photos.index").exists()
 
 

@@ -259,14 +259,14 @@ def test_an_empty_folder_offers_nothing(tmp_path: Path) -> None:
     [
         ("missing", r"missing cannot be read \(No such file.*expected something there; check the path.*mounted"),
         ("missing/a.jpg", r"a.jpg cannot be read \(No such file"),
-        ("notes.txt", "notes.txt is neither a folder nor a picture: expected a folder, or a file that ends in .jpg"),
-        ("notes.txt/a.jpg", r"a.jpg cannot be read \(Not a directory"),
+        ("notes.md", "notes.md is neither a folder nor a picture: expected a folder, or a file that ends in .jpg"),
+        ("notes.md/a.jpg", r"a.jpg cannot be read \(Not a directory"),
         ("x" * 300, "cannot be read .*too long"),
         ("nul\0.jpg", "cannot be read .*null"),
     ],
 )
 def test_what_is_no_source_says_so_in_three_parts(tmp_path: Path, name: str, message: str) -> None:
-    write(tmp_path, "notes.txt", b"notes")
+    write(tmp_path, "notes.md", b"notes")
     with pytest.raises(SourceError, match=message):
         open_source(tmp_path / name)
 

@@ -13,18 +13,33 @@ from sightline.text import count, duration, printable
 if TYPE_CHECKING:
     from sightline.index import Index
     from sightline.ingest import Options, Summary
-    from sightline.sources.base import Source
+    from sightline.sources.base import Opening, Source
+
+_EXAMPLES = """\
+examples:
+  sightline index ~/Pictures
+  sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
+  sightline index captions.tsv --images photos
+"""
 
 
 def add_commands(commands: Commands) -> None:
     """Add index, failures and remove."""
-    command = add_command(commands, "index", index, "index a folder of pictures; again after changes")
+    command = add_command(commands, "index", index, "index pictures; again after changes", epilog=_EXAMPLES)
     command.add_argument(
-        "source", metavar="FOLDER", nargs="+", help="a folder, looked through with all below it, or a picture"
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="a folder, looked through with all below it; a table of paths or URLs; a picture or its URL",
     )
     add_index(command)
     add_model(command)
     _add_reading(command)
+    table = command.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
+    table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
+    table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
+    table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
+    table.add_argument("--no-cache", action="store_true", help="do not keep what is fetched from the web")
     command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
     command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
     add_index(command)
@@ -41,7 +56,10 @@ def index(options: argparse.Namespace) -> int:
     """Index folders, with a progress bar on a terminal."""
     from sightline.sources.base import open_source
 
-    sources = [open_source(source) for source in options.source]  # a wrong name is said before anything is done
+    opening = _opening(options)
+    sources = [
+        open_source(source, opening) for source in options.source
+    ]  # a wrong name is said before anything is done
     with _open_for_writing(options) as target:
         for source in sources:
             summary = _with_progress(source, target, _reading(options))
@@ -53,7 +71,7 @@ def failures(options: argparse.Namespace) -> int:
     """List the failures table, or work it off."""
     with open_index(options) as target:
         if options.retry:
-            summary = target.retry(_reading(options))
+            summary = target.retry(_reading(options), _opening(options))
             _say(
                 f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
                 options,
@@ -96,6 +114,21 @@ def _reading(options: argparse.Namespace) -> "Options":
         raise UsageError(f"--workers is {options.workers}, expected at least 1")
     given = {"workers": options.workers, "limit_megapixels": options.max_megapixels}
     return replace(Options(retry=options.retry), **{name: value for name, value in given.items() if value is not None})
+
+
+def _opening(options: argparse.Namespace) -> "Opening":
+    from pathlib import Path
+
+    from sightline.sources.base import Opening
+
+    given = vars(options)
+    is_fresh = options.retry or given["no_cache"]  # what failed may have been kept as it came
+    return Opening(
+        cache=None if is_fresh else hub().cache / "pictures",
+        image=given.get("image_column"),
+        caption=given.get("caption_column"),
+        base=Path(given["images"]) if given.get("images") else None,
+    )
 
 
 def _open_for_writing(options: argparse.Namespace) -> "Index":

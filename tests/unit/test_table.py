@@ -1,0 +1,166 @@
+"""Tables of paths and URLs become items with what the table knows of each picture."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.pages import web
+from tests.pictures import encoded, scene, write
+
+from sightline.errors import SourceError
+from sightline.index import Index
+from sightline.sources import web as web_module
+from sightline.sources.base import Opening, open_source
+from sightline.sources.web import Downloader, normal_url
+from sightline.types import Item
+
+
+def table(folder: Path, text: str, name: str = "table.csv") -> Path:
+    path = folder / name
+    path.write_text(text, "utf-8")
+    return path
+
+
+def items_of(path: Path, opening: Opening | None = None) -> list[Item]:
+    return list(open_source(path, opening))
+
+
+def test_columns_become_what_is_known_of_a_picture(tmp_path: Path) -> None:
+    write(tmp_path, "photos/a.jpg", encoded(scene(1), "JPEG"))
+    path = table(
+        tmp_path,
+        'image,caption,price,sku,on sale,width,$odd"name,empty\nphotos/a.jpg,a red car,12.5,007,TRUE,3,x,\n',
+    )
+    (item,) = items_of(path)
+    assert item.uri == (tmp_path / "photos" / "a.jpg").as_uri()
+    known = {name: item.payload[name] for name in ("caption", "price", "sku", "on sale", "width_given", "oddname")}
+    assert known == {
+        "caption": "a red car",
+        "price": 12.5,
+        "sku": "007",
+        "on sale": True,
+        "width_given": 3,
+        "oddname": "x",
+    }
+    assert "empty" not in item.payload
+    assert item.payload["folders"][-2:] == [(tmp_path / "photos").as_uri(), path.as_uri()]  # type: ignore[index]
+
+
+def test_rows_of_one_picture_that_follow_each_other_are_one_item(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", encoded(scene(1), "JPEG"))
+    path = table(tmp_path, "image\tcaption\tsplit\na.jpg\ta dog\ttrain\na.jpg\ttwo dogs\ttrain\n", "c.tsv")
+    (item,) = items_of(path)
+    assert item.payload["caption"] == ["a dog", "two dogs"]
+    assert item.payload["split"] == "train"
+
+
+def test_paths_start_from_the_folder_that_is_given(tmp_path: Path) -> None:
+    write(tmp_path, "photos/a.jpg", encoded(scene(1), "JPEG"))
+    path = table(tmp_path, "image\na.jpg\n")
+    (missing,) = items_of(path)
+    with pytest.raises(SourceError, match="cannot be read"):
+        missing.read()
+    (item,) = items_of(path, Opening(base=tmp_path / "photos"))
+    assert item.read() == encoded(scene(1), "JPEG")
+
+
+def test_a_table_without_pictures_lists_its_columns(tmp_path: Path) -> None:
+    path = table(tmp_path, "sku,shelf\n1,2\n")
+    with pytest.raises(SourceError, match=r"columns sku, shelf, expected one with paths or URLs.*--image-column"):
+        open_source(path)
+    with pytest.raises(SourceError, match="no column 'foto', expected --image-column to be one of sku, shelf"):
+        open_source(path, Opening(image="foto"))
+    assert [item.payload["shelf"] for item in items_of(path, Opening(image="sku"))] == [2]
+
+
+def test_pictures_inside_a_table_are_read_from_it(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="needs the parquet extra")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the parquet extra")
+    rows = [
+        {
+            "image": {"bytes": encoded(scene(n), "JPEG"), "path": None},
+            "label": n,
+            "at": datetime(2024, 1, 1, tzinfo=UTC),
+        }
+        for n in range(3)
+    ]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    items = items_of(tmp_path / "a.parquet")
+    assert [item.read() for item in items] == [encoded(scene(n), "JPEG") for n in range(3)]
+    assert [item.payload["label"] for item in items] == [0, 1, 2]
+    assert items[0].payload["at"] == datetime(2024, 1, 1, tzinfo=UTC)
+    assert len({item.uri for item in items}) == 3
+
+
+def test_urls_go_over_the_line_in_ascii() -> None:
+    assert normal_url("HTTP://a.example/ä b.jpg?q=ü#part") == "http://a.example/%C3%A4%20b.jpg?q=%C3%BC"
+    assert normal_url("http://bücher.example/a%20b") == "http://xn--bcher-kva.example/a%20b"
+
+
+KINDS = ("ok", "moved", "busy", "slow", "dead", "loop", "page", "mislabelled", "cut")
+
+
+def test_every_good_picture_is_indexed_and_each_bad_one_has_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_module, "_FIRST_PAUSE_S", 0.01)
+    with web(lambda path: encoded(scene(int(path.split("/")[2])), "JPEG")) as served:
+        rows = [f"{served.url}/{kind}/{n},{kind} {n}" for n, kind in enumerate(KINDS * 4)]
+        path = table(tmp_path, "\n".join(["url,caption", *rows, "http://127.0.0.1:1/none,nobody"]))
+        index = Index(str(tmp_path / "a.index"), model="pixels")
+        source = open_source(path, Opening(cache=tmp_path / "cache"))
+        summary = index.add(source)
+        assert (summary.encoded, summary.failed) == (16, 21)
+        assert {hit.payload["caption"].split()[0] for hit in index.store.scan()} == {"ok", "moved", "busy", "slow"}  # type: ignore[union-attr]
+        reasons = {failure.uri.split("/")[3]: failure.reason for failure in index.failures()}
+        assert "answers 404" in reasons["dead"]
+        assert "too many redirects" in reasons["loop"]
+        assert "gives text/html" in reasons["page"]
+        assert "broke off" in reasons["cut"]
+        assert "an HTML page" in reasons["mislabelled"]
+        assert "refused" in reasons["none"]
+        asked = served.asked.total()
+        again = index.add(source)
+        assert (again.unchanged, again.skipped, again.encoded) == (16, 21, 0)
+        assert served.asked.total() == asked  # neither good nor bad ones are asked for again
+        path.write_text(path.read_text().replace("ok 0", "other words"))
+        changed = index.add(open_source(path, Opening(cache=tmp_path / "cache")))
+        assert (changed.reused, served.asked.total()) == (1, asked)  # the cache has it
+        assert index.count({"$match": "other words"}) == 1
+    index.close()
+
+
+def test_a_retry_keeps_what_the_table_knew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "_TRIES", 1)
+    with web(lambda path: encoded(scene(1), "JPEG")) as served:
+        path = table(tmp_path, f"url,caption\n{served.url}/busy/1,a red car\n")
+        with Index(str(tmp_path / "a.index"), model="pixels") as index:
+            assert index.add(path).failed == 1
+            assert index.retry().encoded == 1
+            assert [record.payload["caption"] for record in index.store.scan()] == ["a red car"]
+            assert index.failures() == []
+            assert index.add(path).unchanged == 1
+
+
+def test_one_host_is_asked_by_a_few_at_a_time(tmp_path: Path) -> None:
+    with web(lambda path: encoded(scene(1, (32, 32)), "JPEG")) as served:
+        rows = "\n".join(f"{served.url}/slow/{number}" for number in range(48))
+        with Index(str(tmp_path / "a.index"), model="pixels") as index:
+            assert index.add(table(tmp_path, f"url\n{rows}\n")).seen == 48
+        assert 4 <= served.most_at_once <= 8
+
+
+def test_rows_that_left_the_table_leave_the_index_and_its_failures(tmp_path: Path) -> None:
+    with web(lambda path: encoded(scene(len(path)), "JPEG")) as served:
+        path = table(tmp_path, f"url\n{served.url}/ok/1\n{served.url}/ok/12\n{served.url}/dead/1\n")
+        with Index(str(tmp_path / "a.index"), model="pixels") as index:
+            index.add(path)
+            table(tmp_path, f"url\n{served.url}/ok/1\n")
+            summary = index.add(path)
+            assert (summary.removed, index.count(), index.failures()) == (1, 1, [])
+
+
+def test_a_picture_that_is_too_large_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "_LARGEST_BYTES", 1 << 20)
+    with web(lambda path: bytes(3 << 20)) as served, pytest.raises(SourceError, match="more than 1 MB"):
+        Downloader().fetch(f"{served.url}/ok/1")
