@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import TextNotSupported
 from sightline.types import Pixels, Vectors
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*:Warning:(?!sightline)")  # of the libraries, of themselves
 EXACT = 0.99999
 
 
@@ -26,10 +28,28 @@ class Case:
     same: float = EXACT
     """The smallest cosine of a picture or text on its own to the same one in a batch."""
     knows_words: bool = True
+    needs: str = ""
+    """The package that it runs in, if that is an extra."""
 
 
+def of_library(make: str, *arguments: str) -> Callable[[Path], Encoder]:
+    """A model of another library, saved once for all tests: its name holds the path of its weights."""
+
+    def load(folder: Path) -> Encoder:
+        from tests import towers
+
+        shared = folder.parent / "towers"
+        shared.mkdir(exist_ok=True)
+        name = getattr(towers, make)(shared, *arguments)
+        return load_encoder(name if isinstance(name, str) else f"{PREFIXES[make]}:{name}")
+
+    return load
+
+
+PREFIXES = {"transformers_folder": "hf", "sentence_folder": "st"}
 CASES = {
     "pixels": Case(lambda _: load_encoder("pixels"), knows_words=False),
+    "colour": Case(lambda _: load_encoder("colour"), knows_words=False),
     "mini": Case(lambda _: load_encoder(BUNDLED), same=EXACT),
     "golden clip: any batch, causal, float32": Case(lambda _: OnnxEncoder(GOLDEN_CLIP)),
     "golden siglip: batch of one, fixed length, uint8": Case(lambda _: OnnxEncoder(GOLDEN_SIGLIP)),
@@ -37,6 +57,14 @@ CASES = {
     "dynamic int8 pictures": Case(lambda folder: OnnxEncoder(make_folder(folder / "m", visual="visual-dynamic-int8"))),
     "texts with a mask": Case(lambda folder: OnnxEncoder(make_folder(folder / "m", textual="textual-with-mask"))),
     "pictures only": Case(lambda folder: OnnxEncoder(make_folder(folder / "m", textual=None)), knows_words=False),
+    "timm": Case(of_library("timm_state"), knows_words=False, needs="timm"),
+    "simclr": Case(of_library("simclr_checkpoint"), knows_words=False, needs="timm"),
+    "open_clip": Case(of_library("open_clip_state"), needs="open_clip"),
+    "sentence-transformers": Case(of_library("sentence_folder"), needs="sentence_transformers"),
+    **{
+        kind: Case(of_library("transformers_folder", kind), knows_words=kind != "dinov2", needs="transformers")
+        for kind in ("clip", "siglip", "blip", "align", "dinov2")
+    },
 }
 TEXTS = (
     "a dog in the snow",
@@ -55,6 +83,8 @@ SIZES = ((320, 240), (1, 1), (1, 2000), (3000, 2), (2, 3), (17, 500))
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
+    if (needs := CASES[str(request.param)].needs) and not (find_spec("torch") and find_spec(needs)):
+        pytest.skip(f"needs torch and {needs}: pip install 'sightline[torch]'")
     if request.param == BUNDLED and not (bundled_folder(BUNDLED) / "config.json").is_file():
         pytest.skip("the bundled model has not been trained yet: python -m sightline.train makes it")
     return CASES[str(request.param)]

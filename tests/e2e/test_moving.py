@@ -28,10 +28,10 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """An index of 6,000 made-up records."""
+    """An index of 20,000 made-up records."""
     path = tmp_path / "a.index"
     store = open_store(str(path), dim=DIM)
-    store.upsert([plain_record(number, DIM) for number in range(6000)])
+    store.upsert([plain_record(number, DIM) for number in range(20_000)])
     store.write_notes("index", {"index": {"encoder": "mini", "fingerprint": "x", "load": "mini"}})
     store.close()
     return path
@@ -70,7 +70,7 @@ def test_a_copy_that_was_killed_is_finished_by_the_next_one(
     code, out, _ = run("copy", str(source), str(target), "--json", capsys=capsys)
     copied = json.loads(out)
     assert code == 0
-    assert copied["total"] == 6000 == copied["written"] + copied["same"]
+    assert copied["total"] == 20_000 == copied["written"] + copied["same"]
     assert copied["same"] > 0
     code, out, _ = run("verify", str(source), str(target), "--sample", "5", "--model", "pixels", capsys=capsys)
     assert code == 2  # the pixels model did not build this index: nothing is compared

@@ -9,24 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from torch.nn import functional
 
-_operators = torch.library.Library("torchvision", "FRAGMENT")
-for _name in ("nms", "qnms"):
-    # A torchvision built for another torch lacks its compiled operators; its transforms do without.
-    if not hasattr(torch.ops.torchvision, _name):
-        _operators.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+from sightline.train.clip import CutAttention
+from sightline.train.documents import END, byte_pair_tokenizer
+from sightline.train.from_open_clip import open_clip as open_clip_library
 
-import open_clip  # noqa: E402  needs the operators
-from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode  # noqa: E402
-
+open_clip = open_clip_library()
 __all__ = ["Shape", "export", "installed_merges", "make_model", "open_clip", "simple_tokenizer", "write_tokenizer"]
 
 _OPSET = 17
-_START, _END = "<start_of_text>", "<end_of_text>"
-_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how SimpleTokenizer splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +33,6 @@ class Shape:
     integers: torch.dtype = torch.int32
     takes_mask: bool = False
     """A second text input that marks the real tokens."""
-
-
-class Attention(nn.Module):  # type: ignore[misc]
-    """nn.MultiheadAttention in plain matrix products, because its own export fixes the sequence length."""
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.inner = attention
-
-    def forward(self, x: Tensor, *_: Any, attn_mask: Tensor | None = None, **__: Any) -> tuple[Tensor, None]:
-        heads, dim = self.inner.num_heads, self.inner.embed_dim
-        rows, length = x.shape[0], x.shape[1]
-        joined = functional.linear(x, self.inner.in_proj_weight, self.inner.in_proj_bias)
-        parts = joined.reshape(rows, length, 3, heads, dim // heads).permute(2, 0, 3, 1, 4)
-        query, key, value = parts[0], parts[1], parts[2]  # (rows, heads, length, dim / heads)
-        logits = query @ key.transpose(-1, -2) * (dim // heads) ** -0.5
-        weights = functional.softmax(logits if attn_mask is None else logits + attn_mask, dim=-1)
-        return self.inner.out_proj((weights @ value).transpose(1, 2).reshape(rows, length, dim)), None
 
 
 class ImageTower(nn.Module):  # type: ignore[misc]
@@ -124,7 +99,7 @@ def export(
     (folder / "visual" / "preprocess_cfg.json").write_text(json.dumps(preprocess, indent=1), "utf-8")
     for module in list(model.modules()):
         if isinstance(getattr(module, "attn", None), nn.MultiheadAttention):
-            module.attn = Attention(module.attn)
+            module.attn = CutAttention(module.attn)
     side = config["vision_cfg"]["image_size"]
     length = config["text_cfg"]["context_length"]
     pixels = (
@@ -137,26 +112,10 @@ def export(
     _write(TextTower(model).eval(), texts, "text_embedding", folder / "textual" / "model.onnx", shape)
 
 
-def write_tokenizer(merges: Sequence[str], folder: Path, *, context_length: int, pad_token: str = _END) -> None:
+def write_tokenizer(merges: Sequence[str], folder: Path, *, context_length: int, pad_token: str = END) -> None:
     """CLIP's kind of tokenizer for a list of merges as tokenizer.json: what SimpleTokenizer does with the list."""
-    letters = list(bytes_to_unicode().values())
-    joined = ["".join(merge.split()) for merge in merges]
-    words = [*letters, *(letter + "</w>" for letter in letters), *joined, _START, _END]
-    tokenizer = Tokenizer(
-        models.BPE(
-            {word: number for number, word in enumerate(words)},
-            [(first, second) for first, second in map(str.split, merges)],
-            end_of_word_suffix="</w>",
-        )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    ends = [(word, words.index(word)) for word in (_START, _END)]
-    tokenizer.post_processor = processors.TemplateProcessing(f"{_START} $A {_END}", special_tokens=ends)
+    letters = list(open_clip.tokenizer.bytes_to_unicode().values())
+    tokenizer = byte_pair_tokenizer(letters, [(first, second) for first, second in map(str.split, merges)])
     textual = folder / "textual"
     textual.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(textual / "tokenizer.json"), pretty=False)
@@ -164,10 +123,10 @@ def write_tokenizer(merges: Sequence[str], folder: Path, *, context_length: int,
     (textual / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
 
 
-def simple_tokenizer(merges: Sequence[str], path: Path, context_length: int, clean: str) -> SimpleTokenizer:
+def simple_tokenizer(merges: Sequence[str], path: Path, context_length: int, clean: str) -> Any:
     """open_clip's own tokenizer on a list of merges."""
     path.write_bytes(gzip.compress(("header\n" + "\n".join(merges)).encode(), mtime=0))
-    return SimpleTokenizer(bpe_path=str(path), context_length=context_length, clean=clean)
+    return open_clip.SimpleTokenizer(bpe_path=str(path), context_length=context_length, clean=clean)
 
 
 def installed_merges() -> list[str]:

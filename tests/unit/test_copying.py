@@ -36,7 +36,8 @@ class Dying(MemoryStore):
         super().upsert(records)
 
 
-def test_a_copy_holds_the_same_and_answers_the_same(tmp_path: Path) -> None:
+def test_a_copy_holds_the_same_and_answers_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "BATCH_RECORDS", 1000)
     source, target = filled(2500), open_store(str(tmp_path / "b.index"), dim=DIM)
     told = list[Copied]()
     copied = copy_records(source, target, Options(on_progress=told.append))

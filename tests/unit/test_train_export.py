@@ -38,7 +38,7 @@ def float_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def int8_folder(tmp_path_factory: pytest.TempPathFactory, pictures: NDArray[np.uint8]) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "model"
-    export(tiny.model(), tiny.tokenizer(), folder, calibration=pictures)
+    export(tiny.model(), tiny.tokenizer(), folder, "int8", calibration=pictures)
     return folder
 
 

@@ -59,7 +59,7 @@ def settings() -> Settings:
     )
 
 
-def losses_of(folder: Path, settings: Settings, **keywords: bool) -> dict[int, float]:
+def losses_of(folder: Path, settings: Settings, **keywords: Any) -> dict[int, float]:
     losses = {}
     train(settings, folder, listen=lambda progress: losses.update({progress.step: progress.loss}), **keywords)
     losses.pop(0)
@@ -71,7 +71,8 @@ def test_a_run_ends_in_a_model_folder_that_says_how_it_was_made(folder: Path, se
     assert restore(outcome.folder)[0].shape == tiny.shape()
     record = json.loads((folder / "out" / RECORD).read_text())
     assert record["settings"]["seed"] == settings.seed
-    assert [entry["step"] for entry in record["history"]] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in record["history"]] == [0, 1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in record["history"] if entry["recalls"]] == [0, 3, 6]
     assert record["recalls"]["dev"].keys() == outcome.recalls["dev"].keys()
     assert not (folder / "out" / checkpoint.NAME).exists()
 

@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 
 import sightline
-from sightline.cli import captioning, demo, evaluating, exporting, indexing, looking, moving, searching, serving, training
+from sightline.cli import (
+    captioning,
+    demo,
+    evaluating,
+    exporting,
+    indexing,
+    looking,
+    moving,
+    searching,
+    serving,
+    training,
+)
 from sightline.errors import SightlineError
 
 FOUND, NOTHING_FOUND, WRONG = 0, 1, 2

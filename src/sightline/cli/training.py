@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command
+from sightline.cli.options import Commands, add_command, hub
 from sightline.text import duration, table
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--seed", metavar="N", type=int, help="the seed, in place of the file's")
     command.add_argument("--steps", metavar="N", type=int, help="the number of steps, in place of the file's")
     command.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        help="where to compute, in place of the file's",
+    )
+    command.add_argument(
         "--may-forget", action="store_true", help="export even a model that lost too much on the general set"
     )
     command.add_argument("--json", action="store_true", help="print the outcome as JSON")
@@ -41,10 +46,10 @@ def train(options: argparse.Namespace) -> int:
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing
-    from sightline.train.config import read_settings
+    from sightline.train.config import IMAGE_FROZEN, read_settings
 
     settings = read_settings(Path(options.config))
-    given = {"output": options.output, "seed": options.seed}
+    given = {"output": options.output, "seed": options.seed, "device": options.device}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options.steps is not None:
         settings = replace(settings, optimiser=replace(settings.optimiser, steps=options.steps))
@@ -54,7 +59,7 @@ def train(options: argparse.Namespace) -> int:
     from sightline.train.run import train as run
 
     base = Path(options.base) if options.base else Path(options.config).parent
-    outcome = run(settings, base, listen=_listener(), may_forget=options.may_forget)
+    outcome = run(settings, base, listen=_listener(), may_forget=options.may_forget, hub=hub())
     if options.json:
         print(json.dumps({"folder": str(outcome.folder), "recalls": outcome.recalls, "share": outcome.share}))
         return 0
@@ -66,6 +71,8 @@ def train(options: argparse.Namespace) -> int:
         path = [{name: f"{value:.3f}" for name, value in asdict(point).items()} for point in outcome.points]
         print(table([list(path[0]), *([*row.values()] for row in path)]))
     print(f"\nuse it: sightline index FOLDER --model {outcome.folder}")
+    if settings.mode in IMAGE_FROZEN and settings.start.model:
+        print(f'with an index that {settings.start.model} built: sightline search "..." --model {outcome.folder}')
     return 0
 
 
@@ -99,6 +106,8 @@ def _lines(progress: "Progress") -> None:
 
 def _measured(progress: "Progress") -> str:
     parts = [f"{name} {100 * found['text_to_image@10']:.1f}" for name, found in progress.recalls.items()]
+    if not progress.step:
+        return f"before the first step: recall@10 {', '.join(parts)}"
     left = duration(progress.remaining_s)
     return (
         f"step {progress.step} of {progress.steps}, loss {progress.loss:.3f}, recall@10 {', '.join(parts)}, {left} left"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sightline.train.keywords import Keywords
-from sightline.train.views import Maps, window
+from sightline.train.pictures import Pictures
 
 Ids = Sequence[int]
 
@@ -19,7 +19,7 @@ Ids = Sequence[int]
 class Source:
     """One set made ready to train on. Lists run over its pictures, inner lists over the texts of one picture."""
 
-    views: Sequence[Maps]
+    pictures: Pictures
     ids: Sequence[Sequence[Ids]]
     meanings: Sequence[Sequence[str]]
     """Texts of the same meaning are right for each other's pictures: the lower-cased text, or the class."""
@@ -37,7 +37,7 @@ class Source:
 class Batch:
     """Texts and pictures of one step; `positives[t, p]` is 1 where text t fits picture p."""
 
-    maps: Sequence[Tensor]
+    pictures: Sequence[Tensor]
     ids: Sequence[Ids]
     positives: Tensor
     opinions: Tensor | None
@@ -52,7 +52,7 @@ class _Pick:
     """What one source gives to a step: pictures by place, and for each some of its texts or keywords instead."""
 
     source: Source
-    maps: Tensor
+    pictures: Tensor
     places: NDArray[np.int64]
     texts: Sequence[tuple[int, int]]
     """(row of the picture in `places`, number of the text)."""
@@ -60,18 +60,18 @@ class _Pick:
     """By position in `texts`: the keyword that takes its place, and its ids."""
 
 
-def draw(sources: Sequence[Source], step: int, *, seed: int, slack: int, texts_per_picture: int = 1) -> Batch:
+def draw(sources: Sequence[Source], step: int, *, seed: int, texts_per_picture: int = 1) -> Batch:
     """The batch of a step: every source gives its `per_step` pictures, each with some of its texts."""
     chance = np.random.default_rng((seed, step))
     picks = [
-        _pick(source, _places(source, step, seed=seed + 1000 * number), chance, slack, texts_per_picture)
+        _pick(source, _places(source, step, seed=seed + 1000 * number), chance, texts_per_picture)
         for number, source in enumerate(sources, 1)
     ]
     positives = torch.block_diag(*(_positives(pick) for pick in picks))
     ids = [row for pick in picks for row in _ids(pick)]
     is_sentence = [place not in pick.words for pick in picks for place in range(len(pick.texts))]
-    maps = [pick.maps for pick in picks]
-    return Batch(maps, ids, positives, _opinions(picks), _similarity(picks), torch.tensor(is_sentence))
+    pictures = [pick.pictures for pick in picks]
+    return Batch(pictures, ids, positives, _opinions(picks), _similarity(picks), torch.tensor(is_sentence))
 
 
 def _places(source: Source, step: int, *, seed: int) -> NDArray[np.int64]:
@@ -83,10 +83,8 @@ def _places(source: Source, step: int, *, seed: int) -> NDArray[np.int64]:
     return order[start : start + wanted]
 
 
-def _pick(
-    source: Source, places: NDArray[np.int64], chance: np.random.Generator, slack: int, texts_per_picture: int
-) -> _Pick:
-    maps = window(source.views[int(chance.integers(len(source.views)))][places], slack, chance)
+def _pick(source: Source, places: NDArray[np.int64], chance: np.random.Generator, texts_per_picture: int) -> _Pick:
+    pictures = source.pictures.sights(places, chance)
     texts = [
         (row, int(number))
         for row, place in enumerate(places)
@@ -99,7 +97,7 @@ def _pick(
             word = own[int(chance.integers(len(own)))]
             phrases = (source.keyword_ids or {})[word]
             words[position] = (word, phrases[int(chance.integers(len(phrases)))])
-    return _Pick(source, maps, places, texts, words)
+    return _Pick(source, pictures, places, texts, words)
 
 
 def _ids(pick: _Pick) -> list[Ids]:

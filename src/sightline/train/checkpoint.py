@@ -13,7 +13,7 @@ from sightline.train.config import difference
 
 NAME = "checkpoint.pt"
 # These may change between a run and its continuation: they do not touch the weights.
-FREE = ("output", "precision", "evaluate_every_steps", "checkpoint_every_steps", "largest_general_loss")
+FREE = ("output", "precision", "device", "evaluate_every_steps", "checkpoint_every_steps", "largest_general_loss")
 
 
 def save(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -39,10 +39,7 @@ def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     path = folder / NAME
     if not path.is_file():
         return None
-    try:
-        document = torch.load(path, weights_only=True)
-    except Exception as error:
-        raise TrainingError(f"{path} is damaged ({error}): expected a checkpoint; remove it to start afresh") from error
+    document = read(path)
     changed = difference(_fixed(json.loads(document["settings"])), _fixed(json.loads(json.dumps(settings))))
     if changed:
         raise TrainingError(
@@ -51,6 +48,15 @@ def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
         )
     state: Mapping[str, Any] = document["state"]
     return state
+
+
+def read(path: Path) -> Mapping[str, Any]:
+    """A checkpoint as it was saved: `state`, and `settings` as JSON. Raises `TrainingError` when it is damaged."""
+    try:
+        document: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise TrainingError(f"{path} is damaged ({error}): expected a checkpoint; remove it to start afresh") from error
+    return document
 
 
 def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,10 @@ from sightline.errors import UsageError
 Mode = Literal["whole", "image_frozen", "text_frozen", "query_adapter"]
 Loss = Literal["contrastive", "sigmoid"]
 Kind = Literal["captions", "folders"]
-Precision = Literal["int8", "float32"]
+Precision = Literal["int8", "float16", "float32"]
+Device = Literal["auto", "cpu", "cuda"]
+IMAGE_FROZEN: tuple[Mode, ...] = ("image_frozen", "query_adapter")
+"""The modes that leave the vectors of indexed pictures as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,8 @@ class StartSettings:
     """Where the weights come from: a model folder, or published parts for a new model."""
 
     model: str = "mini"
-    """`mini`, or a folder in the layout that `export` writes; empty when the parts below are given."""
+    """`mini`, the folder of an earlier run, `open_clip:ARCHITECTURE/WEIGHTS`, `hf:NAME` or `hf:./FOLDER`; empty when
+    the parts below are given."""
     image_weights: str = ""
     text_weights: str = ""
     tokenizer: str = ""
@@ -94,6 +98,8 @@ class OptimiserSettings:
     """How many of its texts stand beside a picture in one step."""
     window_slack: int = 3
     """Each step sees a random window of the cached maps, up to this much smaller on each side."""
+    smallest_crop: float = 0.6
+    """Of a start with `open_clip:` or `hf:` each step sees a random part of a picture, at least this share of it."""
     is_half_precision: bool = True
 
 
@@ -106,6 +112,8 @@ class Settings:
     loss: Loss = "contrastive"
     precision: Precision = "int8"
     """Of the exported model: int8 is a quarter of the size and faster."""
+    device: Device = "auto"
+    """`auto` takes a CUDA device where there is one."""
     seed: int = 1
     evaluate_every_steps: int = 200
     checkpoint_every_steps: int = 100

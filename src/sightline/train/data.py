@@ -1,19 +1,17 @@
 """Caption tables and class folders -> pictures with their texts, and a count of what did not fit together."""
 
-import csv
 import hashlib
-import io
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SourceError
+from sightline.sources.rows import Row, open_rows
 from sightline.train.config import DataSettings
 
 log = logging.getLogger(__name__)
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
-DELIMITERS = ("\t", ",", ";", "|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +86,8 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]
     missing: set[str] = set()
     repeated = empty = 0
     for row in _rows(settings, base / settings.table):
-        image = row[settings.image_column] or ""
-        texts = [text for column in settings.caption_columns if (text := " ".join((row[column] or "").split()))]
+        image = str(row.get(settings.image_column) or "")
+        texts = [text for name in settings.caption_columns if (text := " ".join(str(row.get(name) or "").split()))]
         if image in missing or not (image in pictures or (root / image).is_file()):
             missing.add(image)
             continue
@@ -110,51 +108,26 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]
     return pictures, {reason: count for reason, count in counts.items() if count}
 
 
-def _rows(settings: DataSettings, path: Path) -> Iterator[dict[str, str | None]]:
-    """The rows of the chosen split, with the columns checked. Delimiter and encoding are read off the file."""
-    text = _decoded(path)
-    header = text.split("\n", 1)[0]
-    delimiter = max(DELIMITERS, key=header.count)
-    # Tabs are never inside a caption, quotation marks often are; with other delimiters quoting is needed.
-    lines = io.StringIO(text, newline="")
-    if delimiter == "\t":
-        reader = csv.DictReader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    else:
-        reader = csv.DictReader(lines, delimiter=delimiter)
-    columns = reader.fieldnames or []
-    for name in (
-        settings.image_column,
-        *settings.caption_columns,
-        *([settings.split_column] if settings.split else []),
-    ):
-        if name not in columns:
+def _rows(settings: DataSettings, path: Path) -> Iterator[Row]:
+    """The rows of the chosen split, with the columns checked."""
+    table = open_rows(path)
+    needed = [settings.image_column, *settings.caption_columns, *([settings.split_column] if settings.split else [])]
+    for name in needed:
+        if name not in table.columns:
             raise SourceError(
-                f"{path} has no column '{name}': it has {', '.join(columns) or 'none'}; "
+                f"{path} has no column '{name}': it has {', '.join(table.columns) or 'none'}; "
                 "name the right one in the configuration"
             )
-    rows = list(reader)
     if not settings.split:
-        yield from rows
+        yield from table.walk()
         return
-    splits = dict.fromkeys(row[settings.split_column] for row in rows)
+    splits = dict[str, None]()
+    for row in table.walk():
+        name = str(row.get(settings.split_column) or "")
+        splits[name] = None
+        if name == settings.split:
+            yield row
     if settings.split not in splits:
-        known = ", ".join(str(name) for name in splits)
-        raise SourceError(f"{path} has no row of split '{settings.split}': it has {known}; set `split` to one of them")
-    yield from (row for row in rows if row[settings.split_column] == settings.split)
-
-
-def _decoded(path: Path) -> str:
-    """UTF-8 with or without mark, UTF-16 with its mark, else Windows-1252, which old spreadsheets write."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
         raise SourceError(
-            f"{path} cannot be read ({error.strerror}): expected a captions table; check `table`"
-        ) from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        log.warning("%s is not UTF-8: read as Windows-1252", path)
-        return data.decode("cp1252", errors="replace")
+            f"{path} has no row of split '{settings.split}': it has {', '.join(splits)}; set `split` to one of them"
+        )

@@ -1,8 +1,6 @@
 """A trained model -> a folder in the open_clip ONNX layout, in float or in 8 bits."""
 
 import json
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import nn
 
+from sightline.errors import TrainingError
 from sightline.train.config import Precision
+from sightline.train.folder import filled, take_image_tower
 from sightline.train.graph import image_graph, text_graph
 from sightline.train.model import PIXEL_MEAN, PIXEL_STD, Shape, TwoTowers
+from sightline.train.precision import halved
 from sightline.train.quantize import quantize_image, quantize_text
 
 
@@ -23,50 +24,48 @@ def export(
     model: TwoTowers,
     tokenizer: Tokenizer,
     folder: Path,
+    precision: Precision = "float32",
     *,
     calibration: NDArray[np.uint8] | None = None,
     image_tower_of: Path | None = None,
 ) -> None:
     """Writes both towers, tokenizer and configuration into `folder`; other files in it stay.
 
-    With `calibration`, pictures of shape (n, 3, side, side), the towers are written in 8 bits: the image tower
-    static, activations unsigned and weights signed (other pairs have no fast kernel); the text tower dynamic.
+    In 8 bits the image tower is static, activations unsigned and weights signed (other pairs have no fast kernel), for
+    which it needs `calibration`, pictures of shape (n, 3, side, side); the text tower is dynamic.
     `image_tower_of` is a model folder whose image tower is taken over byte for byte, where it was frozen.
-    The folder is filled at the end by moves, so that a reader never meets a half-written file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        work = Path(name)
-        for part in ("visual", "textual"):
-            (work / part).mkdir()
+    with filled(folder) as work:
         if image_tower_of is None:
-            _write_image_tower(model, work, calibration)
+            _write_image_tower(model, work, precision, calibration)
         else:
-            shutil.copy(image_tower_of / "visual" / "model.onnx", work / "visual" / "model.onnx")
-        _write_text_tower(model, work, is_int8=calibration is not None)
-        _write_configuration(model, tokenizer, work, "float32" if calibration is None else "int8")
-        for file in sorted(work.rglob("*.json")) + sorted(work.rglob("*.onnx")):
-            target = folder / file.relative_to(work)
-            target.parent.mkdir(exist_ok=True)
-            file.replace(target)
+            take_image_tower(image_tower_of, work)
+        _write_text_tower(model, work, precision)
+        _write_configuration(model, tokenizer, work, precision)
 
 
-def _write_image_tower(model: TwoTowers, work: Path, calibration: NDArray[np.uint8] | None) -> None:
-    target, exact = work / "visual" / "model.onnx", work / "image.float"
-    onnx.save(image_graph(state_of(model.image), model.shape), exact)
-    if calibration is None:
-        exact.rename(target)
+def _write_image_tower(
+    model: TwoTowers, work: Path, precision: Precision, calibration: NDArray[np.uint8] | None
+) -> None:
+    target, graph = work / "visual" / "model.onnx", image_graph(state_of(model.image), model.shape)
+    if precision == "int8":
+        if calibration is None:
+            raise TrainingError("int8 was asked for without pictures: expected some to measure ranges on; give them")
+        onnx.save(graph, work / "image.float")
+        quantize_image(work / "image.float", target, calibration)
+        (work / "image.float").unlink()
     else:
-        quantize_image(exact, target, calibration)
+        onnx.save(halved(graph) if precision == "float16" else graph, target)
 
 
-def _write_text_tower(model: TwoTowers, work: Path, *, is_int8: bool) -> None:
-    target, exact = work / "textual" / "model.onnx", work / "text.float"
-    onnx.save(text_graph(state_of(model.text), model.shape), exact)
-    if is_int8:
-        quantize_text(exact, target)
+def _write_text_tower(model: TwoTowers, work: Path, precision: Precision) -> None:
+    target, graph = work / "textual" / "model.onnx", text_graph(state_of(model.text), model.shape)
+    if precision == "int8":
+        onnx.save(graph, work / "text.float")
+        quantize_text(work / "text.float", target)
+        (work / "text.float").unlink()
     else:
-        exact.rename(target)
+        onnx.save(halved(graph) if precision == "float16" else graph, target)
 
 
 def state_of(tower: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -21,7 +21,10 @@ class Point:
 
 def mixture(start: Weights, tuned: Weights, share: float) -> dict[str, Tensor]:
     """Weight-space interpolation (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903, equation 2)."""
-    return {name: start[name].lerp(value, share) for name, value in tuned.items()}
+    return {
+        name: start[name].lerp(value, share) if value.is_floating_point() else value  # a batch norm counts its steps
+        for name, value in tuned.items()
+    }
 
 
 def path(

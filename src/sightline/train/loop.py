@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,10 @@ from sightline.errors import TrainingError
 from sightline.train import losses
 from sightline.train.batches import Batch, Source, draw
 from sightline.train.config import Mode, OptimiserSettings, Settings
-from sightline.train.model import STEM_BLOCKS, TwoTowers
+from sightline.train.device import device_of
+from sightline.train.model import Part, Towers
 from sightline.train.text import padded
 
-LARGEST_SCALE = 60.0
 TEXT_PARTS = 3
 State = dict[str, Any]
 
@@ -34,7 +35,7 @@ class Anchors:
 class Trainer:
     """Everything that changes during a run. Same settings, data and step give the same weights, resumed or not."""
 
-    model: TwoTowers
+    model: Towers
     settings: Settings
     sources: Sequence[Source]
     anchors: Anchors
@@ -43,6 +44,8 @@ class Trainer:
     start: Sequence[Tensor]
     step: int = 0
     names: Tensor | None = None
+    ahead: "Future[Batch] | None" = None
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def advance(self) -> float:
         """One step. Gives its loss; raises `TrainingError` when that is not a number."""
@@ -51,7 +54,7 @@ class Trainer:
         self.model.train()
         if self.names is None or self.step % 150 == 0:
             self.names = self._class_vectors()
-        loss = self._loss(self._batch(options))
+        loss = self._loss(self._next_batch(options))
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step} is {loss.item()}: expected a number; lower the rates, "
@@ -78,53 +81,80 @@ class Trainer:
 
     def load(self, state: State) -> None:
         """Continues where `state` was taken."""
+        device = device_of(self.model.text)
         self.model.load_state_dict(state["model"])
-        self.average = state["average"]
+        self.average = {name: value.to(device) for name, value in state["average"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.names = state["step"], state["names"]
+        self.step, self.names = state["step"], None if state["names"] is None else state["names"].to(device)
+        self.ahead = None
 
-    def _batch(self, options: OptimiserSettings) -> Batch:
-        return draw(
-            self.sources,
-            self.step,
-            seed=self.settings.seed,
-            slack=options.window_slack,
-            texts_per_picture=options.texts_per_picture,
-        )
+    def guess_bias(self) -> None:
+        """Sets the bias so that on the first batch the sigmoid agrees with the softmax that the model was trained with.
+
+        A score x of n pictures has the log odds x - log sum exp(x) against the other n - 1.
+        """
+        with torch.no_grad():
+            scores, _ = self._scores(self._batch(0))
+            self.model.bias.fill_(-float(scores.logsumexp(dim=1).mean()))
+
+    def _next_batch(self, options: OptimiserSettings) -> Batch:
+        """The batch of this step; the one of the next is made meanwhile."""
+        batch = self._batch(self.step) if self.ahead is None else self.ahead.result()
+        is_last = self.step + 1 >= options.steps
+        self.ahead = None if is_last else self.pool.submit(self._batch, self.step + 1)
+        return batch
+
+    def _batch(self, step: int) -> Batch:
+        options = self.settings.optimiser
+        return draw(self.sources, step, seed=self.settings.seed, texts_per_picture=options.texts_per_picture)
 
     def _loss(self, batch: Batch) -> Tensor:
         settings, teacher = self.settings, self.settings.teacher
-        texts = self._texts(batch.ids)
-        pictures = torch.cat([self.model.image.finish(maps) for maps in batch.maps])
-        scale = self.model.log_scale.exp().clamp(max=LARGEST_SCALE)
-        scores = texts @ pictures.T * scale  # (texts, dim) @ (dim, pictures) -> (texts, pictures)
+        scores, pictures = self._scores(batch)
         positives = batch.positives
         if teacher.soft_share and batch.similarity is not None:
             share, temperature = teacher.soft_share, teacher.soft_temperature
             soft = losses.softened(positives, batch.similarity, share=share, temperature=temperature)
             positives = torch.where(batch.is_sentence[:, None], soft, positives)
         if settings.loss == "sigmoid":
-            loss = losses.sigmoid(scores + self.model.bias, batch.positives)
+            loss = losses.sigmoid(scores + self.model.bias, batch.positives.to(scores.device))
         else:
-            loss = losses.contrastive(scores, positives)
+            loss = losses.contrastive(scores, positives.to(scores.device))
         if teacher.classifier_weight and batch.opinions is not None and self.names is not None:
-            named = pictures @ self.names.T * scale
-            loss = loss + teacher.classifier_weight * losses.imitation(named, batch.opinions)
+            named = pictures @ self.names.T * self._scale()
+            loss = loss + teacher.classifier_weight * losses.imitation(named, batch.opinions.to(scores.device))
         return loss + self._drift() if teacher.anchor_weight else loss
+
+    def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores (texts, pictures) and the pictures' vectors."""
+        texts = self._texts(batch.ids)
+        casts = self.model.casts_pictures or texts.is_cuda
+        with self._half(texts.device, when=casts):
+            pictures = torch.cat([self.model.image.finish(some.to(texts.device)) for some in batch.pictures])
+        return texts @ pictures.T * self._scale(), pictures  # (texts, dim) @ (dim, pictures) -> (texts, pictures)
+
+    def _scale(self) -> Tensor:
+        return self.model.log_scale.exp().clamp(max=self.model.largest_scale)
+
+    def _half(self, device: torch.device, *, when: bool = True) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=when and self.settings.optimiser.is_half_precision)
 
     def _drift(self) -> Tensor:
         teacher = self.settings.teacher
         chance = np.random.default_rng((self.settings.seed, self.step, 1))
         picks = chance.integers(0, len(self.anchors.ids), teacher.anchors_per_step)
         texts = self._texts([self.anchors.ids[pick] for pick in picks])
-        return teacher.anchor_weight * losses.drift(texts, self.anchors.vectors[torch.from_numpy(picks)])
+        return teacher.anchor_weight * losses.drift(
+            texts, self.anchors.vectors[torch.from_numpy(picks)].to(texts.device)
+        )
 
     def _texts(self, ids: Sequence[Sequence[int]]) -> Tensor:
         """(n, dim), computed in parts of like length."""
         order = np.argsort([len(row) for row in ids], kind="stable")
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.optimiser.is_half_precision):
+        device, pad_id = device_of(self.model.text), self.model.shape.pad_id
+        with self._half(device):
             parts = [
-                self.model.text(padded([ids[n] for n in part], self.model.shape.pad_id))
+                self.model.text(padded([ids[n] for n in part], pad_id).to(device))
                 for part in np.array_split(order, min(TEXT_PARTS, len(order)))
             ]
         return torch.cat(parts).float()[torch.from_numpy(np.argsort(order))]
@@ -163,11 +193,20 @@ class Trainer:
     def _average(self, decay: float) -> None:
         now = min(decay, (1 + self.step) / (10 + self.step))  # a young average forgets its start quickly
         for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value.detach(), 1 - now)
+            if value.is_floating_point():
+                self.average[name].lerp_(value.detach(), 1 - now)
+            else:
+                self.average[name].copy_(value)  # a batch norm counts its steps
 
 
-def trainer(model: TwoTowers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
+def trainer(model: Towers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
     """A run before its first step."""
+    if settings.loss == "sigmoid" and not model.has_bias:
+        _fresh(model, settings, sources, anchors).guess_bias()
+    return _fresh(model, settings, sources, anchors)
+
+
+def _fresh(model: Towers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
     groups = parameter_groups(model, settings)
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     start = [parameter.detach().clone() for group in groups for parameter in group["params"]]
@@ -175,36 +214,36 @@ def trainer(model: TwoTowers, settings: Settings, sources: Sequence[Source], anc
     return Trainer(model, settings, sources, anchors, average, optimiser, start)
 
 
-def parameter_groups(model: TwoTowers, settings: Settings) -> list[dict[str, Any]]:
-    """What moves in each mode, with its peak rate. The first image blocks never do: their maps are kept."""
-    options = settings.optimiser
+def parameter_groups(model: Towers, settings: Settings) -> list[dict[str, Any]]:
+    """What moves in each mode, with its peak rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        rate = _rate(name, options)
-        moves = rate is not None and MOVES[settings.mode](name)
+        rate = _rate(model.part_of(name), settings)
+        moves = rate is not None and MOVES[settings.mode](name, model.adapter)
         parameter.requires_grad_(moves)
         if moves and rate is not None:
             groups.setdefault(rate, []).append(parameter)
     return [{"params": parameters, "lr": rate, "peak": rate} for rate, parameters in groups.items()]
 
 
-MOVES: dict[Mode, Callable[[str], bool]] = {
-    "whole": lambda name: True,
-    "image_frozen": lambda name: not name.startswith("image."),
-    "text_frozen": lambda name: not name.startswith("text."),
-    "query_adapter": lambda name: name in ("text.projection.weight", "log_scale", "bias"),
+MOVES: dict[Mode, Callable[[str, str], bool]] = {
+    "whole": lambda name, adapter: True,
+    "image_frozen": lambda name, adapter: not name.startswith("image."),
+    "text_frozen": lambda name, adapter: not name.startswith("text."),
+    "query_adapter": lambda name, adapter: name in (adapter, "log_scale", "bias"),
 }
 
 
-def _rate(name: str, options: OptimiserSettings) -> float | None:
-    if "projection" in name or "pool." in name or name in ("log_scale", "bias"):
-        return options.head_rate
-    if name == "text.words.weight" and not options.trains_words:
-        return None
-    if name.startswith("text."):
-        return options.text_rate
-    late = tuple(f"image.blocks.{n}." for n in range(STEM_BLOCKS, 17))
-    return options.image_rate if name.startswith((*late, "image.last.")) else None
+def _rate(part: Part, settings: Settings) -> float | None:
+    options = settings.optimiser
+    rates = {
+        "head": options.head_rate,
+        "adapter": options.head_rate if settings.mode == "query_adapter" else None,
+        "text": options.text_rate,
+        "words": options.text_rate if options.trains_words else None,
+        "image": options.image_rate,
+    }
+    return rates.get(part)
 
 
 def schedule(step: int, options: OptimiserSettings) -> float:

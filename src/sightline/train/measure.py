@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.train.data import Captioned
-from sightline.train.model import TwoTowers
+from sightline.train.device import device_of
+from sightline.train.model import Towers
+from sightline.train.pictures import Pictures
 from sightline.train.text import padded
-from sightline.train.views import Maps
 
 BATCH = 64
 CUTS = (1, 5, 10)
@@ -19,9 +20,9 @@ CUTS = (1, 5, 10)
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A set made ready once: the maps of its pictures, the ids of its texts, and whose text each is."""
+    """A set made ready once: its pictures, the ids of its texts, and whose text each is."""
 
-    maps: Maps
+    pictures: Pictures
     ids: Sequence[Sequence[int]]
     owners: NDArray[np.int64]
 
@@ -31,12 +32,12 @@ def owners_of(pictures: Sequence[Captioned]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(pictures)), [len(picture.texts) for picture in pictures])
 
 
-def recall(model: TwoTowers, measured: Measured) -> dict[str, float]:
+def recall(model: Towers, measured: Measured) -> dict[str, float]:
     """Recall at 1, 5, 10, of 1: `text_to_image@k` over texts; `image_to_text@k` over pictures, any own text counts."""
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        pictures, texts = image_vectors(model, measured.maps), text_vectors(model, measured.ids)
+        pictures, texts = image_vectors(model, measured.pictures), text_vectors(model, measured.ids)
     model.train(was_training)
     return recall_of(texts @ pictures.T, torch.from_numpy(measured.owners))
 
@@ -57,15 +58,17 @@ def _better(scores: Tensor, reference: Tensor) -> Tensor:
     return (scores > reference).float() + 0.5 * (scores == reference).float()
 
 
-def image_vectors(model: TwoTowers, maps: Maps) -> Tensor:
-    """(n, 96, h, w) -> (n, dim), in batches."""
-    batches = (torch.from_numpy(maps[start : start + BATCH]).float() for start in range(0, len(maps), BATCH))
-    return torch.cat([model.image.finish(batch.contiguous(memory_format=torch.channels_last)) for batch in batches])
+def image_vectors(model: Towers, pictures: Pictures) -> Tensor:
+    """N pictures -> (n, dim), in batches."""
+    device = device_of(model.image)
+    batches = (pictures.plain(start, start + BATCH) for start in range(0, len(pictures), BATCH))
+    return torch.cat([model.image.finish(batch.to(device)).cpu() for batch in batches])
 
 
-def text_vectors(model: TwoTowers, ids: Sequence[Sequence[int]]) -> Tensor:
+def text_vectors(model: Towers, ids: Sequence[Sequence[int]]) -> Tensor:
     """N texts -> (n, dim), in batches of like length, since padding to the longest of all doubles the cost."""
     order = np.argsort([len(row) for row in ids], kind="stable")
     batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
-    vectors = torch.cat([model.text(padded([ids[n] for n in batch], model.shape.pad_id)) for batch in batches])
+    device, pad_id = device_of(model.text), model.shape.pad_id
+    vectors = torch.cat([model.text(padded([ids[n] for n in batch], pad_id).to(device)).cpu() for batch in batches])
     return vectors[torch.from_numpy(np.argsort(order))]

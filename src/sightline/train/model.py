@@ -5,10 +5,14 @@ convolutions; the text tower is a BERT encoder (Devlin et al. 2019, arXiv:1810.0
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from sightline.train.clip import Clip
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -21,6 +25,16 @@ BOTTLENECKS = (
 STEM_BLOCKS = 13
 """The bottlenecks before this one make the map that is cached while the stem is frozen: (96, side / 16, side / 16)."""
 FEATURES = 1280
+Part = Literal["image", "text", "words", "head", "adapter", "still"]
+Towers: TypeAlias = "TwoTowers | Clip"
+"""What the loop trains. Both kinds have
+
+- `image.finish` and `text`, which give unit vectors; `shape`, `log_scale` and `bias`;
+- `part_of(name)`, which rate a parameter moves at: `still` never, `adapter` only in the mode of that name;
+- `adapter`, the name of the parameter that the query adapter moves;
+- `casts_pictures`, whether the image tower runs in half precision on a CPU too;
+- `has_bias`, whether the bias was trained, or has to be guessed for the sigmoid loss; `largest_scale` of the scores.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,11 @@ class TextTower(nn.Module):
 class TwoTowers(nn.Module):
     """Both towers, the learned sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
 
+    adapter = "text.projection.weight"
+    casts_pictures = False
+    has_bias = True
+    largest_scale = 60.0
+
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
         self.shape = shape
@@ -181,3 +200,12 @@ class TwoTowers(nn.Module):
         self.text = TextTower(shape, dropout)
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
         self.bias = nn.Parameter(torch.tensor(-10.0))
+
+    def part_of(self, name: str) -> Part:
+        """Which rate a parameter moves at. The first image blocks never move: their maps are kept."""
+        if "projection" in name or "pool." in name or name in ("log_scale", "bias"):
+            return "head"
+        if name.startswith("text."):
+            return "words" if name == "text.words.weight" else "text"
+        late = tuple(f"image.blocks.{n}." for n in range(STEM_BLOCKS, 17))
+        return "image" if name.startswith((*late, "image.last.")) else "still"

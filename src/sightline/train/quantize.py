@@ -23,11 +23,11 @@ def quantize_image(source: Path, target: Path, pixels: NDArray[np.uint8]) -> Non
     activations, since one scale for a whole vector blurs its small components; their weights are kept in 8 bits.
     """
     nodes = [node.name for node in onnx.load(source).graph.node]
-    with _Quiet():
+    with Quiet():
         quantize_static(
             str(source),
             str(target),
-            _Pictures(pixels),
+            Batches(pixels),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -37,33 +37,34 @@ def quantize_image(source: Path, target: Path, pixels: NDArray[np.uint8]) -> Non
         )
     model = onnx.load(target)
     for name in ("projection.weight", "pool_projection.weight"):
-        _keep_weight_in_8_bits(model, name, axis=1)
+        keep_weight_in_8_bits(model, name, axis=1)
     onnx.save(model, target)
 
 
 def quantize_text(source: Path, target: Path) -> None:
     """Dynamic 8 bits for the linear layers; the token table in 8 bits with one scale per token."""
-    with _Quiet():
+    with Quiet():
         quantize_dynamic(
             str(source), str(target), op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=True
         )
     model = onnx.load(target)
-    _keep_table_in_8_bits(model)
+    keep_table_in_8_bits(model, next(node for node in model.graph.node if node.name == "words"))
     onnx.save(model, target)
 
 
-class _Pictures(CalibrationDataReader):
+class Batches(CalibrationDataReader):
     """Feeds the calibration pictures to the quantiser, a few at a time."""
 
     def __init__(self, pixels: NDArray[np.uint8]) -> None:
         self.batches: Iterator[NDArray[np.uint8]] = (pixels[start : start + 8] for start in range(0, len(pixels), 8))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """The next few, None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {"image": batch}
 
 
-class _Quiet:
+class Quiet:
     """The quantiser advises on the root logger to pre-process the graph first; ours has nothing left to fold."""
 
     def __enter__(self) -> None:
@@ -102,23 +103,31 @@ def _put(model: onnx.ModelProto, name: str, axis: int) -> Sequence[str]:
     return names
 
 
-def _keep_weight_in_8_bits(model: onnx.ModelProto, name: str, *, axis: int) -> None:
+def keep_weight_in_8_bits(model: onnx.ModelProto, name: str, *, axis: int) -> None:
     """The runtime multiplies it out once, when it loads the graph."""
     names = _put(model, name, axis)
     model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, [name], name=f"{name}.restored", axis=axis))
 
 
-def _keep_table_in_8_bits(model: onnx.ModelProto) -> None:
-    """Rows are picked as integers and only those are multiplied out, so that the table stays small in memory."""
-    integers, scale = _put(model, "words.weight", 0)
-    place, pick = next((n, node) for n, node in enumerate(model.graph.node) if node.name == "words")
+def keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:
+    """Rows are picked as integers and only those are multiplied out, so that the table stays small in memory.
+
+    `pick` is the Gather that takes rows of the table, ids (batch, length) as its second input.
+    """
+    table, ids, name = pick.input[0], pick.input[1], pick.output[0]
+    integers, scale = _put(model, table, 0)
+    axes = f"{name}.last_axis"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), axes))
+    place = list(model.graph.node).index(pick)
     model.graph.node.remove(pick)
     nodes = [
-        helper.make_node("Gather", [integers, "text"], ["words.integers"], name="words.integers"),
-        helper.make_node("Cast", ["words.integers"], ["words.float"], name="words.float", to=onnx.TensorProto.FLOAT),
-        helper.make_node("Gather", [scale, "text"], ["words.scale"], name="words.scale"),
-        helper.make_node("Unsqueeze", ["words.scale", "shape_2"], ["words.scales"], name="words.scales"),
-        helper.make_node("Mul", ["words.float", "words.scales"], ["words"], name="words"),
+        helper.make_node("Gather", [integers, ids], [f"{name}.integers"], name=f"{name}.integers"),
+        helper.make_node(
+            "Cast", [f"{name}.integers"], [f"{name}.float"], name=f"{name}.float", to=onnx.TensorProto.FLOAT
+        ),
+        helper.make_node("Gather", [scale, ids], [f"{name}.scale"], name=f"{name}.scale"),
+        helper.make_node("Unsqueeze", [f"{name}.scale", axes], [f"{name}.scales"], name=f"{name}.scales"),
+        helper.make_node("Mul", [f"{name}.float", f"{name}.scales"], [name], name=name),
     ]
     for offset, node in enumerate(nodes):
         model.graph.node.insert(place + offset, node)

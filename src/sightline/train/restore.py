@@ -41,7 +41,9 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ModelNotFound(f"{folder} holds no model: expected {path.name} in it; give a folder that export wrote")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "shape" not in config.get("sightline", {}):
-        raise ModelNotFound(f"{folder} cannot be trained: expected a model of this program; start from mini")
+        raise ModelNotFound(
+            f"{folder} cannot be trained: expected a model of this program; start from mini, open_clip: or hf:"
+        )
     return config
 
 

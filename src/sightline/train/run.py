@@ -12,18 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
-from sightline.train import checkpoint, interpolate
+from sightline.train import checkpoint, curve, interpolate
 from sightline.train.config import Settings, as_document
-from sightline.train.export import export
 from sightline.train.loop import Trainer, trainer
 from sightline.train.measure import recall
 from sightline.train.memory import keep_freed_memory
-from sightline.train.model import TwoTowers
-from sightline.train.prepare import Prepared, calibration_pixels, prepare
+from sightline.train.model import Towers
+from sightline.train.prepare import Prepared, prepare
 
 RECORD = "training.json"
-IMAGE_FROZEN = ("image_frozen", "query_adapter")  # the vectors of indexed pictures stay as they are
 Recalls = dict[str, dict[str, float]]
 
 
@@ -53,19 +52,24 @@ Listener = Callable[[Progress], None]
 
 
 def train(
-    settings: Settings, base: Path, *, listen: Listener = lambda progress: None, may_forget: bool = False
+    settings: Settings,
+    base: Path,
+    *,
+    listen: Listener = lambda progress: None,
+    may_forget: bool = False,
+    hub: Hub | None = None,
 ) -> Outcome:
     """Trains as `settings` say (paths relative to `base`) and exports into `settings.output`.
 
     An unfinished run in that folder goes on from its last checkpoint. Raises `TrainingError` when the loss is no
-    number, when the unfinished run had other settings, or when the general recall would fall by more than
-    `largest_general_loss` and `may_forget` is not given.
+    number, when the unfinished run had other settings, when the start weights or the device cannot be had, or when the
+    general recall would fall by more than `largest_general_loss` and `may_forget` is not given.
     """
     keep_freed_memory()
     folder = base / settings.output
     document = as_document(settings)
     unfinished = checkpoint.load(folder, document)  # before the minutes of preparation
-    prepared = prepare(settings, base, lambda note: listen(Progress(note=note)))
+    prepared = prepare(settings, base, lambda note: listen(Progress(note=note)), hub)
     start = {name: value.clone() for name, value in prepared.model.state_dict().items()}
     runner = trainer(prepared.model, settings, prepared.sources, prepared.anchors)
     history: list[dict[str, Any]] = []
@@ -75,31 +79,35 @@ def train(
     _run(runner, prepared, history, folder, listen)
     state, points, share = _choose(runner, prepared, start, may_forget=may_forget)
     final = _with(prepared.model, state)
-    recalls = _recalls(final, prepared)
-    is_int8 = settings.precision == "int8"
-    pixels = calibration_pixels(prepared.calibration, final.shape.image_size) if is_int8 else None
-    frozen = prepared.start_folder if settings.mode in IMAGE_FROZEN else None
-    export(final, prepared.tokenizer, folder, calibration=pixels, image_tower_of=frozen)
+    recalls = _recalls(final, prepared) if points else dict(history[-1]["recalls"])
+    curve.draw(history, folder / curve.NAME, exported=recalls)
+    prepared.start.write(final, folder, settings.precision, prepared.calibration)
     _write_record(folder, document, prepared, history, recalls, points, share)
     (folder / checkpoint.NAME).unlink(missing_ok=True)
     return Outcome(folder, recalls, tuple(points), share)
 
 
 def _run(runner: Trainer, prepared: Prepared, history: list[dict[str, Any]], folder: Path, listen: Listener) -> None:
-    """All steps that are left, with measurements and checkpoints on the way."""
+    """All steps that are left, with measurements and checkpoints on the way; both ends are measured too."""
     settings, steps = runner.settings, runner.settings.optimiser.steps
     document, began, first = as_document(settings), time.monotonic(), runner.step
+    if not history:
+        history.append({"step": 0, "loss": None, "recalls": _recalls(prepared.model, prepared)})
+        listen(Progress(steps=steps, recalls=history[0]["recalls"]))
     while runner.step < steps:
         loss = runner.advance()
         is_last = runner.step == steps
         recalls: Recalls = {}
-        if runner.step % settings.evaluate_every_steps == 0 and not is_last:
+        if runner.step % settings.evaluate_every_steps == 0 or is_last:
             recalls = _recalls(_with(prepared.model, runner.averaged()), prepared)
         history.append({"step": runner.step, "loss": loss, "recalls": recalls})
+        if recalls:
+            curve.draw(history, folder / curve.NAME)
         remaining_s = (time.monotonic() - began) / (runner.step - first) * (steps - runner.step)
         listen(Progress(step=runner.step, steps=steps, loss=loss, remaining_s=remaining_s, recalls=recalls))
         if runner.step % settings.checkpoint_every_steps == 0 or is_last:
-            checkpoint.save(folder, {"trainer": runner.state(), "history": history}, document)
+            state = {"trainer": runner.state(), "history": history, "model": prepared.start.description()}
+            checkpoint.save(folder, state, document)
 
 
 def _choose(
@@ -130,15 +138,15 @@ def _choose(
     return interpolate.mixture(start, tuned, point.share), points, point.share
 
 
-def _with(model: TwoTowers, state: interpolate.Weights) -> TwoTowers:
+def _with(model: Towers, state: interpolate.Weights) -> Towers:
     """A second model with these weights, so that measuring leaves the one in training alone."""
-    twin: TwoTowers = copy.deepcopy(model)
+    twin: Towers = copy.deepcopy(model)
     twin.load_state_dict(dict(state))
     twin.eval()
     return twin
 
 
-def _recalls(model: TwoTowers, prepared: Prepared) -> Recalls:
+def _recalls(model: Towers, prepared: Prepared) -> Recalls:
     general = [] if prepared.general is None else [("general", prepared.general)]
     return {name: recall(model, measured) for name, measured in [*prepared.measures, *general]}
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from sightline.train.device import device_of
 from sightline.train.model import PIXEL_MEAN, PIXEL_STD, TextTower
 from sightline.train.text import padded
 from sightline.train.views import BATCH, View, pixels
@@ -64,5 +65,7 @@ def sentence_vectors(tower: TextTower, ids: Sequence[Sequence[int]]) -> Tensor:
     """N texts -> (n, hidden) unit vectors of the untrained sentence encoder."""
     order = np.argsort([len(row) for row in ids], kind="stable")
     batches = (order[start : start + 64] for start in range(0, len(order), 64))
-    vectors = torch.cat([tower.sentence(padded([ids[n] for n in batch], tower.pad_id)) for batch in batches])
+    device = device_of(tower)
+    rows = [tower.sentence(padded([ids[n] for n in batch], tower.pad_id).to(device)).cpu() for batch in batches]
+    vectors = torch.cat(rows)
     return functional.normalize(vectors[torch.from_numpy(np.argsort(order))], dim=-1)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from sightline.images.read import read
+from sightline.train.device import device_of
 from sightline.train.model import ImageTower
 
 BATCH = 16
@@ -60,13 +61,14 @@ def _array(image: Image.Image) -> NDArray[np.uint8]:
 def stem_maps(tower: ImageTower, paths: Sequence[Path], view: View) -> Maps:
     """(n, 96, side / 16, side / 16) float16: what the first blocks make of each picture."""
     maps = np.empty((len(paths), 96, view.side // 16, view.side // 16), np.float16)
+    device = device_of(tower)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), BATCH):
             places = range(start, min(start + BATCH, len(paths)))
             batch = np.stack(list(pool.map(lambda place: pixels(paths[place], view, place=place), places)))
             # Channels last is 1.4 times faster here: 2.7 against 3.7 ms a picture on two cores (batches of 8).
             tensor = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
-            maps[places.start : places.stop] = tower.stem(tensor).numpy()
+            maps[places.start : places.stop] = tower.stem(tensor.to(device)).cpu().numpy()
     return maps
 
 

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from sightline.errors import ModelDamaged
 from sightline.train.batches import Source
+from sightline.train.device import device_of
 from sightline.train.model import BOTTLENECKS, ImageTower, TwoTowers
-from sightline.train.views import Maps
+from sightline.train.pictures import Pictures
 
 BATCH_NORM_EPS = 1e-5
 Array = NDArray[np.float32]
@@ -81,7 +82,7 @@ def fit_image_head(model: TwoTowers, source: Source, *, ridge: float = 0.3) -> N
 
     The pair of towers then finds a third of the right pictures before the first step (recall@10 35 % of 1,000).
     """
-    features = _features(model.image.eval(), source.views[0])
+    features = _features(model.image.eval(), source.pictures)
     sentences = torch.stack([rows.mean(dim=0) for rows in source.sentences or ()])
     targets = functional.normalize(sentences, dim=-1)
     centre, target_centre = features.mean(dim=0), targets.mean(dim=0)
@@ -93,10 +94,11 @@ def fit_image_head(model: TwoTowers, source: Source, *, ridge: float = 0.3) -> N
     model.image.projection.bias.copy_(target_centre - centre @ weight)
 
 
-def _features(tower: ImageTower, maps: Maps) -> Tensor:
-    """(n, 96, h, w) -> (n, 1280): the average of the last map."""
-    batches = (torch.from_numpy(maps[start : start + 64]).float() for start in range(0, len(maps), 64))
-    return torch.cat([tower.features(batch).mean(dim=(2, 3)) for batch in batches])
+def _features(tower: ImageTower, pictures: Pictures) -> Tensor:
+    """N maps -> (n, 1280): the average of the last map."""
+    device = device_of(tower)
+    batches = (pictures.plain(start, start + 64).to(device) for start in range(0, len(pictures), 64))
+    return torch.cat([tower.features(batch).mean(dim=(2, 3)).cpu() for batch in batches])
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:
