@@ -25,7 +25,7 @@ from sightline.stores.copying import BATCH_RECORDS, Options, copy_records
 from sightline.stores.exact import exact_scores, recall
 from sightline.stores.tuning import tune
 from sightline.stores.verifying import verify
-from sightline.types import Record, Vectors, record_id
+from sightline.types import Record, Value, Vectors, record_id
 
 K, QUERIES = 10, 100
 
@@ -98,7 +98,7 @@ def made(data: ClipLike) -> Any:
     for chunk in data.chunks():
         for vector in chunk:
             uri = f"file:///pictures/{number}.jpg"
-            payload = {
+            payload: dict[str, Value] = {
                 "name": f"{number}.jpg",
                 "folders": ["file:///pictures"],
                 "sha256": f"{number:064x}",

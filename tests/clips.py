@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from sightline.train import from_open_clip
-from sightline.train.documents import END, START
+from sightline.train.clips import from_open_clip
+from sightline.train.clips.documents import END, START
 
 CONTEXT = 16
 VISION = {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 16, "layers": 2}
@@ -67,7 +67,7 @@ def transformers_folder(folder: Path, kind: str = "clip") -> Path:
     """A folder as transformers saves it, with tokenizer and preprocessor."""
     import transformers
 
-    from sightline.train.documents import byte_pair_tokenizer
+    from sightline.train.clips.documents import byte_pair_tokenizer
 
     torch.manual_seed(0)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

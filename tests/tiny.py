@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer
 
-from sightline.train.model import Shape, TwoTowers
+from sightline.train.own.model import Shape, TwoTowers
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "green", "blue", "yellow", "photo", "of", "dark", "bright")
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (220, 210, 40)}

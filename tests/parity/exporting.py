@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sightline.train.clip import CutAttention
-from sightline.train.documents import END, byte_pair_tokenizer
-from sightline.train.from_open_clip import open_clip as open_clip_library
+from sightline.train.clips.documents import END, byte_pair_tokenizer
+from sightline.train.clips.from_open_clip import open_clip as open_clip_library
+from sightline.train.clips.towers import CutAttention
 
 open_clip = open_clip_library()
 __all__ = ["Shape", "export", "installed_merges", "make_model", "open_clip", "simple_tokenizer", "write_tokenizer"]

@@ -20,11 +20,13 @@ from tests import clips, tiny  # noqa: E402
 from sightline.cli.main import main  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.errors import TrainingError  # noqa: E402
-from sightline.train import checkpoint, convert, start_clip  # noqa: E402
+from sightline.train import checkpoint  # noqa: E402
+from sightline.train.clips import start as start_clip  # noqa: E402
+from sightline.train.clips.from_transformers import preprocess_of  # noqa: E402
 from sightline.train.config import Settings, as_document  # noqa: E402
-from sightline.train.convert import REPORT  # noqa: E402
-from sightline.train.export import export as export_own  # noqa: E402
-from sightline.train.from_transformers import preprocess_of  # noqa: E402
+from sightline.train.export import convert  # noqa: E402
+from sightline.train.export.convert import REPORT  # noqa: E402
+from sightline.train.own.export import export as export_own  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SOURCES = ("open_clip:{}/tiny-vit", "open_clip:{}/tiny-resnet", "open_clip:{}/tiny-siglip", "hf:{}/clip", "{}/siglip")

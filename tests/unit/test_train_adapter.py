@@ -15,7 +15,7 @@ from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
 from sightline.index import Index
 from sightline.train.config import DataSettings, Mode, OptimiserSettings, Settings, StartSettings
-from sightline.train.export import export
+from sightline.train.own.export import export
 from sightline.train.run import train
 
 pytestmark = pytest.mark.torch

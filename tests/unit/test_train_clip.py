@@ -22,7 +22,7 @@ from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.encoders.preprocess import preprocessing  # noqa: E402
 from sightline.errors import SourceError, TrainingError, UsageError  # noqa: E402
-from sightline.train import start_clip  # noqa: E402
+from sightline.train.clips import start as start_clip  # noqa: E402
 from sightline.train.config import (  # noqa: E402
     DataSettings,
     Device,

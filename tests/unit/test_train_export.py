@@ -15,8 +15,8 @@ import onnxruntime  # noqa: E402
 from tests import tiny  # noqa: E402
 
 from sightline.errors import ModelDamaged, ModelNotFound  # noqa: E402
-from sightline.train.export import export, state_of  # noqa: E402
-from sightline.train.restore import restore  # noqa: E402
+from sightline.train.own.export import export, state_of  # noqa: E402
+from sightline.train.own.restore import restore  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

@@ -13,8 +13,8 @@ from sightline.train.batches import Source, draw  # noqa: E402
 from sightline.train.interpolate import Point, best, mixture  # noqa: E402
 from sightline.train.keywords import keywords  # noqa: E402
 from sightline.train.measure import recall_of  # noqa: E402
+from sightline.train.own.text import padded, prune, token_ids  # noqa: E402
 from sightline.train.pictures import CachedMaps  # noqa: E402
-from sightline.train.text import padded, prune, token_ids  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

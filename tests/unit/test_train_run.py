@@ -24,8 +24,8 @@ from sightline.train.config import (  # noqa: E402
     as_document,
     read_settings,
 )
-from sightline.train.export import export, state_of  # noqa: E402
-from sightline.train.restore import restore  # noqa: E402
+from sightline.train.own.export import export, state_of  # noqa: E402
+from sightline.train.own.restore import restore  # noqa: E402
 from sightline.train.run import RECORD, Progress, train  # noqa: E402
 
 pytestmark = pytest.mark.torch

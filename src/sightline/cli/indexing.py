@@ -13,6 +13,7 @@ from sightline.text import count, duration, printable
 if TYPE_CHECKING:
     from sightline.index import Index
     from sightline.ingest import Options, Summary
+    from sightline.select import Selected
     from sightline.sources.base import Opening, Source
 
 _EXAMPLES = """\
@@ -30,7 +31,8 @@ def add_commands(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="a folder, looked through with all below it; a table of paths or URLs; a picture or its URL",
+        help="a folder, looked through with all below it; a table of paths or URLs; a zip or tar file, or a pattern of "
+        "them (shards/{0000..0010}.tar); a picture or its URL",
     )
     add_index(command)
     add_model(command)
@@ -40,6 +42,18 @@ def add_commands(commands: Commands) -> None:
     table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
     table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
     table.add_argument("--no-cache", action="store_true", help="do not keep what is fetched from the web")
+    part = command.add_argument_group("a part of the source; what is left out stays in the index as it is")
+    part.add_argument(
+        "--where",
+        metavar="FILTER",
+        action="append",
+        default=[],
+        help='only pictures that match: split=train, price>=10, or JSON; by what is known before they are read',
+    )
+    part.add_argument("--sample", metavar="N", type=int, help="N of them by chance, the same ones each time")
+    part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
+    part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
+    command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
     command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
     command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
     add_index(command)
@@ -57,12 +71,11 @@ def index(options: argparse.Namespace) -> int:
     from sightline.sources.base import open_source
 
     opening = _opening(options)
-    sources = [
-        open_source(source, opening) for source in options.source
-    ]  # a wrong name is said before anything is done
+    # A wrong name is said before anything is done.
+    sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
     with _open_for_writing(options) as target:
-        for source in sources:
-            summary = _with_progress(source, target, _reading(options))
+        for source, items in sources:
+            summary = _with_progress(items, target, _reading(options))
             _report(summary, source, target, options)
     return 0
 
@@ -122,13 +135,25 @@ def _opening(options: argparse.Namespace) -> "Opening":
     from sightline.sources.base import Opening
 
     given = vars(options)
-    is_fresh = options.retry or given["no_cache"]  # what failed may have been kept as it came
+    is_fresh = options.retry or given.get("no_cache")  # what failed may have been kept as it came
     return Opening(
         cache=None if is_fresh else hub().cache / "pictures",
         image=given.get("image_column"),
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
+        archives=given.get("archives", False),
     )
+
+
+def _selected(source: "Source", options: argparse.Namespace) -> "Source | Selected":
+    """The part of a source that is wanted; the source itself if that is all of it."""
+    from sightline.cli.where import parse_where
+    from sightline.select import Selected
+
+    if not options.where and options.sample is None and options.limit is None:
+        return source
+    where = {"$and": [parse_where(text) for text in options.where]} if options.where else None
+    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed)
 
 
 def _open_for_writing(options: argparse.Namespace) -> "Index":
@@ -147,7 +172,7 @@ def _open_for_writing(options: argparse.Namespace) -> "Index":
     return target
 
 
-def _with_progress(source: "Source", target: "Index", reading: "Options") -> "Summary":
+def _with_progress(source: "Source | Selected", target: "Index", reading: "Options") -> "Summary":
     """Add the source while a bar on the terminal shows pictures/s, time left and failures."""
     if not sys.stderr.isatty():
         return target.add(source, reading)
@@ -164,7 +189,7 @@ def _with_progress(source: "Source", target: "Index", reading: "Options") -> "Su
         return target.add(source, replace(reading, on_progress=show))
 
 
-def _count_in_background(source: "Source", bar: "object") -> None:
+def _count_in_background(source: "Source | Selected", bar: "object") -> None:
     """Find out how many pictures there are while the first ones are worked on, for the time left."""
 
     def work() -> None:

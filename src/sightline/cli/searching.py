@@ -8,11 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, with_key
 from sightline.cli.where import parse_where
-from sightline.text import printable, table
+from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sightline.query import Term
     from sightline.results import Hits
     from sightline.types import Hit
 
@@ -21,6 +24,7 @@ examples:
   sightline search "a red car" -k 20
   sightline search ./photo.jpg --where "width>=2000"
   sightline search "2:golden retriever" + ./pool.jpg - fruit
+  sightline search --image ./photo.jpg --index meaning.index --index look.index --weight 0.7 --weight 0.3
   sightline search beach --under ~/Pictures/2024 --html beach.html
 """
 
@@ -39,9 +43,26 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--image", metavar="FILE", action="append", default=[], help="add a picture to the query")
     command.add_argument("--add", "-a", metavar="QUERY", action="append", default=[], help="the same as + QUERY")
     command.add_argument("--subtract", "-s", metavar="QUERY", action="append", default=[], help="the same as - QUERY")
+    command.add_argument(
+        "--index",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "
+        "by another model, are searched together",
+    )
+    command.add_argument(
+        "--weight",
+        metavar="W",
+        type=float,
+        action="append",
+        default=[],
+        help="how much each --index counts (default: 1)",
+    )
     _add_results(command)
     command = add_command(commands, "similar", similar, "find pictures like one that is indexed")
     command.add_argument("picture", metavar="PICTURE", help="an indexed picture: its path, URI or id")
+    add_index(command)
     _add_results(command)
 
 
@@ -56,9 +77,32 @@ def search(options: argparse.Namespace) -> int:
         words += ["-", query]
     terms = parse(words) if words or not options.image else []
     terms += [Term("image", picture) for picture in options.image]
+    if len(options.index) > 1 or options.weight:
+        return _show(_together(terms, options), options)
+    options.index = options.index[0] if options.index else None
     with open_index(options) as index:
         hits = index.search(terms=terms, **_cut(options))
         return _show(hits, options)
+
+
+def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
+    """One ranking from several indexes, each opened with the model that built it."""
+    from contextlib import ExitStack
+
+    from sightline import fusion
+    from sightline.errors import UsageError
+
+    urls, weights = options.index, options.weight or [1.0] * len(options.index)
+    if len(weights) != len(urls):
+        raise UsageError(
+            f"{count(len(weights), 'weight')} for {len(urls)} indexes, expected one --weight for each --index"
+        )
+    if options.model:
+        raise UsageError(f"--model is for one index, got {len(urls)}: each is opened with the model that built it")
+    with ExitStack() as stack:
+        indexes = [stack.enter_context(open_at(with_key(url), None)) for url in urls]
+        parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
+        return fusion.search(parts, terms, **_cut(options))
 
 
 def similar(options: argparse.Namespace) -> int:
@@ -69,7 +113,6 @@ def similar(options: argparse.Namespace) -> int:
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
-    add_index(command)
     add_model(command)
     command.add_argument("-k", metavar="N", type=int, default=10, help="how many pictures (default: 10)")
     command.add_argument("--offset", metavar="N", type=int, default=0, help="skip the first N")

@@ -54,7 +54,7 @@ def load(path: Path, *, images: Path | None = None, split: str | None = None) ->
             "or query, image and grade: name them so in the first line"
         )
     cells = ([str(row.get(name) or "") for name in names] for row in rows)
-    triples = [(text, image, *(grade or ["1"])) for text, image, *grade in cells if text and image]
+    triples = [(text, image, grade[0] if grade else "1") for text, image, *grade in cells if text and image]
     return _joined(path, triples, images or path.parent, split, is_captions=not graded)
 
 

@@ -13,9 +13,9 @@ from sightline.stores.base import Store
 from sightline.stores.exact import SAME, chunks
 from sightline.types import Record
 
-BATCH_RECORDS = 1000
+BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
 _WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine
-_WAITING = 4  # batches in memory
+_WAITING = 2  # batches in memory besides: 16 MB each
 
 
 @dataclass(frozen=True, slots=True)

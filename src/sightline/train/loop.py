@@ -15,8 +15,8 @@ from sightline.train import losses
 from sightline.train.batches import Batch, Source, draw
 from sightline.train.config import Mode, OptimiserSettings, Settings
 from sightline.train.device import device_of
-from sightline.train.model import Part, Towers
-from sightline.train.text import padded
+from sightline.train.own.model import Part, Towers
+from sightline.train.own.text import padded
 
 TEXT_PARTS = 3
 State = dict[str, Any]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sightline.train.data import Captioned
 from sightline.train.device import device_of
-from sightline.train.model import Towers
+from sightline.train.own.model import Towers
+from sightline.train.own.text import padded
 from sightline.train.pictures import Pictures
-from sightline.train.text import padded
 
 BATCH = 64
 CUTS = (1, 5, 10)

@@ -17,7 +17,7 @@ from sightline.encoders.preprocess import Preprocessing
 from sightline.errors import ImageError, SourceError
 from sightline.images.read import read
 from sightline.train.data import Captioned, PictureSet
-from sightline.train.views import Maps, window
+from sightline.train.own.views import Maps, window
 
 Places = NDArray[np.int64]
 UNREADABLE = "pictures cannot be read"

@@ -17,12 +17,12 @@ from sightline.train.data import Captioned, PictureSet, read_set
 from sightline.train.keywords import TEMPLATES, keywords
 from sightline.train.loop import Anchors
 from sightline.train.measure import Measured, owners_of, text_vectors
-from sightline.train.model import Towers
+from sightline.train.own.model import Towers
+from sightline.train.own.published import fit_image_head
+from sightline.train.own.start import OwnStart, lines
+from sightline.train.own.teacher import SqueezeNet, opinions, sentence_vectors
 from sightline.train.pictures import without_unreadable
-from sightline.train.published import fit_image_head
 from sightline.train.start import Say, Start, open_start
-from sightline.train.start_own import OwnStart, lines
-from sightline.train.teacher import SqueezeNet, opinions, sentence_vectors
 
 CLASS_TEMPLATE = "a photo of a {}"
 CALIBRATION_PICTURES = 96

@@ -19,7 +19,7 @@ from sightline.train.config import Settings, as_document
 from sightline.train.loop import Trainer, trainer
 from sightline.train.measure import recall
 from sightline.train.memory import keep_freed_memory
-from sightline.train.model import Towers
+from sightline.train.own.model import Towers
 from sightline.train.prepare import Prepared, prepare
 
 RECORD = "training.json"

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from sightline.encoders.hub import Hub
 from sightline.train.config import DataSettings, Precision, Settings
-from sightline.train.model import Towers
+from sightline.train.own.model import Towers
 from sightline.train.pictures import Pictures
 
 BUNDLED = Path(__file__).parent.parent / "encoders" / "mini"
@@ -38,9 +38,10 @@ class Start(Protocol):
 
 def open_start(settings: Settings, base: Path, texts: Sequence[str], hub: Hub | None = None) -> Start:
     """The start that the settings name, on the device that they name; `texts` decide what a new vocabulary holds."""
-    from sightline.train import start_clip, start_own  # both import this file
+    from sightline.train.clips import start as clips  # both import this file
+    from sightline.train.own import start as own
 
     name = settings.start.model
-    if start_clip.is_clip(name, base):
-        return start_clip.open_clip_start(settings, base, hub)
-    return start_own.open_own_start(settings, base, texts)
+    if clips.is_clip(name, base):
+        return clips.open_clip_start(settings, base, hub)
+    return own.open_own_start(settings, base, texts)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sightline.train.model import Part
+from sightline.train.own.model import Part
 
 LARGEST_SCALE = 100.0  # of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.5)
 SIGMOID_BIAS = -10.0  # of SigLIP at its start (Zhai et al. 2023, arXiv:2303.15343, section 3.2)

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from sightline.errors import ModelDamaged, ModelNotFound
-from sightline.train.model import Shape, TwoTowers
+from sightline.train.own.model import Shape, TwoTowers
 
 Array = NDArray[Any]
 TABLES = ("words.", "positions.")  # kept as they are: rows are picked, not multiplied

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from sightline.errors import TrainingError
-from sightline.train.quantize import Batches, Quiet, keep_table_in_8_bits, keep_weight_in_8_bits
+from sightline.train.export.quantize import Batches, Quiet, keep_table_in_8_bits, keep_weight_in_8_bits
 
 LARGEST_BYTES = 1 << 30  # a protobuf ends at 2 GiB; beyond this the weights lie beside the graph
 TABLE_ROWS = 1000  # a Gather from fewer rows is no token table

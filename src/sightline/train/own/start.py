@@ -12,14 +12,14 @@ from tokenizers import Tokenizer
 
 from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
 from sightline.train.device import choose_device
-from sightline.train.export import export
-from sightline.train.model import Shape, TwoTowers
+from sightline.train.own.export import export
+from sightline.train.own.model import Shape, TwoTowers
+from sightline.train.own.published import bert_state, mobilenet_state
+from sightline.train.own.restore import restore
+from sightline.train.own.text import prune, token_ids
+from sightline.train.own.views import View, pixels, stem_maps
 from sightline.train.pictures import CachedMaps, Pictures
-from sightline.train.published import bert_state, mobilenet_state
-from sightline.train.restore import restore
 from sightline.train.start import BUNDLED, Say
-from sightline.train.text import prune, token_ids
-from sightline.train.views import View, pixels, stem_maps
 
 KIND = "two towers"
 

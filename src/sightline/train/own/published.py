@@ -13,7 +13,7 @@ from torch.nn import functional
 from sightline.errors import ModelDamaged
 from sightline.train.batches import Source
 from sightline.train.device import device_of
-from sightline.train.model import BOTTLENECKS, ImageTower, TwoTowers
+from sightline.train.own.model import BOTTLENECKS, ImageTower, TwoTowers
 from sightline.train.pictures import Pictures
 
 BATCH_NORM_EPS = 1e-5

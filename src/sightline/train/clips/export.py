@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from sightline.errors import TrainingError
-from sightline.train.clip import Clip
+from sightline.train.clips.documents import Documents
+from sightline.train.clips.libraries import quietly
+from sightline.train.clips.towers import Clip
 from sightline.train.config import Precision
-from sightline.train.documents import Documents
-from sightline.train.folder import filled, take_image_tower
-from sightline.train.libraries import quietly
-from sightline.train.precision import halved, quantize_traced, save
+from sightline.train.export.folder import filled, take_image_tower
+from sightline.train.export.precision import halved, quantize_traced, save
 
 OPSET = 17  # the first with LayerNormalization; any ONNX Runtime since 1.12 runs it
 Batch = NDArray[np.uint8]

@@ -12,7 +12,7 @@ from PIL import Image, ImageEnhance
 
 from sightline.images.read import read
 from sightline.train.device import device_of
-from sightline.train.model import ImageTower
+from sightline.train.own.model import ImageTower
 
 BATCH = 16
 SMALLEST_AREA = 0.5

@@ -11,7 +11,7 @@ from sightline.errors import EncoderError, ImageError, SourceError
 from sightline.images.read import read
 from sightline.sources.base import open_source
 from sightline.sources.folder import path_of
-from sightline.train.captioners import Captioner
+from sightline.train.captions.captioners import Captioner
 from sightline.types import Item
 
 HEADER = "image\tcaption\n"

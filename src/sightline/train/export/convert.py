@@ -10,9 +10,9 @@ from typing import Any
 from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
 from sightline.train.config import Precision
-from sightline.train.folder import filled, move_into
-from sightline.train.original import Original, open_original
-from sightline.train.parity import (
+from sightline.train.export.folder import filled, move_into
+from sightline.train.export.original import Original, open_original
+from sightline.train.export.parity import (
     Both,
     Sample,
     compared,

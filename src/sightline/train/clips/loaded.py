@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from sightline.train.clip import Clip, ClipShape, Parts
-from sightline.train.documents import Documents
+from sightline.train.clips.documents import Documents
+from sightline.train.clips.towers import Clip, ClipShape, Parts
 from sightline.types import Vector
 
 

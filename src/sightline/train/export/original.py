@@ -13,15 +13,17 @@ from PIL import Image
 from sightline.encoders import preprocess
 from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
-from sightline.train import checkpoint, start_clip, start_own
+from sightline.train import checkpoint
+from sightline.train.clips import start as start_clip
+from sightline.train.clips.from_open_clip import CONFIG as OPEN_CLIP_CONFIG
+from sightline.train.clips.loaded import Loaded
+from sightline.train.clips.start import ClipStart
 from sightline.train.config import Precision, Settings
-from sightline.train.from_open_clip import CONFIG as OPEN_CLIP_CONFIG
-from sightline.train.loaded import Loaded
-from sightline.train.restore import restore
+from sightline.train.own import start as start_own
+from sightline.train.own.restore import restore
+from sightline.train.own.start import OwnStart
+from sightline.train.own.text import padded
 from sightline.train.start import BUNDLED
-from sightline.train.start_clip import ClipStart
-from sightline.train.start_own import OwnStart
-from sightline.train.text import padded
 from sightline.types import Vector
 
 Write = Callable[[Path, Precision, Sequence[Path]], None]

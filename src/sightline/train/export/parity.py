@@ -15,8 +15,8 @@ from sightline.errors import SourceError
 from sightline.images.read import read
 from sightline.train.config import DataSettings
 from sightline.train.data import PICTURE_SUFFIXES, Captioned, PictureSet, read_set
+from sightline.train.export.original import Original
 from sightline.train.measure import recall_of
-from sightline.train.original import Original
 from sightline.train.pictures import without_unreadable
 from sightline.types import Vectors
 

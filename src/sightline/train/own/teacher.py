@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sightline.train.device import device_of
-from sightline.train.model import PIXEL_MEAN, PIXEL_STD, TextTower
-from sightline.train.text import padded
-from sightline.train.views import BATCH, View, pixels
+from sightline.train.own.model import PIXEL_MEAN, PIXEL_STD, TextTower
+from sightline.train.own.text import padded
+from sightline.train.own.views import BATCH, View, pixels
 
 FIRES = 8
 POOLED_BEFORE = (2, 4)  # the fire modules that a max pooling precedes, in version 1.1

@@ -12,10 +12,10 @@ from torch import nn
 
 from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
-from sightline.train.clip import Parts, cut_attention
-from sightline.train.documents import Documents, byte_pair_tokenizer
-from sightline.train.libraries import as_trouble, check_hub, mend_torchvision, needed, quietly
-from sightline.train.loaded import Loaded, unit
+from sightline.train.clips.documents import Documents, byte_pair_tokenizer
+from sightline.train.clips.libraries import as_trouble, check_hub, mend_torchvision, needed, quietly
+from sightline.train.clips.loaded import Loaded, unit
+from sightline.train.clips.towers import Parts, cut_attention
 
 LIBRARY = "open_clip"
 CONFIG = "open_clip_config.json"

@@ -13,11 +13,11 @@ from torch import nn
 
 from sightline.errors import TrainingError
 from sightline.train.config import Precision
-from sightline.train.folder import filled, take_image_tower
-from sightline.train.graph import image_graph, text_graph
-from sightline.train.model import PIXEL_MEAN, PIXEL_STD, Shape, TwoTowers
-from sightline.train.precision import halved
-from sightline.train.quantize import quantize_image, quantize_text
+from sightline.train.export.folder import filled, take_image_tower
+from sightline.train.export.precision import halved
+from sightline.train.export.quantize import quantize_image, quantize_text
+from sightline.train.own.graph import image_graph, text_graph
+from sightline.train.own.model import PIXEL_MEAN, PIXEL_STD, Shape, TwoTowers
 
 
 def export(

@@ -10,13 +10,13 @@ from torch import nn
 
 from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
-from sightline.train import from_open_clip, from_transformers
-from sightline.train.clip import Clip, Parts
-from sightline.train.clip_export import export_clip
+from sightline.train.clips import from_open_clip, from_transformers
+from sightline.train.clips.documents import Documents
+from sightline.train.clips.export import export_clip
+from sightline.train.clips.loaded import Loaded, clip_of
+from sightline.train.clips.towers import Clip, Parts
 from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
 from sightline.train.device import choose_device
-from sightline.train.documents import Documents
-from sightline.train.loaded import Loaded, clip_of
 from sightline.train.measure import image_vectors
 from sightline.train.pictures import KeptVectors, PictureFiles, Pictures
 from sightline.train.start import Say

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from sightline.train.model import BOTTLENECKS, PIXEL_MEAN, PIXEL_STD, Shape
+from sightline.train.own.model import BOTTLENECKS, PIXEL_MEAN, PIXEL_STD, Shape
 
 OPSET = 17  # the first with LayerNormalization; any ONNX Runtime since 1.12 runs it
 Array = NDArray[np.generic]

@@ -1,0 +1,1 @@
+"""Pictures without captions turned into a captions table by a captioning model."""

@@ -1,0 +1,1 @@
+"""CLIP models of open_clip and transformers, as training and export see them."""

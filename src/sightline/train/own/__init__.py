@@ -1,0 +1,1 @@
+"""Models of our own shape: a picture tower of convolutions and a small text tower."""
