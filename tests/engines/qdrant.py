@@ -292,7 +292,7 @@ def _keys(node: Any) -> set[str]:
 def _plain(result: Any) -> Any:
     if isinstance(result, list):
         return [_plain(one) for one in result]
-    return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+    return result.model_dump(mode="json", exclude_none=True) if isinstance(result, BaseModel) else result
 
 
 def _free_pair() -> int:

@@ -40,7 +40,8 @@ class EdgeEngine(Engine):
         params: Any = {"none": edge.EdgeVectorParams(size=1, distance=edge.Distance.Dot)}
         if isinstance(vectors, models.VectorParams):
             params = edge.EdgeVectorParams(size=vectors.size, distance=edge.Distance.Dot, quantization_config=int8)
-        folder = Path(tempfile.mkdtemp(prefix="sightline-edge-"))
+        memory = Path("/dev/shm")
+        folder = Path(tempfile.mkdtemp(prefix="sightline-edge-", dir=memory if memory.is_dir() else None))
         self._shards[name] = edge.EdgeShard.create(str(folder), edge.EdgeConfig(vectors=params)), folder
         return made
 

@@ -1,0 +1,1 @@
+"""The store in Milvus: Lite file, standalone server, cluster or Zilliz."""
