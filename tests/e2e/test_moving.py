@@ -111,3 +111,20 @@ def test_another_models_index_is_not_copied_into(
 def test_an_exact_store_needs_no_tuning(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("tune", "--index", str(source), capsys=capsys)
     assert (code, out) == (0, "this index is exact: there is nothing to tune\n")
+
+
+def test_no_command_prints_the_key_of_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "qdrant://:hidden-key@127.0.0.1:1/photos?patience_s=0&grpc=false"
+    for arguments in (
+        ("status", "--index", url),
+        ("status", "--verify", "--index", url),
+        ("search", "a dog", "--index", url, "--model", "mini"),
+        ("remove", "a", "--index", url),
+        ("copy", url, str(tmp_path / "a.index")),
+        ("verify", url, url),
+        ("tune", "--index", url),
+    ):
+        code, out, err = run(*arguments, capsys=capsys)
+        assert code == 2, arguments
+        assert "hidden-key" not in out + err, arguments
+        assert err.startswith("sightline: "), arguments

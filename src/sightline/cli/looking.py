@@ -1,10 +1,10 @@
-"""The commands that look: status, models."""
+"""The command that looks into an index: status."""
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, index_url, open_index
 from sightline.text import count, printable, size, table
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add status and models."""
+    """Add status."""
     command = add_command(commands, "status", status, "show what an index holds")
     add_index(command)
     add_model(command)
@@ -20,8 +20,6 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--repair", action="store_true", help="mend what --verify finds; what is lost, the next run indexes again"
     )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command = add_command(commands, "models", models, "list the models that can be used by name")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -54,37 +52,15 @@ def status(options: argparse.Namespace) -> int:
     return 2 if damaged and not options.repair else 0
 
 
-def models(options: argparse.Namespace) -> int:
-    """List the catalog."""
-    from dataclasses import asdict
-
-    from sightline.encoders.catalog import catalog
-    from sightline.encoders.hub import is_here
-
-    entries = list(catalog().values())
-    here = {entry.name: is_here(entry, hub()) for entry in entries}
-    if options.json:
-        print(json.dumps([asdict(entry) | {"here": here[entry.name]} for entry in entries], indent=2, default=str))
-        return 0
-    rows = [["model", "here", "dim", "size", "licence", "what"]]
-    rows += [_model_row(entry, here=here[entry.name]) for entry in entries]
-    print(table(rows, right=frozenset({2, 3})))
-    return 0
-
-
-def _model_row(entry: Any, *, here: bool) -> list[str]:
-    megabytes = size(entry.size_mb * 1e6) if entry.size_mb else "none"
-    return [entry.name, "yes" if here else "", str(entry.dim), megabytes, entry.licence, entry.summary]
-
-
 def _verified(options: argparse.Namespace) -> list[str]:
     """What is damaged, in words; mended first if asked, which needs no sound index."""
     from sightline.errors import UsageError
+    from sightline.stores.base import redacted
     from sightline.stores.local.store import LocalStore, repair_store
 
     url = index_url(options)
     if "://" in url:
-        raise UsageError(f"{url} is kept by a server that checks its own files: --verify is for an index in a folder")
+        raise UsageError(f"{redacted(url)} is kept by a server that checks its own files: --verify is for an index in a folder")
     if options.repair:
         return [_words(damage) + ": mended" for damage in repair_store(url)]
     store = LocalStore(url)
