@@ -62,7 +62,7 @@ PLUGS = [
         calls=80,
     ),
     Plug("pgvector 0.6", "{engine}?table={name}", is_durable=True, engine="pgvector06", tolerance=1e-6, calls=50),
-    Plug("milvus lite", "milvus:{folder}/lite.db?collection={name}", is_durable=True, tolerance=1e-6),
+    Plug("milvus lite", "milvus:{folder}/lite.db?collection={name}", is_durable=True, tolerance=1e-6, calls=60),
     Plug("milvus", "{engine}/{name}", is_durable=True, engine="milvus", tolerance=1e-6, calls=40, is_slow=True),
     Plug("pinecone", "{engine}/{name}", is_durable=True, engine="pinecone", tolerance=1e-6, calls=45),
     Plug(

@@ -33,7 +33,7 @@ class Connection:
 
     def __init__(self, place: Place) -> None:
         self._place, self._is_closed = place, False
-        self.unsealed_rows = 0
+        self.unsealed_rows: Counter[str] = Counter()
         self._timeout_s = max(_SHORTEST_WAIT_S, place.patience_s)
         self.is_lite = place.file is not None
         self.client: Any = _lite_client(place.file) if place.file else None

@@ -28,7 +28,7 @@ def delete_ids(connection: Connection, collection: str, ids: Sequence[str]) -> N
 
 
 def _seal_lite(connection: Connection, collection: str, rows: int) -> None:
-    connection.unsealed_rows += rows
-    if connection.is_lite and connection.unsealed_rows >= _MOST_UNSEALED_ROWS:
+    connection.unsealed_rows[collection] += rows
+    if connection.is_lite and connection.unsealed_rows[collection] >= _MOST_UNSEALED_ROWS:
         connection.call("flush", collection)
-        connection.unsealed_rows = 0
+        connection.unsealed_rows[collection] = 0
