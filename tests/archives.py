@@ -16,7 +16,11 @@ def make_zip(path: Path, files: Mapping[str, bytes], compression: int = zipfile.
 
 
 def make_tar(
-    path: Path, files: Mapping[str, bytes], mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w", *, mtime: int = 1_700_000_000
+    path: Path,
+    files: Mapping[str, bytes],
+    mode: Literal["w", "w:gz", "w:bz2", "w:xz"] = "w",
+    *,
+    mtime: int = 1_700_000_000,
 ) -> Path:
     with tarfile.open(path, mode) as archive:
         for name, data in files.items():

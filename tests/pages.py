@@ -55,7 +55,7 @@ class Web:
 
 
 @contextmanager
-def web(pictures: Callable[[str], bytes]) -> Iterator[Web]:
+def web(pictures: Callable[[str], bytes], address: str = "127.0.0.1") -> Iterator[Web]:
     """A running server; its `url` ends without a slash."""
     served = Web(pictures)
 
@@ -71,7 +71,10 @@ def web(pictures: Callable[[str], bytes]) -> Iterator[Web]:
     class Server(ThreadingHTTPServer):
         daemon_threads, request_queue_size = True, 256
 
-    server = Server(("127.0.0.1", 0), Handler)
+        def handle_error(self, *_: Any) -> None:
+            """Clients hang up on what they do not want."""
+
+    server = Server((address, 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     served.url = f"http://127.0.0.1:{server.server_address[1]}"
     try:

@@ -101,8 +101,8 @@ def _blip(transformers: Any) -> tuple[Any, Any]:
 
 def _align(transformers: Any) -> tuple[Any, Any]:
     text = {**_TOWER, "vocab_size": len(_WORDS), "max_position_embeddings": 32}
-    vision = {"image_size": 49, "width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320}
-    config = transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=320)
+    vision = {"image_size": 49, "width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 80}
+    config = transformers.AlignConfig(text_config=text, vision_config=vision, projection_dim=80)
     processor = transformers.EfficientNetImageProcessor(  # as kakaobrain/align-base has it, smaller
         size={"height": 58, "width": 58},
         crop_size={"height": 49, "width": 49},
@@ -125,12 +125,36 @@ def _dinov2(transformers: Any) -> tuple[Any, Any]:
     return transformers.Dinov2Model(config), processor
 
 
+def _vit(transformers: Any) -> tuple[Any, Any]:
+    config = transformers.ViTConfig(**_vision())
+    size = {"height": SIDE, "width": SIDE}
+    return transformers.ViTModel(config, add_pooling_layer=False), transformers.ViTImageProcessor(size=size)
+
+
+def _resnet(transformers: Any) -> tuple[Any, Any]:
+    config = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+    size = {"height": 56, "width": 56}
+    return transformers.ResNetModel(config), transformers.BitImageProcessor(size={"shortest_edge": 64}, crop_size=size)
+
+
+def _chinese_clip(transformers: Any) -> tuple[Any, Any]:
+    text = {**_TOWER, "vocab_size": len(_WORDS), "max_position_embeddings": 32}
+    config = transformers.ChineseCLIPConfig(text_config=text, vision_config=_vision(), projection_dim=16)
+    size = {"height": SIDE, "width": SIDE}
+    return transformers.ChineseCLIPModel(config), transformers.ChineseCLIPImageProcessor(
+        size=size, crop_size=size, do_center_crop=False
+    )
+
+
 _KINDS: Mapping[str, Callable[[Any], tuple[Any, Any]]] = {
     "clip": _clip,
     "siglip": _siglip,
     "blip": _blip,
     "align": _align,
     "dinov2": _dinov2,
+    "vit": _vit,
+    "resnet": _resnet,
+    "chinese_clip": _chinese_clip,
 }
 
 
@@ -151,7 +175,7 @@ def _golden() -> Any:
 
 
 def _tokenizer(transformers: Any, kind: str) -> Any:
-    if kind in ("blip", "align"):
+    if kind in ("blip", "align", "chinese_clip"):
         vocabulary = {word: number for number, word in enumerate(_WORDS)}
         return transformers.BertTokenizer(vocab=vocabulary, model_max_length=32)
     fast = transformers.PreTrainedTokenizerFast

@@ -22,6 +22,7 @@
     │   ├── StoreForbidden       a server that refuses the credentials
     │   └── DimensionMismatch    vectors of another length than the store holds
     ├── IndexMismatch            an index built by one model and opened with another
+    ├── ClusterError             a Ray cluster that cannot be reached or used, or that stops
     └── TrainingError            a training run that cannot start, go on or be exported
 
 Each message has three parts: what happened (with the value), what was expected, what to do.
@@ -114,6 +115,10 @@ class DimensionMismatch(StoreError):
 
 class IndexMismatch(SightlineError):
     """An index built by one model and opened with another."""
+
+
+class ClusterError(SightlineError):
+    """A Ray cluster that cannot be reached or used, or that stops."""
 
 
 class TrainingError(SightlineError):

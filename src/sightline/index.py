@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,7 +15,9 @@ from uuid import UUID
 
 from sightline import query
 from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
-from sightline.errors import EncoderError, IndexMismatch, SourceError, StoreNotFound, UsageError
+from sightline.errors import SourceError, StoreNotFound, UsageError
+from sightline.identity import check
+from sightline.line import chance_scores
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
 from sightline.stores.base import Store, Tunable, open_store, redacted
@@ -73,14 +75,21 @@ class Index:
         if self._encoder is None:
             identity = self._identity()
             encoder = self._load(str(identity.get("load", "auto")))
-            self._check(encoder, identity)
+            check(self.url, encoder, identity, self._hub)
             self._encoder = encoder
         return self._encoder
 
-    def add(self, source: str | Path | Source | Iterable[Item], options: Options | None = None) -> Summary:
+    def add(
+        self,
+        source: str | Path | Source | Iterable[Item],
+        options: Options | None = None,
+        *,
+        by: Callable[..., Summary] | None = None,
+    ) -> Summary:
         """Bring the index up to date with a folder, a table, a picture, a source or items; gives what was done.
 
         Safe to interrupt and to repeat: what is unchanged is skipped, what vanished from a folder leaves the index.
+        `by` does the work in place of `ingest.ingest`: the `ingest` of a `distribute.Cluster`, say.
         """
         from sightline.ingest import Options, ingest, prune
         from sightline.sources.base import open_source
@@ -89,8 +98,9 @@ class Index:
             source = open_source(source)
         store = self._open_or_create()
         seen: set[str] = set()
-        summary = ingest(source, self.encoder, store, options=options or Options(), seen=seen)
+        summary = (by or ingest)(source, self.encoder, store, options=options or Options(), seen=seen)
         self.tune(only_if_grown=True)
+        self.draw_line(only_if_grown=True)
         root = getattr(source, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
@@ -98,12 +108,19 @@ class Index:
         store.write_notes(_ROOT, {root: {"indexed": _now(), "pictures": len(seen)}})
         return replace(summary, removed=removed, kept=kept)
 
-    def retry(self, options: Options | None = None, opening: Opening | None = None) -> Summary:
+    def retry(
+        self,
+        options: Options | None = None,
+        opening: Opening | None = None,
+        *,
+        by: Callable[..., Summary] | None = None,
+    ) -> Summary:
         """Read the pictures of the failures table again; those that no longer exist leave it."""
         from sightline.ingest import Options, ingest
-        from sightline.sources.base import open_source
+        from sightline.sources.base import Opening, open_source
         from sightline.stores.documents import load_payload
 
+        opening = opening or Opening()
         items = list[Item]()
         gone = dict[str, Note | None]()
         for uri, note in self.store.notes(FAILURE).items():
@@ -115,7 +132,7 @@ class Index:
                     gone[uri] = None
         self.store.write_notes(FAILURE, gone)
         options = replace(options or Options(), retry=True)
-        return ingest(items, self.encoder, self.store, options=options, seen=set())
+        return (by or ingest)(items, self.encoder, self.store, options=options, seen=set())
 
     def tune(self, *, only_if_grown: bool = False) -> Tuning | None:
         """Set how widely an approximate engine searches, by measuring; gives what was measured, None if it is exact.
@@ -128,6 +145,18 @@ class Index:
         if not isinstance(self.store, Tunable) or (only_if_grown and not needs_tuning(self.store)):
             return None
         return tune(self.store, sample_queries(self.store, self.encoder, _TUNING_QUERIES))
+
+    def draw_line(self, *, only_if_grown: bool = False) -> bool:
+        """Measure from which score a hit is better than chance (see `line`); gives whether there is such a line now.
+
+        With `only_if_grown` it is left as it is, unless the index has doubled or the model reads words another way.
+        """
+        from sightline import line
+        from sightline.phrases import phrases
+
+        if only_if_grown and line.is_current(self.store, self.encoder):
+            return True
+        return line.redraw(self.store, self.encoder, phrases)
 
     def search(
         self,
@@ -154,8 +183,11 @@ class Index:
         encoded = time.perf_counter()
         found = self.store.search(vector[None], k, where, offset)[0]
         hits = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
+        chances = None
+        if hits and all(term.kind == "text" and term.weight > 0 for term in all_terms):
+            chances = chance_scores(self.store, self.encoder, hits)
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
-        return Hits(query.describe(all_terms), self.encoder.name, took, hits)
+        return Hits(query.describe(all_terms), self.encoder.name, took, hits, chances)
 
     def similar(
         self,
@@ -241,36 +273,6 @@ class Index:
         if not isinstance(model, str):
             return model
         return load_encoder(choose_model(model, self._hub).name, hub=self._hub)
-
-    def _check(self, encoder: Encoder, identity: Mapping[str, Any]) -> None:
-        """Refuse a model that gives pictures other vectors; its name and its text tower may be others."""
-        built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
-        if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
-            return
-        if picture_fingerprint(encoder) == (identity.get("pictures") or self._pictures_of_builder(identity)):
-            return
-        if encoder.name != built_with:
-            raise IndexMismatch(
-                f"{self.url} was built with {built_with!r}, not {encoder.name!r}: "
-                f"open it with --model {built_with}, or build a new index"
-            )
-        raise IndexMismatch(
-            f"{self.url} was built with other weights of {encoder.name!r} ({fingerprint}, "
-            f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
-        )
-
-    def _pictures_of_builder(self, identity: Mapping[str, Any]) -> str | None:
-        """The picture fingerprint that an index lacks which was built before it was written down.
-
-        From the model that built it, where that is on this disk and still the same.
-        """
-        from sightline.encoders.hub import Hub
-
-        try:
-            builder = load_encoder(str(identity.get("load")), hub=replace(self._hub or Hub(), offline=True))
-        except EncoderError:
-            return None
-        return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector

@@ -6,14 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,17 +17,17 @@ from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
+from sightline.sources.ahead import forget_frames, read_ahead
 from sightline.stores.base import Store
-from sightline.stores.documents import dump_payload, load_payload
+from sightline.stores.documents import dump_payload
 from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
+OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags")
 
 _LOOK_UP = 512  # items whose records are fetched together
 _COMMIT_RECORDS = 512  # a commit costs a few fsyncs; at 60 pictures/s the time limit comes first
 _COMMIT_SECONDS = 2.0  # the most finished work that a kill can lose
-_READERS = 64  # downloads at the same time
-_READ_AHEAD = 128  # pictures that are being downloaded or wait to be encoded
 _WINDOW = 3  # batches in flight for each worker, so that a commit leaves no worker idle
 
 T = TypeVar("T")
@@ -60,6 +56,7 @@ class Options:
     limit_megapixels: float | None = LIMIT_MEGAPIXELS
     retry: bool = False
     on_progress: Callable[[Summary], None] = lambda _: None
+    failed_before: Mapping[str, Note] | None = None  # the failures by URI, where they are known already
 
 
 @dataclass(slots=True)
@@ -77,7 +74,7 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
     An item with the stamp of its record costs a look-up; one with known content (by SHA-256) takes over that vector.
     What cannot be read or decoded becomes a note. An interrupt commits what is finished and then goes on its way up.
     """
-    run = _Run(store, options, seen)
+    run = Run(store, options, seen)
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(options.workers, "sightline-worker")
     try:
@@ -91,38 +88,6 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
         pool.shutdown(cancel_futures=True)
         run.finish([future.result() for future in pending if not future.cancelled() and not future.exception()])
     return run.summary
-
-
-def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, those that wait on a network read many at once, in the order in which they come.
-
-    At most `_READ_AHEAD` of them are held, so memory does not grow. The threads are daemons: an interrupt need not
-    wait for a server that does not answer.
-    """
-    asked: SimpleQueue[Item | None] = SimpleQueue()
-    come: SimpleQueue[Item] = SimpleQueue()
-    waiting = threads = 0
-    try:
-        for item in items:
-            if not item.is_slow:
-                yield item
-                continue
-            asked.put(item)
-            waiting += 1
-            if threads < min(waiting, _READERS):
-                threads += 1
-                Thread(target=_read_all, args=(asked, come), daemon=True, name="sightline-read").start()
-            while waiting >= _READ_AHEAD or (waiting and not come.empty()):
-                yield come.get()
-                waiting -= 1
-        for _ in range(waiting):
-            yield come.get()
-    finally:
-        with suppress(Empty):
-            while True:
-                asked.get_nowait()
-        for _ in range(threads):
-            asked.put(None)
 
 
 def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels: float | None) -> Batch:
@@ -167,23 +132,22 @@ def prune(store: Store, root: str, seen: set[str]) -> tuple[int, int]:
         else:
             gone.append(record.id)
     if seen:
-        under = f"{root}/"
         forgotten = [
             uri
             for uri, note in failures.items()
-            if record_id(uri) not in seen and (uri.startswith(under) or root in _folders(_payload(note)))
+            if record_id(uri) not in seen and (uri == root or uri.startswith(f"{root}/") or root in _folders(note))
         ]
         store.write_notes(FAILURE, dict.fromkeys(forgotten))
     return store.delete(gone), kept
 
 
-class _Run:
+class Run:
     """The counts and the uncommitted work of one run."""
 
     def __init__(self, store: Store, options: Options, seen: set[str]) -> None:
         self.summary = Summary()
         self._store, self._options, self._seen = store, options, seen
-        self._failed_before = store.notes(FAILURE)
+        self.failed_before = store.notes(FAILURE) if options.failed_before is None else options.failed_before
         self._records: list[Record] = []
         self._notes: dict[str, Note | None] = {}
         self._started = self._committed = time.monotonic()
@@ -196,24 +160,25 @@ class _Run:
             for identity, item in zip(ids, few, strict=True):
                 self._seen.add(identity)
                 if stamps.get(identity) == item.stamp:
-                    self._count(seen=1, unchanged=1)
+                    self.count(seen=1, unchanged=1)
                 elif self._failed_already(item):
-                    self._count(seen=1, skipped=1)
+                    self.count(seen=1, skipped=1)
                 else:
-                    self._count(seen=1)
+                    self.count(seen=1)
                     yield item
             self._options.on_progress(self.summary)
 
     def take(self, batch: Batch) -> None:
         """Add what a worker finished; commit when enough is waiting."""
         self._records += batch.records
-        self._notes |= {record.uri: None for record in batch.records if record.uri in self._failed_before}
+        self._notes |= {record.uri: None for record in batch.records if record.uri in self.failed_before}
         for failure, item in batch.failures:
-            retries = int(self._failed_before.get(item.uri, {}).get("retries", -1)) + 1
-            note = {**asdict(failure), "retries": retries, "stamp": item.stamp}
+            retries = int(self.failed_before.get(item.uri, {}).get("retries", -1)) + 1
+            note = {**asdict(failure), "retries": retries, "stamp": item.stamp, "folders": _folders(item.payload)}
             # What only its source knew of it: a caption, say, that a retry of the bare URI could not find again.
-            self._notes[item.uri] = note | {"payload": dump_payload(item.payload)} if item.is_slow else note
-        self._count(encoded=batch.encoded, reused=len(batch.records) - batch.encoded, failed=len(batch.failures))
+            known = {"payload": dump_payload(item.payload)} if item.is_slow or "#" in item.uri else {}
+            self._notes[item.uri] = note | known
+        self.count(encoded=batch.encoded, reused=len(batch.records) - batch.encoded, failed=len(batch.failures))
         if len(self._records) >= _COMMIT_RECORDS or time.monotonic() - self._committed > _COMMIT_SECONDS:
             self.commit()
         self._options.on_progress(self.summary)
@@ -233,27 +198,14 @@ class _Run:
         self._records, self._notes, self._committed = [], {}, time.monotonic()
 
     def _failed_already(self, item: Item) -> bool:
-        note = self._failed_before.get(item.uri)
-        if note is None or self._options.retry:
-            return False
-        is_worth_another = note["stage"] == "read" and not item.is_slow  # a dead link would cost seconds in every run
-        return bool(note["stamp"] == item.stamp) and not is_worth_another
+        note = {} if self._options.retry else self.failed_before.get(item.uri, {})
+        is_worth_another = note.get("stage") == "read" and not item.is_slow  # a dead link would cost seconds every time
+        return "stamp" in note and bool(note["stamp"] == item.stamp) and not is_worth_another
 
-    def _count(self, **more: int) -> None:
+    def count(self, **more: int) -> None:
+        """Add to the summary."""
         counts = {name: getattr(self.summary, name) + number for name, number in more.items()}
         self.summary = replace(self.summary, **counts, seconds=time.monotonic() - self._started)
-
-
-def _read_all(asked: "SimpleQueue[Item | None]", come: "SimpleQueue[Item]") -> None:
-    while item := asked.get():
-        try:
-            come.put(replace(item, read=partial(bytes, item.read())))
-        except Exception as error:  # handed to whoever reads the item
-            come.put(replace(item, read=partial(_refuse, error)))
-
-
-def _refuse(error: Exception) -> bytes:
-    raise error
 
 
 def _read(items: Sequence[Item], batch: Batch) -> Iterator[tuple[Item, bytes]]:
@@ -262,6 +214,7 @@ def _read(items: Sequence[Item], batch: Batch) -> Iterator[tuple[Item, bytes]]:
             yield item, item.read()
         except (SourceError, OSError) as error:
             batch.failures.append((_failure(item, "read", error), item))
+            forget_frames(error)
 
 
 def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
@@ -272,15 +225,15 @@ def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
 
 
 def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
-    payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
+    """What a source tells of a picture (a caption, a price) is that item's own; a plain copy takes over the rest."""
+    if any(name not in OF_THE_ITEM for name in item.payload):
+        payload = {name: content[name] for name in OF_THE_CONTENT if name in content}
+    else:
+        payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
     return Record(record_id(item.uri), item.uri, vector, {**payload, **item.payload, "stamp": item.stamp})
 
 
-def _payload(note: Note) -> Payload:
-    return load_payload(note["payload"]) if "payload" in note else {}
-
-
-def _folders(payload: Payload) -> list[str]:
+def _folders(payload: Mapping[str, Any]) -> list[str]:
     folders = payload.get("folders", [])
     return folders if isinstance(folders, list) else []
 
@@ -291,5 +244,4 @@ def _failure(item: Item, stage: str, error: Exception) -> Failure:
 
 def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
     iterator = iter(values)
-    while few := list(islice(iterator, size)):
-        yield few
+    return iter(lambda: list(islice(iterator, size)), [])

@@ -18,7 +18,6 @@ from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import TextNotSupported
 from sightline.types import Pixels, Vectors
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:Warning:(?!sightline)")  # of the libraries, of themselves
 EXACT = 0.99999
 
 
@@ -38,9 +37,12 @@ def of_library(make: str, *arguments: str) -> Callable[[Path], Encoder]:
     def load(folder: Path) -> Encoder:
         from tests import towers
 
+        from sightline.encoders.torch.libraries import quietly
+
         shared = folder.parent / "towers"
         shared.mkdir(exist_ok=True)
-        name = getattr(towers, make)(shared, *arguments)
+        with quietly():
+            name = getattr(towers, make)(shared, *arguments)
         return load_encoder(name if isinstance(name, str) else f"{PREFIXES[make]}:{name}")
 
     return load

@@ -5,14 +5,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from tests.archives import make_tar, make_zip
 from tests.pictures import encoded, odd_names, scene, write
 
 from sightline.errors import SourceError
-from sightline.sources.base import Source, open_source
+from sightline.sources.base import Opening, Source, open_source
 from sightline.types import record_id
 
 
@@ -39,9 +41,68 @@ def change_file(folder: Path) -> None:
     write(folder, "sub/b.jpg", encoded(scene(99), "JPEG"))
 
 
+def make_table_of_paths(folder: Path) -> Source:
+    lines = ["image,caption,price"]
+    for number, name in enumerate(["a.jpg", "sub/b.jpg", "sub/ü c.jpg"]):
+        write(folder, name, encoded(scene(number), "JPEG"))
+        lines.append(f"{name},picture {number},{number}.5")
+    return open_source(table(folder, [*lines, "gone.jpg,nothing,1"]))
+
+
+def make_table_of_urls(folder: Path) -> Source:
+    """Nobody answers: what lies at the URLs is in the cache, by the SHA-256 of each."""
+    urls = [f"http://127.0.0.1:1/{name}" for name in ("a.jpg", "b.jpg?size=2", "c")]
+    for number, url in enumerate(urls):
+        digest = sha256(url.encode()).hexdigest()
+        write(folder, f"cache/{digest[:2]}/{digest}", encoded(scene(number), "JPEG"))
+    lines = [f"{url}\tpicture {number}" for number, url in enumerate(urls)]
+    return open_source(table(folder, ["url\tcaption", *lines]), Opening(cache=folder / "cache"))
+
+
+def table(folder: Path, lines: list[str]) -> Path:
+    path = folder / "table.csv"
+    path.write_text("\n".join(lines), "utf-8")
+    return path
+
+
+def change_caption(folder: Path) -> None:
+    path = folder / "table.csv"
+    path.write_text(path.read_text("utf-8").replace("picture 1", "another"), "utf-8")
+
+
+MEMBERS = {f"sub/{n}.jpg": encoded(scene(n), "JPEG") for n in range(3)} | {"sub/0.txt": b"a caption"}
+CHANGED = MEMBERS | {"sub/1.jpg": encoded(scene(99), "JPEG")}
+
+
+def change_shard(folder: Path) -> None:
+    make_tar(folder / "0001.tar", {"x.jpg": encoded(scene(99), "JPEG")})
+
+
+def make_shards(folder: Path) -> Source:
+    for number in range(3):
+        make_tar(folder / f"000{number}.tar", {"x.jpg": encoded(scene(number), "JPEG"), "x.txt": b"a caption"})
+    make_tar(folder / "0001.tar", {"x.jpg": encoded(scene(1), "JPEG")})
+    return open_source(str(folder / "{0000..0003}.tar"))
+
+
 SOURCES = {
     "folder": Case(make_folder, change_file),
     "single file": Case(make_single_file, change_file),
+    "table of paths": Case(make_table_of_paths, change_file),
+    "table of URLs": Case(make_table_of_urls, change_caption),
+    "zip": Case(
+        lambda folder: open_source(make_zip(folder / "a.zip", MEMBERS)),
+        lambda folder: make_zip(folder / "a.zip", CHANGED),
+    ),
+    "tar": Case(
+        lambda folder: open_source(make_tar(folder / "a.tar", MEMBERS)),
+        lambda folder: make_tar(folder / "a.tar", CHANGED),
+    ),
+    "compressed tar": Case(
+        lambda folder: open_source(make_tar(folder / "a.tgz", MEMBERS, "w:gz")),
+        lambda folder: make_tar(folder / "a.tgz", CHANGED, "w:gz"),
+    ),
+    "shards": Case(make_shards, change_shard),
 }
 """A new source is one more line."""
 

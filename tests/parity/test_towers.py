@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,18 @@ def of_transformers(name: str) -> Pipeline:
     def pixels(images: Sequence[Image.Image]) -> Any:
         return processor(images=list(images), return_tensors="pt")["pixel_values"]
 
-    if kind == "dinov2":
-        return Pipeline(lambda images: model(pixels(images)).pooler_output)
+    if kind == "vit":  # what a classifier would get; the pooler is for another task
+        return Pipeline(lambda images: model(pixels(images)).last_hidden_state[:, 0])
+    if kind in ("dinov2", "resnet"):
+        return Pipeline(lambda images: model(pixels(images)).pooler_output.flatten(1))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     padding = "max_length" if kind in ("siglip", "align") else True
 
     def tokens(texts: Sequence[str]) -> Any:
         read = tokenizer(list(texts), padding=padding, truncation=True, return_tensors="pt")
-        return {key: read[key] for key in ("input_ids", "attention_mask") if key != "attention_mask" or kind != "siglip"}
+        return {
+            key: read[key] for key in ("input_ids", "attention_mask") if key != "attention_mask" or kind != "siglip"
+        }
 
     if kind == "blip":
         return Pipeline(
@@ -133,7 +138,16 @@ MODELS = {
     "blip": "BlipForImageTextRetrieval",
     "align": "AlignModel",
     "dinov2": "Dinov2Model",
+    "vit": "ViTModel",
+    "resnet": "ResNetModel",
+    "chinese_clip": "ChineseCLIPModel",
 }
+
+
+def transformers_name(folder: Path, kind: str) -> str:
+    return f"hf:{towers.transformers_folder(folder, kind)}"
+
+
 CASES: dict[str, tuple[Callable[[Path], str], Callable[[str], Pipeline]]] = {
     "timm convolutions": (lambda folder: towers.timm_state(folder, "test_resnet"), of_timm),
     "timm efficientnet": (lambda folder: towers.timm_state(folder, "test_efficientnet"), of_timm),
@@ -142,7 +156,7 @@ CASES: dict[str, tuple[Callable[[Path], str], Callable[[str], Pipeline]]] = {
     "open_clip": (towers.open_clip_state, of_open_clip),
     "simclr": (lambda folder: towers.simclr_checkpoint(folder, "resnet50"), of_simclr),
     "sentence-transformers": (lambda folder: f"st:{towers.sentence_folder(folder)}", of_sentence_transformers),
-    **{kind: (lambda folder, kind=kind: f"hf:{towers.transformers_folder(folder, kind)}", of_transformers) for kind in MODELS},
+    **{kind: (partial(transformers_name, kind=kind), of_transformers) for kind in MODELS},
 }
 
 

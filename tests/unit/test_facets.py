@@ -62,4 +62,4 @@ def test_classification_needs_words_and_labels() -> None:
     with pytest.raises(UsageError, match="at least two"):
         classify(vectors, ["a", "a"], Labels())
     with pytest.raises(UsageError, match="place for the label"):
-        classify(vectors, ["a", "b"], Labels(), template="a photo")
+        classify(vectors, ["a", "b"], Labels(), templates=["a photo"])

@@ -52,6 +52,30 @@ def test_shortest_equals_resizing_all_and_cropping_then(size: tuple[int, int], i
     assert cosine(ours, plain) > 0.9999
 
 
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("size", SIZES[:6], ids=str)
+def test_a_margin_is_resized_too_and_cut_off(mode: Mode, size: tuple[int, int]) -> None:
+    """As timm (crop_pct 0.875) and DINOv2 do it: 256, then the middle 224."""
+    image = grainy(size)
+    how = preprocessing(config(resize_mode=mode, sightline={"resized": 256}))
+    whole = image if mode == "shortest" else image.resize((256, 256), Image.Resampling.BICUBIC)
+    short = min(whole.size)
+    scaled = whole.resize((int(256 * whole.width / short), int(256 * whole.height / short)), Image.Resampling.BICUBIC)
+    left, top = round((scaled.width - 224) / 2), round((scaled.height - 224) / 2)
+    plain = np.asarray(scaled.crop((left, top, left + 224, top + 224))).transpose(2, 0, 1).astype(float)
+    assert cosine(pixels(image, how).astype(float), plain) > 0.9999
+    assert how.reach == 256
+
+
+def test_the_cut_starts_where_the_library_starts_it() -> None:
+    """Half a pixel goes to the even one, as in torchvision, or down, as in transformers."""
+    image = grainy((227, 224))  # 3 too many: 1.5 on each side
+    nearest, down = (preprocessing(config(sightline={"crops_down": one})) for one in (False, True))
+    picture = np.asarray(image).transpose(2, 0, 1)
+    np.testing.assert_array_equal(pixels(image, nearest), picture[:, :, 2:226])
+    np.testing.assert_array_equal(pixels(image, down), picture[:, :, 1:225])
+
+
 def test_the_interpolation_is_that_of_the_config() -> None:
     image = grainy((500, 400))
     bicubic, bilinear = (pixels(image, preprocessing(config(interpolation=one))) for one in ("bicubic", "bilinear"))

@@ -1,5 +1,6 @@
 """Tables of paths and URLs become items with what the table knows of each picture."""
 
+import gc
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tests.pictures import encoded, scene, write
 from sightline.errors import SourceError
 from sightline.index import Index
 from sightline.sources import web as web_module
-from sightline.sources.base import Opening, open_source
+from sightline.sources.base import Opening, open_source, read_uri
 from sightline.sources.web import Downloader, normal_url
 from sightline.types import Item
 
@@ -56,12 +57,29 @@ def test_rows_of_one_picture_that_follow_each_other_are_one_item(tmp_path: Path)
 
 def test_paths_start_from_the_folder_that_is_given(tmp_path: Path) -> None:
     write(tmp_path, "photos/a.jpg", encoded(scene(1), "JPEG"))
+    write(tmp_path, "others/a.jpg", encoded(scene(2), "JPEG"))
     path = table(tmp_path, "image\na.jpg\n")
     (missing,) = items_of(path)
     with pytest.raises(SourceError, match="cannot be read"):
         missing.read()
     (item,) = items_of(path, Opening(base=tmp_path / "photos"))
     assert item.read() == encoded(scene(1), "JPEG")
+
+
+def test_names_are_found_where_downloads_put_the_files(tmp_path: Path) -> None:
+    for number, name in enumerate(["images/1163.jpg", "more/train/b c.png", "x/same.jpg", "y/same.jpg"]):
+        write(tmp_path, name, encoded(scene(number), "JPEG"))
+    path = table(tmp_path, "id,file\n1,images/1163\n2,1163\n3,b c.png\n4,wrong/b c\n5,same.jpg\n6,none.jpg\n")
+    items = items_of(path, Opening(image="file"))
+    found = [item.uri.removeprefix(f"{tmp_path.as_uri()}/") for item in items]
+    assert found == ["images/1163.jpg"] * 2 + ["more/train/b%20c.png"] * 2 + ["same.jpg", "none.jpg"]
+    with pytest.raises(SourceError, match="cannot be read"):
+        items[4].read()
+
+
+def test_rows_that_are_too_short_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", encoded(scene(1), "JPEG"))
+    assert len(items_of(table(tmp_path, "caption,image\na dog\na cat,a.jpg\n"))) == 1
 
 
 def test_a_table_without_pictures_lists_its_columns(tmp_path: Path) -> None:
@@ -90,6 +108,7 @@ def test_pictures_inside_a_table_are_read_from_it(tmp_path: Path) -> None:
     assert [item.payload["label"] for item in items] == [0, 1, 2]
     assert items[0].payload["at"] == datetime(2024, 1, 1, tzinfo=UTC)
     assert len({item.uri for item in items}) == 3
+    assert [read_uri(item.uri) for item in items] == [item.read() for item in items]
 
 
 def test_urls_go_over_the_line_in_ascii() -> None:
@@ -130,6 +149,20 @@ def test_every_good_picture_is_indexed_and_each_bad_one_has_its_reason(
     index.close()
 
 
+def test_one_picture_in_two_rows_keeps_each_rows_own_words(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write(tmp_path, name, encoded(scene(1), "JPEG"))
+    path = table(tmp_path, "image,caption,price\na.jpg,a red car,5\nb.jpg,,7\n")
+    with Index(str(tmp_path / "a.index"), model="pixels") as index:
+        index.add(path)
+        known = {record.payload["name"]: dict(record.payload) for record in index.store.scan()}
+        assert (known["a.jpg"]["caption"], known["a.jpg"]["price"]) == ("a red car", 5)
+        assert ("caption" in known["b.jpg"], known["b.jpg"]["price"]) == (False, 7)
+        table(tmp_path, "image,caption,price\na.jpg,,5\nb.jpg,,7\n")
+        index.add(path)
+        assert index.count({"caption": {"$exists": True}}) == 0
+
+
 def test_a_retry_keeps_what_the_table_knew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web_module, "_TRIES", 1)
     with web(lambda path: encoded(scene(1), "JPEG")) as served:
@@ -164,3 +197,25 @@ def test_a_picture_that_is_too_large_is_not_loaded(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(web_module, "_LARGEST_BYTES", 1 << 20)
     with web(lambda path: bytes(3 << 20)) as served, pytest.raises(SourceError, match="more than 1 MB"):
         Downloader().fetch(f"{served.url}/ok/1")
+
+
+def test_a_failure_holds_no_pictures_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace would keep the batch that it came from until the garbage is collected."""
+    monkeypatch.setattr(web_module, "_TRIES", 1)
+    for number in range(2):
+        write(tmp_path, f"{number}.jpg", encoded(scene(number), "JPEG"))
+    path = table(tmp_path, "image\n0.jpg\nhttp://127.0.0.1:1/gone.jpg\n")
+    with Index(str(tmp_path / "a.index"), model="pixels") as index:
+        index.add(path)  # loads what is loaded once
+        path = table(tmp_path, "image\n1.jpg\nhttp://127.0.0.1:1/gone too.jpg\n")
+        gc.collect()
+        gc.disable()
+        try:
+            assert index.add(path).failed == 1
+            assert not [
+                found
+                for found in gc.get_objects()
+                if isinstance(found, Item) and found.uri.startswith(("http", tmp_path.as_uri()))
+            ]
+        finally:
+            gc.enable()

@@ -18,6 +18,7 @@ _EXAMPLES = """\
 examples:
   sightline export open_clip:ViT-B-32/laion2b_s34b_b79k --output clip-b32 --precision int8 --pictures captions.tsv
   sightline export open_clip:ViT-B-32/./epoch_10.pt --output mine      a checkpoint of open_clip
+  sightline export timm:resnet50 --output resnet50                     a model of pictures alone
   sightline export hf:./siglip --output siglip --pictures photos       a folder that transformers saved
   sightline search "my cat" --model ./clip-b32                         what it makes is a model folder like any other
 """
@@ -31,7 +32,8 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "source",
         metavar="SOURCE",
-        help="open_clip:ARCHITECTURE/WEIGHTS, hf:NAME, a folder that one of the two saved, or a training run's folder",
+        help="open_clip:ARCHITECTURE/WEIGHTS, hf:NAME, timm:NAME, dinov2:SIZE, simclr:FILE, st:NAME, a folder that "
+        "open_clip or transformers saved, or a training run's folder",
     )
     command.add_argument("--output", metavar="DIR", required=True, help="the folder of the model")
     command.add_argument(
@@ -83,8 +85,9 @@ def _show(report: "Report") -> None:
     print(f"cosine to the torch model, on {report.pictures:,} {what} and {report.texts:,} texts")
     rows = [["", "size", "images: min", "1 %", "median", "texts: min", "1 %", "median"]]
     for name, entry in report.precisions.items():
-        cosines = [*entry["image_cosine"].values(), *entry["text_cosine"].values()]
-        rows.append([name, size(entry["size_bytes"]), *(f"{value:.4f}" for value in cosines)])
+        both = [entry["image_cosine"], entry["text_cosine"]]
+        cosines = [f"{value:.4f}" for found in both if found for value in found.values()]
+        rows.append([name, size(entry["size_bytes"]), *cosines, *[""] * (6 - len(cosines))])
     print(table(rows, right=frozenset(range(1, 8))))
     if report.recall is None:
         return

@@ -11,6 +11,8 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, h
 from sightline.text import count, duration, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sightline.index import Index
     from sightline.ingest import Options, Summary
     from sightline.select import Selected
@@ -48,7 +50,7 @@ def add_commands(commands: Commands) -> None:
         metavar="FILTER",
         action="append",
         default=[],
-        help='only pictures that match: split=train, price>=10, or JSON; by what is known before they are read',
+        help="only pictures that match: split=train, price>=10, or JSON; by what is known before they are read",
     )
     part.add_argument("--sample", metavar="N", type=int, help="N of them by chance, the same ones each time")
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
@@ -73,9 +75,10 @@ def index(options: argparse.Namespace) -> int:
     opening = _opening(options)
     # A wrong name is said before anything is done.
     sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
+    by = _by(options)
     with _open_for_writing(options) as target:
         for source, items in sources:
-            summary = _with_progress(items, target, _reading(options))
+            summary = _with_progress(items, target, _reading(options), by)
             _report(summary, source, target, options)
     return 0
 
@@ -84,7 +87,7 @@ def failures(options: argparse.Namespace) -> int:
     """List the failures table, or work it off."""
     with open_index(options) as target:
         if options.retry:
-            summary = target.retry(_reading(options), _opening(options))
+            summary = target.retry(_reading(options), _opening(options), by=_by(options))
             _say(
                 f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
                 options,
@@ -104,13 +107,17 @@ def remove(options: argparse.Namespace) -> int:
     """Take pictures out of the index."""
     with open_index(options) as target:
         removed = target.remove(options.pictures)
-    print(f"removed {count(removed, 'picture')} from {index_url(options)}")
+    print(f"removed {count(removed, 'picture')} from {target.url}")
     return 0 if removed else 1
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--workers", metavar="N", type=int, default=None, help="how many work at once (default: one a core)"
+        "--workers",
+        metavar="N",
+        type=_workers,
+        default=None,
+        help="how many work at once (default: one a core), or a Ray cluster: ray://head:10001",
     )
     command.add_argument(
         "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
@@ -123,10 +130,27 @@ def _reading(options: argparse.Namespace) -> "Options":
     from sightline.errors import UsageError
     from sightline.ingest import Options
 
-    if options.workers is not None and options.workers < 1:
-        raise UsageError(f"--workers is {options.workers}, expected at least 1")
-    given = {"workers": options.workers, "limit_megapixels": options.max_megapixels}
+    workers = options.workers if isinstance(options.workers, int) else None  # else a cluster's, which has its own
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}, expected at least 1")
+    given = {"workers": workers, "limit_megapixels": options.max_megapixels}
     return replace(Options(retry=options.retry), **{name: value for name, value in given.items() if value is not None})
+
+
+def _workers(text: str) -> int | str:
+    try:
+        return text if "://" in text else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor like ray://head:10001") from error
+
+
+def _by(options: argparse.Namespace) -> "Callable[..., Summary] | None":
+    """What does the work: a cluster if one was named, else None for the threads of this process."""
+    if not isinstance(options.workers, str):
+        return None
+    from sightline.distribute.driver import open_cluster
+
+    return open_cluster(options.workers, index_url(options), hub()).ingest
 
 
 def _opening(options: argparse.Namespace) -> "Opening":
@@ -172,10 +196,12 @@ def _open_for_writing(options: argparse.Namespace) -> "Index":
     return target
 
 
-def _with_progress(source: "Source | Selected", target: "Index", reading: "Options") -> "Summary":
+def _with_progress(
+    source: "Source | Selected", target: "Index", reading: "Options", by: "Callable[..., Summary] | None"
+) -> "Summary":
     """Add the source while a bar on the terminal shows pictures/s, time left and failures."""
     if not sys.stderr.isatty():
-        return target.add(source, reading)
+        return target.add(source, reading, by=by)
     from tqdm import tqdm
 
     with tqdm(unit=" pictures", dynamic_ncols=True, smoothing=0.05, leave=False) as bar:
@@ -186,7 +212,7 @@ def _with_progress(source: "Source | Selected", target: "Index", reading: "Optio
             bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
             bar.update(done - bar.n)
 
-        return target.add(source, replace(reading, on_progress=show))
+        return target.add(source, replace(reading, on_progress=show), by=by)
 
 
 def _count_in_background(source: "Source | Selected", bar: "object") -> None:
@@ -226,7 +252,9 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
 
 
 def _named(options: argparse.Namespace) -> str:
-    return f" --index {options.index}" if options.index else ""
+    from sightline.stores.base import redacted
+
+    return f" --index {redacted(options.index)}" if options.index else ""
 
 
 def _say(text: str, options: argparse.Namespace) -> None:

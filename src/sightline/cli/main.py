@@ -9,14 +9,21 @@ from collections.abc import Sequence
 import sightline
 from sightline.cli import (
     captioning,
+    choosing,
+    comparing,
     demo,
     evaluating,
+    exchanging,
     exporting,
+    gathering,
     indexing,
+    labelling,
     looking,
+    mapping,
     moving,
     searching,
     serving,
+    tidying,
     training,
 )
 from sightline.errors import SightlineError
@@ -63,6 +70,25 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"sightline {sightline.__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
-    for room in (indexing, searching, looking, moving, serving, evaluating, captioning, training, exporting, demo):
+    rooms = (
+        indexing,
+        searching,
+        looking,
+        choosing,
+        moving,
+        exchanging,
+        serving,
+        evaluating,
+        comparing,
+        labelling,
+        tidying,
+        mapping,
+        captioning,
+        training,
+        exporting,
+        gathering,
+        demo,
+    )
+    for room in rooms:
         room.add_commands(commands)
     return root

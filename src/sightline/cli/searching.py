@@ -178,9 +178,13 @@ def _show(hits: "Hits", options: argparse.Namespace) -> int:
 
 
 def _table(hits: "Hits") -> str:
-    rows = [[f"{hit.score:.3f}", _pixels(hit), _day(hit), _path(hit)] for hit in hits]
+    first, rest = hits.sides
+    rows = [[f"{hit.score:.3f}", _pixels(hit), _day(hit), _path(hit)] for hit in (*first, *rest)]
+    lines = table(rows, right=frozenset({0, 1})).splitlines()
+    if rest:
+        lines.insert(len(first), f"{hits.verdict}:")
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
-    return f"{printable(header)}\n{table(rows, right=frozenset({0, 1}))}"
+    return "\n".join([printable(header), *lines])
 
 
 def _pixels(hit: "Hit") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,14 @@ from sightline.errors import HubUnreachable, ModelNotFound
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from sightline.encoders.catalog import CatalogEntry
     from sightline.encoders.hub import Hub
     from sightline.types import Pixels, Vectors
 
 AUTO = "auto"
 """The name that `choose_model` replaces by the best model at hand."""
 
+_log = logging.getLogger(__name__)
 _PLUGINS = "sightline.encoders"  # the entry point group: each names a callable without arguments that gives an Encoder
 
 
@@ -66,7 +69,7 @@ def load_encoder(
 
     A family is the word before a colon, as in `timm:resnet50`: see `FAMILIES`. A catalog name wins over a folder of the
     same name; `./name` always means the folder. `threads` and `provider` are for `OnnxEncoder`, `provider` for families
-    too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library is missing.
+    too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library lacks.
     """
     from sightline.encoders.catalog import bundled_folder, catalog
     from sightline.encoders.families import is_of_family, open_of_family
@@ -86,7 +89,7 @@ def load_encoder(
         from sightline.encoders.colour import ColourEncoder
 
         return ColourEncoder()
-    folder = bundled_folder(name) if entry.kind == "bundled" else _hub(hub).fetch(entry.repository)
+    folder = bundled_folder(name) if entry.kind == "bundled" else _fetched(entry, _hub(hub))
     return _open(folder, name, threads, provider)
 
 
@@ -122,6 +125,17 @@ def choose_model(name: str, hub: Hub | None = None) -> Choice:
 def is_folder(name: str) -> bool:
     """Whether a model name means a folder: it is written as a path, or a folder of that name exists."""
     return "/" in name or "\\" in name or name.startswith("~") or Path(name).is_dir()
+
+
+def _fetched(entry: CatalogEntry, hub: Hub) -> Path:
+    if not entry.allows_commercial_use and hub.folder(entry.repository) is None:
+        _log.warning("%s", licence_note(entry))
+    return hub.fetch(entry.repository)
+
+
+def licence_note(entry: CatalogEntry) -> str:
+    """What has to be said before a model comes that not everybody may use."""
+    return f"the licence of {entry.name}, {entry.licence}, forbids commercial use"
 
 
 def _open(folder: Path, name: str | None, threads: int | None, provider: str | None) -> Encoder:

@@ -19,7 +19,8 @@ class CatalogEntry:
 
     `size_mb` is what is downloaded, or what lies in the package. `image_size` is the side in pixels of what the model
     sees. `coco_recall_at_1` is text-to-image recall at 1 on the 5,000 COCO pictures, in percent, as published at
-    `source`; None where nobody has published it.
+    `source`; None where nobody has published it. `image_gflops` is the arithmetic that one picture costs, from which
+    the speed of a model can be estimated that is not on this disk.
     """
 
     name: str
@@ -34,6 +35,8 @@ class CatalogEntry:
     recommended: bool = False
     coco_recall_at_1: float | None = None
     source: str = ""
+    image_gflops: float | None = None
+    allows_commercial_use: bool = True
 
 
 @cache

@@ -99,6 +99,15 @@ class Hub:
             shutil.rmtree(stale, ignore_errors=True)
         return folder
 
+    def remove(self, repository: str) -> int:
+        """Take a model off this disk, unfinished downloads too; gives the bytes that were freed."""
+        folder = self._folder(repository)
+        freed = 0
+        for one in [folder, *folder.parent.glob(f"{folder.name}.part-*")]:
+            freed += sum(path.stat().st_size for path in one.rglob("*") if path.is_file())
+            shutil.rmtree(one, ignore_errors=True)
+        return freed
+
     def files(self, repository: str) -> Listing:
         """What a model consists of; raises `HubUnreachable` or `ModelNotFound`."""
         try:

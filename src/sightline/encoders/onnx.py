@@ -50,6 +50,7 @@ class OnnxEncoder:
         self._images = Tower(
             visual, provider, threads, lambda session: ImageGraph(session, how, dim, is_mixing=is_mixing(visual))
         )
+        self.knows_words = words is not None
         self._texts: Tower[TextGraph] | None = None
         if words:
             self._texts = Tower(

@@ -99,10 +99,7 @@ def normalised(stack: Pixels, how: Preprocessing, dtype: type[np.floating[Any]])
 
 def _box(size: tuple[int, int], how: Preprocessing) -> tuple[float, float, float, float]:
     """The part of the original, (left, top, right, bottom), that the result shows."""
-    if how.mode == "squash":
-        scaled = (how.resized or how.width, how.resized or how.height)
-    else:
-        scaled = _shortest(size, how)
+    scaled = (how.resized or how.width, how.resized or how.height) if how.mode == "squash" else _shortest(size, how)
     box = list[float]()
     for side, scaled_side, target in zip(size, scaled, (how.width, how.height), strict=True):
         gap = scaled_side - target  # the libraries crop at whole pixels of the scaled picture

@@ -35,7 +35,7 @@ class Roots:
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise Problem(403, "the picture's place is no regular file any more: index its folder again")
-        if not any(real.startswith(root) for root in self._roots()):
+        if not any(os.path.join(real, "").startswith(root) for root in self._roots()):  # noqa: PTH118
             raise Problem(
                 403,
                 "the picture's file lies outside of the indexed folders (a link leads there, or it was indexed alone): "

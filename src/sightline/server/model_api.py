@@ -54,7 +54,7 @@ async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
 
 def _classified(gallery: Gallery, terms: tuple[Term, ...], labels: list[str], template: str) -> list[float]:
     vectors = _embedded(gallery, [terms])
-    found: list[float] = probabilities_of(vectors, labels, gallery.index.encoder, template=template)[0].tolist()
+    found: list[float] = probabilities_of(vectors, labels, gallery.index.encoder, templates=[template])[0].tolist()
     return found
 
 

@@ -15,7 +15,9 @@ from sightline.server.gallery import Gallery
 from sightline.server.problems import Problem
 from sightline.server.schemas import Picture, QueryPicture, Removed, Uploaded
 from sightline.server.thumbnails import SIDES, side_for, version
+from sightline.sources.base import read_uri
 from sightline.sources.files import read_file
+from sightline.sources.web import Downloader, is_url
 from sightline.types import Record
 
 router = APIRouter(tags=["pictures"])
@@ -145,8 +147,22 @@ def _remove(gallery: Gallery, identity: str) -> None:
 def _make(gallery: Gallery, record: Record, side: int) -> bytes:
     def read() -> bytes:
         try:
-            return read_file(str(gallery.roots.file(record.uri)))
+            return _read(gallery, record.uri)
         except SourceError as error:
             raise Problem(410, str(error)) from error
 
     return gallery.thumbnails.get(record, side, read)
+
+
+def _read(gallery: Gallery, uri: str) -> bytes:
+    """The bytes of a picture: a file, one inside an archive or a video, or one from the web that indexing kept."""
+    container, mark, _ = uri.partition("#")
+    if is_url(uri):
+        kept = Downloader(gallery.settings.hub.cache / "pictures").kept(uri)
+        if kept is None:
+            raise Problem(404, f"the picture lies on the web and no copy was kept here: {uri}")
+        return kept
+    if mark:
+        gallery.roots.file(container)
+        return read_uri(uri)
+    return read_file(str(gallery.roots.file(uri)))

@@ -85,7 +85,7 @@ def open_path(path: Path) -> Folder | SingleFile:
             return Folder(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(str(path), error) from error
-    if not _is_picture(path.name):
+    if not is_picture(path.name):
         raise SourceError(
             f"{printable(str(path))} is neither a folder nor a picture: expected a folder, or a file that ends in "
             ".jpg, .png, .webp or another picture format; check the path"
@@ -145,7 +145,7 @@ def _names(path: str) -> _Names:
                 names.folders.append(name)
             elif entry.is_symlink() and _may_be_folder(entry):
                 names.linked_folders.append(name)
-            elif _is_picture(name):
+            elif is_picture(name):
                 names.pictures.append(name)
             elif name == "index.sqlite" or name.startswith("vectors-"):
                 marks.add(name[:8])
@@ -161,21 +161,22 @@ def _may_be_folder(link: os.DirEntry[str]) -> bool:
     try:
         return stat.S_ISDIR(link.stat().st_mode)
     except OSError:
-        return not _is_picture(link.name)
+        return not is_picture(link.name)
 
 
-def _valid(name: str) -> str:
+def valid(name: str) -> str:
     """A name as valid UTF-8: bytes that are none become U+FFFD."""
     return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file is a picture, by its name."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _item(place: _Place, name: str) -> Item:
     path = os.path.join(place.path, name)
-    payload: dict[str, Value] = {"name": _valid(name), "folders": place.folders}
+    payload: dict[str, Value] = {"name": valid(name), "folders": place.folders}
     try:
         status = os.stat(path)
     except OSError:
@@ -188,7 +189,7 @@ def _item(place: _Place, name: str) -> Item:
 
 def _failing(place: _Place, error: OSError) -> Item:
     """A folder that cannot be listed, as an item that says so when it is read."""
-    payload: dict[str, Value] = {"name": _valid(os.path.basename(place.path)), "folders": place.folders[:-1]}
+    payload: dict[str, Value] = {"name": valid(os.path.basename(place.path)), "folders": place.folders[:-1]}
     return Item(place.folders[-1], "unreadable", partial(_refuse, unreadable(place.path, error)), payload)
 
 

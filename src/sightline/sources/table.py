@@ -2,19 +2,19 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from sightline.errors import SourceError
+from sightline.sources.finding import Finder
 from sightline.sources.folder import SingleFile, path_of
 from sightline.sources.rows import Row, Rows, open_rows
+from sightline.sources.values import field_of, text_of, value_of
 from sightline.sources.web import Downloader, is_url, url_item
 from sightline.types import Item, Value
 
@@ -27,41 +27,49 @@ IMAGE_COLUMNS = (
 CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "alt_text", "description")
 """Names of the column that is taken for the caption, the likeliest first."""
 
-_OURS = ("folders", "stamp", "sha256", "width", "height", "size_bytes", "modified", "taken", "camera", "name")
-_LARGEST_INTEGER = 2**53 - 1
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A cell with a picture that is fetched when it is read."""
+
+    name: str
+    read: Callable[[], bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The pictures of a table, in its order. Rows of one picture that follow each other become one item."""
+    """The pictures of a table, in its order. Rows of one picture that follow each other become one item.
 
-    path: Path
+    `root` is the URI of the table.
+    """
+
+    root: str
     rows: Rows
     image_column: str
     caption_column: str | None
-    base: Path
+    finder: Finder
     downloader: Downloader
-
-    @property
-    def root(self) -> str:
-        """The URI of the table."""
-        return self.path.as_uri()
 
     def __iter__(self) -> Iterator[Item]:
         """One item for each picture; a row without a picture is left out."""
-        for _, rows in groupby(enumerate(self.rows.walk(), 1), lambda numbered: _key(numbered[1][self.image_column])):
+        for _, rows in groupby(
+            enumerate(self.rows.walk(), 1), lambda numbered: _key(numbered[1].get(self.image_column))
+        ):
             (number, first), *others = rows
-            cell = first[self.image_column]
+            cell = first.get(self.image_column)
             if cell not in (None, ""):
                 yield self._item(number, cell, self._payload([first, *(row for _, row in others)]))
 
     def _item(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
+        if isinstance(cell, Remote):
+            item = Item(f"{self.root}#{number}", "", cell.read, {"name": cell.name}, is_slow=True)
+            return self._joined(item, payload)
         if isinstance(cell, dict | bytes):
             return self._embedded(number, cell, payload)
         text = str(cell).strip()
         if is_url(text):
             return self._joined(url_item(text, self.downloader), payload)
-        return self._joined(_file(text, self.base), payload)
+        return self._joined(_file(text, self.finder), payload)
 
     def _embedded(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
         """A picture whose bytes stand in the table, as data sets in Parquet have them."""
@@ -69,7 +77,7 @@ class Table:
         name = "" if isinstance(cell, bytes) else str(cell.get("path") or "")
         if data is None:
             return self._item(number, name, payload)
-        uri = f"{self.root}#{quote(name) if name else number}"
+        uri = f"{self.root}#{number}"
         stamp = hashlib.sha256(data).hexdigest()[:16]
         return self._joined(Item(uri, stamp, partial(bytes, data), {"name": name or f"row {number}"}), payload)
 
@@ -86,12 +94,12 @@ class Table:
         for column in self.rows.columns:
             if column == self.image_column:
                 continue
-            values = [value for row in rows if (value := _value(row.get(column))) is not None]
+            values = [value for row in rows if (value := value_of(row.get(column))) is not None]
             different = list(dict.fromkeys(map(_hashable, values)))
             if not values:
                 continue
-            name = "caption" if column == self.caption_column else _field(column)
-            payload[name] = values[0] if len(different) == 1 else [_text(value) for value in different]
+            name = "caption" if column == self.caption_column else field_of(column)
+            payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
 
 
@@ -108,78 +116,49 @@ def open_table(
     `image` and `caption` name the columns where their names do not tell. Raises `SourceError` if there is none.
     """
     rows = open_rows(path)
-    image_column = _column(path, rows.columns, image, IMAGE_COLUMNS, "--image-column")
+    return table_of(path.as_uri(), rows, downloader=downloader, image=image, caption=caption, base=base or path.parent)
+
+
+def table_of(
+    root: str, rows: Rows, *, downloader: Downloader, image: str | None, caption: str | None, base: Path
+) -> Table:
+    """Rows as a source; `SourceError` if no column holds pictures."""
+    image_column = _column(root, rows.columns, image, IMAGE_COLUMNS, "--image-column")
     if image_column is None:
         raise SourceError(
-            f"{path} has the columns {', '.join(rows.columns) or '(none)'}, expected one with paths or URLs "
+            f"{root} has the columns {', '.join(rows.columns) or '(none)'}, expected one with paths or URLs "
             "of pictures: name it with --image-column"
         )
-    caption_column = _column(path, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return Table(path, rows, image_column, caption_column, base or path.parent, downloader)
+    caption_column = _column(root, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
+    return Table(root, rows, image_column, caption_column, Finder(base), downloader)
 
 
-def _column(path: Path, columns: tuple[str, ...], given: str | None, usual: tuple[str, ...], flag: str) -> str | None:
+def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
+    """One picture whose bytes stand in a table, by the number of its row; `SourceError` if there is none."""
+    table = open_table(path, downloader=Downloader(), image=image)
+    for item in table:
+        if item.uri.endswith(f"#{fragment}"):
+            return item
+    raise SourceError(f"{path} has no picture in row {fragment}, expected one: index the table again")
+
+
+def _column(root: str, columns: tuple[str, ...], given: str | None, usual: tuple[str, ...], flag: str) -> str | None:
     if given is not None:
         if given not in columns:
-            raise SourceError(f"{path} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
+            raise SourceError(f"{root} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
         return given
     by_name = {column.lower().replace(" ", "_"): column for column in columns}
     return next((by_name[name] for name in usual if name in by_name), None)
 
 
-def _file(text: str, base: Path) -> Item:
-    path = path_of(text) if text.startswith("file:") else base / Path(text).expanduser()
-    (item,) = SingleFile(path)
+def _file(text: str, finder: Finder) -> Item:
+    path = path_of(text) if text.startswith("file:") else finder.path(text)
+    (item,) = SingleFile(Path(os.path.abspath(path)))  # noqa: PTH100  the name that a folder gives it, without ".."
     return item
 
 
 def _key(cell: Any) -> Any:
-    return id(cell) if isinstance(cell, dict | bytes) else cell
-
-
-def _field(column: str) -> str:
-    """A column's name as a payload's field: without what filters cannot name, and apart from what pictures tell."""
-    name = "".join(c for c in column if c.isprintable() and c not in '"\\').lstrip("$").strip() or "column"
-    return f"{name}_given" if name in _OURS else name
-
-
-def _value(cell: Any) -> Value | None:
-    """A cell as a payload's value; None for what says nothing. Text that is written like a number becomes one."""
-    match cell:
-        case None | "" | [] | {}:
-            return None
-        case bool() | datetime():
-            return cell if isinstance(cell, bool) or cell.tzinfo else cell.replace(tzinfo=UTC)
-        case int():
-            return cell if abs(cell) <= _LARGEST_INTEGER else str(cell)
-        case float():
-            return cell if math.isfinite(cell) else None
-        case list() | tuple():
-            return [_text(element) for element in cell]
-        case str():
-            return _read(cell.strip())
-    return _text(cell)
-
-
-def _read(text: str) -> Value | None:
-    """`007` and `1e5` stay text: what does not print as it was read is a code, not a number."""
-    if not text:
-        return None
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            number = kind(text)
-        except ValueError:
-            continue
-        if str(number) == text and abs(number) <= _LARGEST_INTEGER:
-            return number
-    return _text(text)
-
-
-def _text(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return object() if isinstance(cell, dict | bytes) else cell  # an id is given again to the next row
 
 
 def _texts(value: object) -> list[str]:

@@ -39,21 +39,33 @@ class Downloader:
     def __init__(self, cache: Path | None = None) -> None:
         self.cache = cache
 
+    def __reduce__(self) -> tuple[type[Downloader], tuple[Path | None]]:
+        """Travels to other hosts, where it makes connections of its own."""
+        return Downloader, (self.cache,)
+
     def fetch(self, url: str) -> bytes:
         """The bytes at a URL, from the cache if they are there; `SourceError` with the reason if they cannot be had."""
-        kept = self.cache / _name(url) if self.cache else None
-        if kept and kept.is_file():
-            return kept.read_bytes()
-        data = self._persist(url)
-        if kept:
-            _keep(kept, data)
+        data = self.kept(url)
+        if data is None:
+            data = self._persist(url)
+            if self.cache:
+                _keep(self.cache / _name(url), data)
         return data
 
-    def _persist(self, url: str) -> bytes:
+    def kept(self, url: str) -> bytes | None:
+        """The bytes that the cache keeps of a URL, if it does."""
+        path = self.cache / _name(url) if self.cache else None
+        return path.read_bytes() if path and path.is_file() else None
+
+    def page(self, url: str) -> str:
+        """The text at a URL, never from the cache; `SourceError` if it cannot be had or is no page."""
+        return self._persist(url, ("image/", *_NO_PICTURE[1:])).decode("utf-8", "replace")
+
+    def _persist(self, url: str, refused: tuple[str, ...] = _NO_PICTURE) -> bytes:
         until, pause_s, tries = time.monotonic() + _WHOLE_S, _FIRST_PAUSE_S, 1
         while True:
             try:
-                return self._once(url, until)
+                return self._once(url, until, refused)
             except _Passing as error:
                 wait_s = min(error.wait_s or pause_s, _LONGEST_PAUSE_S)
                 if tries == _TRIES or time.monotonic() + wait_s > until:
@@ -61,13 +73,13 @@ class Downloader:
                 time.sleep(wait_s)
                 tries, pause_s = tries + 1, 2 * pause_s
 
-    def _once(self, url: str, until: float) -> bytes:
+    def _once(self, url: str, until: float, refused: tuple[str, ...]) -> bytes:
         from urllib3 import exceptions
 
         try:
             response = self._pools.request("GET", url, preload_content=False)
             try:
-                _check(url, response)
+                _check(url, response, refused)
                 return _body(url, response, until)
             except BaseException:
                 response.close()  # what is left of the answer is not worth waiting for
@@ -144,14 +156,15 @@ class _Passing(Exception):
         self.wait_s = wait_s
 
 
-def _check(url: str, response: urllib3.BaseHTTPResponse) -> None:
+def _check(url: str, response: urllib3.BaseHTTPResponse, refused: tuple[str, ...]) -> None:
     if response.status in _AGAIN:
         raise _Passing(f"answers {response.status}", _seconds(response.headers.get("Retry-After", "")))
     if response.status != 200:
         raise SourceError(f"{url} answers {response.status}, expected a picture: the link is dead, or not for everyone")
     kind = response.headers.get("Content-Type", "").lower()
-    if kind.startswith(_NO_PICTURE):
-        raise SourceError(f"{url} gives {kind.split(';')[0]}, expected a picture: the link leads to something else")
+    if kind.startswith(refused):
+        wanted = "a picture" if refused is _NO_PICTURE else "a page"
+        raise SourceError(f"{url} gives {kind.split(';')[0]}, expected {wanted}: the link leads to something else")
 
 
 def _body(url: str, response: urllib3.BaseHTTPResponse, until: float) -> bytes:

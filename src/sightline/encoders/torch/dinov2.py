@@ -13,12 +13,14 @@ _REPOSITORIES: Mapping[str, str] = {
     for size in ("small", "base", "large", "giant")
     for size in (size, f"with-registers-{size}")
 }
+_PAPER = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
 
 
 def load(rest: str, hub: Hub) -> Towers:
-    """`small`, `base`, `large`, `giant`, each also `with-registers-`, or `./folder`. Raises an `EncoderError`."""
+    """`small` (or `vits14`) to `giant`, each also `with-registers-`, or `./folder`. Raises an `EncoderError`."""
     if rest.startswith((".", "/", "~")):
         return transformers.load(rest, hub)
+    rest = _PAPER.get(rest, rest)
     if rest not in _REPOSITORIES:
         near = get_close_matches(rest, _REPOSITORIES, n=2, cutoff=0.4)
         raise ModelNotFound(

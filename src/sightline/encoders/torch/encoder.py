@@ -26,10 +26,15 @@ _SAMPLES = 256  # values of each weight that go into the fingerprint
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """How a model reads: `tokens` turns texts into the keywords of `vectors`, which gives (n, dim) of any norm."""
+    """How a model reads: `tokens` turns texts into the keywords of `vectors`, which gives (n, dim) of any norm.
+
+    `tokenizer` is the library's own, which reads up to `context_length` tokens: for an export.
+    """
 
     tokens: Callable[[list[str]], Mapping[str, Tensor]]
     vectors: Callable[..., Tensor]
+    tokenizer: Any = None
+    context_length: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class TorchEncoder:
     """A model of another library as an encoder; all methods are safe in many threads."""
 
     def __init__(self, towers: Towers, provider: str | None = None) -> None:
-        self._towers, self._device = towers, _device(provider)
-        towers.model.eval().requires_grad_(False).to(self._device)
+        self.towers, self._device = towers, _device(provider)
+        towers.model.eval().requires_grad_(False).float().to(self._device)
         self._reading = threading.Lock()  # a fast tokenizer in two threads raises "Already borrowed"
         how = towers.how
         self.name = towers.name
@@ -69,11 +74,11 @@ class TorchEncoder:
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """One upright RGB picture -> (3, height, width)."""
-        return pixels(image, self._towers.how)
+        return pixels(image, self.towers.how)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        how = self._towers.how
+        how = self.towers.how
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, how.height, how.width):
             raise UsageError(
                 f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {how.height}, {how.width}): "
@@ -83,19 +88,19 @@ class TorchEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored."""
-        if self._towers.words is None:
+        if self.towers.words is None:
             raise TextNotSupported(
                 f"the model {self.name!r} knows no words, expected a picture as the query: "
                 "index with a two-tower model, such as --model mini, to search by words"
             )
         sound = [_sound(text) for text in texts]
-        parts = [self._read(self._towers.words, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
+        parts = [self._read(self.towers.words, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
     def _run(self, pixels: Pixels) -> Vectors:
-        batch = torch.from_numpy(normalised(pixels, self._towers.how, np.float32)).to(self._device)
+        batch = torch.from_numpy(normalised(pixels, self.towers.how, np.float32)).to(self._device)
         with torch.inference_mode():
-            return _array(self._towers.vectors(batch))
+            return _array(self.towers.vectors(batch))
 
     def _read(self, words: Words, texts: list[str]) -> Vectors:
         with self._reading:

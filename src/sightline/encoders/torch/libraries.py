@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from sightline.errors import HubUnreachable, ModelDamaged, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
+_FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECASE)  # cc-by-nc-4.0, apple-amlr
+_log = logging.getLogger(__name__)
 
 
 def library(name: str) -> Any:
@@ -79,16 +82,13 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
     """Lets a library load a repository: from its cache without the network if one of `files` is there.
 
     Raises `HubUnreachable` when none is and the hub does not answer in seconds; the libraries themselves try for half a
-    minute and more.
+    minute and more. A licence that forbids commercial use is said before anything is fetched.
     """
     from huggingface_hub import constants, try_to_load_from_cache
 
     is_here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
-    if not is_here and (trouble := "offline mode is on" if hub.offline else _trouble(hub, repository)):
-        raise HubUnreachable(
-            f"the files of {repository} are not on this disk and {trouble}, expected them here or to be fetched: run "
-            f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
-        )
+    if not is_here:
+        _ask(repository, hub)
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = is_here or before
     try:
@@ -97,10 +97,21 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _trouble(hub: Hub, repository: str) -> str:
+def _ask(repository: str, hub: Hub) -> None:
+    """See that the hub has it, and who may use it."""
     hub = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S))
+    url = f"{hub.endpoint.rstrip('/')}/api/models/{repository}"
     try:
-        fetch_json(f"{hub.endpoint.rstrip('/')}/api/models/{repository}", token=hub.token, answer_s=hub.answer_s)
+        if hub.offline:
+            raise ConnectionError("offline mode is on")
+        answer = fetch_json(url, token=hub.token, answer_s=hub.answer_s)
     except (OSError, ValueError) as error:
-        return f"{hub.endpoint} cannot be reached ({reason(error)})"
-    return ""
+        trouble = "offline mode is on" if hub.offline else f"{hub.endpoint} cannot be reached ({reason(error)})"
+        raise HubUnreachable(
+            f"the files of {repository} are not on this disk and {trouble}, expected them here or to be fetched: run "
+            f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
+        ) from error
+    card = answer.get("cardData") if isinstance(answer, dict) else None
+    licence = str((card or {}).get("license") or "")
+    if _FORBIDS.search(licence):
+        _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)

@@ -1,5 +1,6 @@
 """`open_clip:ViT-B-32/laion2b_s34b_b79k` and its like -> the two towers of an open_clip model."""
 
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -66,15 +67,12 @@ def _of_folder(open_clip: Any, folder: Path) -> tuple[str, Any]:
 
 
 def _published(open_clip: Any, architecture: str, weights: str, hub: Hub) -> Any:
-    with loading(f"open_clip:{architecture}/{weights}"):
-        if not weights:
-            return open_clip.create_model(architecture)
-        published = open_clip.get_pretrained_cfg(architecture, weights)
-        repository, _, file = (published.get("hf_hub") or "").rpartition("/")
-        if not repository:  # open_clip fetches it from where its authors put it
-            return open_clip.create_model(architecture, pretrained=weights)
-        with files_of(repository, [file] if file else _FILES, hub):
-            return open_clip.create_model(architecture, pretrained=weights)
+    published = open_clip.get_pretrained_cfg(architecture, weights) if weights else {}
+    repository, _, file = (published.get("hf_hub") or "").rpartition("/")
+    # open_clip itself fetches the others from where their authors put them
+    there = files_of(repository, [file] if file else _FILES, hub) if repository else nullcontext()
+    with there, loading(f"open_clip:{architecture}/{weights}"):
+        return open_clip.create_model(architecture, pretrained=weights or None)
 
 
 def _check_architecture(open_clip: Any, architecture: str) -> None:

@@ -18,7 +18,7 @@ def preprocessing_of(processor: Mapping[str, Any], name: str) -> Preprocessing:
     is_cropped = bool(processor.get("do_center_crop"))
     short = size.get("shortest_edge")
     sides = [short] * 2 if short else [size.get("height"), size.get("width")]
-    wanted = [crop.get("height"), crop.get("width")] if is_cropped else sides
+    wanted: list[Any] = [crop.get("height"), crop.get("width")] if is_cropped else sides
     resample = int(processor.get("resample", _BILINEAR))
     is_odd = None in (*sides, *wanted) or "crop_pct" in processor or resample not in RESAMPLING.values()
     if is_odd or (short and not is_cropped) or (is_cropped and sides[0] != sides[1]):

@@ -1,5 +1,6 @@
 """`timm:resnet50` and any other picture model of timm -> its pooled features, without the classifier."""
 
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,18 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def load(rest: str, hub: Hub) -> Towers:
-    """`resnet50`, `resnet50.a1_in1k`, `resnet50@state.pt`, or `./folder` as timm saves one. Raises an `EncoderError`."""
+    """`resnet50`, `resnet50.a1_in1k`, `resnet50@state.pt`, or `./folder` of timm. Raises an `EncoderError`."""
     timm = library("timm")
     base, state = split_state(rest)
     if base.startswith((".", "/", "~")):
         base = f"local-dir:{Path(base).expanduser().resolve()}"
     else:
         _check_name(timm, base)
-    with loading(f"timm:{base}"):
-        if state is None and not base.startswith("local-dir:"):
-            model = _published(timm, base, hub)
-            base = f"{base.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # which weights are the usual ones changes
-        else:
+    if state is None and not base.startswith("local-dir:"):
+        model = _published(timm, base, hub)
+        base = f"{base.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # which weights are the usual ones changes
+    else:
+        with loading(f"timm:{base}"):
             model = timm.create_model(base, pretrained=state is None, num_classes=0)
     if state is not None:
         head = model.pretrained_cfg.get("classifier") or ()
@@ -62,10 +63,10 @@ def _published(timm: Any, base: str, hub: Hub) -> Any:
             f"timm publishes no weights of {base}, expected a file with some: name it ({base}@state.pt), "
             "or choose another (timm.list_pretrained())"
         )
-    if not config.hf_hub_id:  # timm fetches it from where its authors put it
-        return timm.create_model(base, pretrained=True, num_classes=0)
     files = [config.hf_hub_filename] if config.hf_hub_filename else list(_FILES)
-    with files_of(config.hf_hub_id, files, hub):
+    # timm itself fetches the others from where their authors put them
+    there = files_of(config.hf_hub_id, files, hub) if config.hf_hub_id else nullcontext()
+    with there, loading(f"timm:{base}"):
         return timm.create_model(base, pretrained=True, num_classes=0)
 
 

@@ -1,7 +1,8 @@
 """`hf:openai/clip-vit-base-patch32` or `hf:./folder` -> the towers of a model of transformers."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from sightline.encoders.torch.processors import preprocessing_of
 from sightline.encoders.torch.weights import fit, read_state, split_state
 from sightline.errors import ModelDamaged, ModelNotFound
 
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -23,6 +26,8 @@ class Kind:
     take: "Callable[[Any], tuple[Callable[[Tensor], Tensor], Callable[..., Tensor] | None]]"
     pads_fully: bool = False
     """Whether texts have to be padded to the model's length, because it attends to the padding."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of the class, for parts that are not needed."""
 
 
 def load(rest: str, hub: Hub) -> Towers:
@@ -31,21 +36,44 @@ def load(rest: str, hub: Hub) -> Towers:
     base, state = split_state(rest)
     folder = Path(base).expanduser()
     if not folder.is_dir() and not base.startswith((".", "/", "~")):
-        with loading(f"hf:{base}"), files_of(base, ["config.json"], hub):
+        with files_of(base, _WEIGHTS, hub), loading(f"hf:{base}"), without_bars(transformers):
             return _loaded(transformers, base, base, state)
     folder = folder.resolve()
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no config.json, expected a folder that transformers saved: check the path")
-    with loading(f"hf:{folder}"):
+    with loading(f"hf:{folder}"), without_bars(transformers):
         return _loaded(transformers, str(folder), str(folder), state)
+
+
+@contextmanager
+def without_bars(transformers: Any) -> Iterator[None]:
+    """Without the library's progress bars."""
+    was_on = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def type_of(rest: str, hub: Hub) -> str:
+    """What config.json says of a name or folder: `clip`, `dinov2`. Raises an `EncoderError`."""
+    transformers = library("transformers")
+    base, _ = split_state(rest)
+    folder = Path(base).expanduser()
+    if folder.is_dir() or base.startswith((".", "/", "~")):
+        with loading(f"hf:{folder}"):
+            return str(transformers.AutoConfig.from_pretrained(str(folder)).model_type)
+    with files_of(base, ["config.json"], hub), loading(f"hf:{base}"):
+        return str(transformers.AutoConfig.from_pretrained(base).model_type)
 
 
 def _loaded(transformers: Any, source: str, shown: str, state: Path | None) -> Towers:
     config = transformers.AutoConfig.from_pretrained(source)
     kind = kind_of(config.model_type, f"hf:{shown}")
-    model, report = getattr(transformers, kind.model).from_pretrained(
-        source, output_loading_info=True, dtype=transformers.utils.import_utils.torch.float32
-    )
+    model_class, given = getattr(transformers, kind.model), {"dtype": "float32", **kind.options}
+    model, report = model_class.from_pretrained(source, output_loading_info=True, **given)
     fresh = sorted(report["missing_keys"])
     if state is not None:
         fit(model, read_state(state), f"hf:{shown}", may_lack=not fresh)
@@ -66,7 +94,7 @@ def towers_of(name: str, model: Any, how: Preprocessing, tokenizer: Any) -> Towe
     config = model.config
     kind = kind_of(config.model_type, name)
     pictures, texts = kind.take(model)
-    words = Words(_tokens(tokenizer, config, pads_fully=kind.pads_fully), texts) if texts and tokenizer else None
+    words = _words(tokenizer, config, texts, pads_fully=kind.pads_fully) if texts and tokenizer else None
     scale, bias = _scale(model), getattr(model, "logit_bias", None)
     activations = [getattr(part, "hidden_act", "") for part in (config, *_parts(config))]
     return Towers(
@@ -92,7 +120,7 @@ def kind_of(model_type: str, name: str) -> Kind:
     return KINDS[model_type]
 
 
-def _tokens(tokenizer: Any, config: Any, *, pads_fully: bool) -> Callable[[list[str]], Mapping[str, Tensor]]:
+def _words(tokenizer: Any, config: Any, vectors: Callable[..., Tensor], *, pads_fully: bool) -> Words:
     length = int(min(config.text_config.max_position_embeddings, tokenizer.model_max_length))
     names = ("input_ids",) if pads_fully else ("input_ids", "attention_mask")
 
@@ -101,7 +129,7 @@ def _tokens(tokenizer: Any, config: Any, *, pads_fully: bool) -> Callable[[list[
         read = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
         return {name: read[name] for name in names}
 
-    return tokens
+    return Words(tokens, vectors, tokenizer, length)
 
 
 def _scale(model: Any) -> float | None:
@@ -151,12 +179,10 @@ KINDS: Mapping[str, Kind] = {
     "siglip": Kind("SiglipModel", ("vision_model.",), _features, pads_fully=True),
     "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _blip),
     "align": Kind("AlignModel", ("vision_model.",), _features),
-    "altclip": Kind("AltCLIPModel", ("vision_model.", "visual_projection."), _features),
     "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), _features),
     "dinov2": Kind("Dinov2Model", (), _first_token),
     "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _first_token),
-    "vit": Kind("ViTModel", (), _first_token),
+    "vit": Kind("ViTModel", (), _first_token, options={"add_pooling_layer": False}),
     "resnet": Kind("ResNetModel", (), _average),
-    "regnet": Kind("RegNetModel", (), _average),
 }
 """What `model_type` of config.json says -> how such a model is used."""

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def write_graph(graph: onnx.ModelProto, path: Path, precision: Precision, calibr
 def image_graph(model: Clip, work: Path) -> onnx.ModelProto:
     """`image` uint8 (batch, 3, height, width), RGB -> `embedding` (batch, dim), rows of norm 1."""
     pixels = torch.zeros((2, 3, model.shape.height, model.shape.width), dtype=torch.uint8)
-    return _traced(model.image, "image", pixels, {0: "batch"}, work)
+    return traced(model.image, {"image": pixels}, {"image": {0: "batch"}}, work)
 
 
 def text_graph(model: Clip, work: Path) -> onnx.ModelProto:
@@ -80,7 +81,8 @@ def text_graph(model: Clip, work: Path) -> onnx.ModelProto:
     side = model.text
     if not side.adapter.weight.any():
         side.adapter = _Nothing()
-    return _traced(side, "text", ids, {0: "batch", 1: "length"} if shape.is_causal else {0: "batch"}, work)
+    axes = {0: "batch", 1: "length"} if shape.is_causal else {0: "batch"}
+    return traced(side, {"text": ids}, {"text": axes}, work)
 
 
 class _Nothing(nn.Module):
@@ -90,19 +92,23 @@ class _Nothing(nn.Module):
         return 0.0
 
 
-def _traced(module: nn.Module, name: str, example: torch.Tensor, axes: dict[int, str], work: Path) -> onnx.ModelProto:
+def traced(
+    module: nn.Module, examples: Mapping[str, torch.Tensor], axes: Mapping[str, dict[int, str]], work: Path
+) -> onnx.ModelProto:
+    """The graph of a tower from its inputs, by name, to `embedding`; `axes` says which of their sides are free."""
+    name = next(iter(examples))
     with torch.no_grad(), quietly(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every size that it takes for a constant
         path = work / f"{name}.traced"
         try:
             torch.onnx.export(
                 module.eval(),
-                (example,),
+                tuple(examples.values()),
                 str(path),
-                input_names=[name],
+                input_names=list(examples),
                 output_names=["embedding"],
                 opset_version=OPSET,
-                dynamic_axes={name: axes, "embedding": {0: "batch"}},
+                dynamic_axes={**axes, "embedding": {0: "batch"}},
                 dynamo=False,
             )
         except Exception as error:  # the tracer raises of every kind

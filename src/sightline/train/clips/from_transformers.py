@@ -96,7 +96,7 @@ def _loaded(model: nn.Module, config: Any, tokenizer: Any, processor: Any) -> Lo
         },
     }
     padding = {"pad_token": tokenizer.pad_token, "model_max_length": length}
-    documents = Documents(folder, preprocess_of(processor.to_dict(), size), _fast(tokenizer), padding)
+    documents = Documents(folder, preprocess_of(processor.to_dict(), size), fast_tokenizer(tokenizer), padding)
 
     @torch.no_grad()
     def encode_image(image: Any) -> Any:
@@ -143,7 +143,8 @@ def _cleaning(tokenizer: Any) -> str:
     return "canonicalize" if type(tokenizer).__name__ == "SiglipTokenizer" else "whitespace"
 
 
-def _fast(tokenizer: Any) -> str:
+def fast_tokenizer(tokenizer: Any) -> str:
+    """The tokenizer.json of a tokenizer. Raises `TrainingError` where it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise TrainingError(

@@ -11,7 +11,8 @@ from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
 from sightline.train.config import Precision
 from sightline.train.export.folder import filled, move_into
-from sightline.train.export.original import Original, open_original
+from sightline.train.export.model import Original
+from sightline.train.export.original import open_original
 from sightline.train.export.parity import (
     Both,
     Sample,
@@ -92,7 +93,7 @@ def _written(
                 _check(name, entry)
             if short == precision:
                 move_into(work, one)
-    counts = len(sample.pictures), len(sample.texts)
+    counts = len(sample.pictures), 0 if reference.texts is None else len(sample.texts)
     report = Report(name, *counts, sample.is_generated, recall_on(reference, sample), measured)
     (work / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     return report
@@ -100,7 +101,8 @@ def _written(
 
 def _check(name: str, entry: dict[str, Any]) -> None:
     for what in ("image", "text"):
-        median = entry[f"{what}_cosine"]["median"]
+        cosines = entry[f"{what}_cosine"]
+        median = cosines["median"] if cosines else 1.0  # no texts: a model of pictures alone
         if not median >= LEAST_COSINE:
             raise TrainingError(
                 f"the {what} vectors of the float32 export of {name} have a cosine of {median:.4f} to the model's own: "

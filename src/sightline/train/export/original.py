@@ -1,8 +1,7 @@
 """What a person names to be exported -> a torch model, what it makes of pictures and words, and a way to write it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ import torch
 from PIL import Image
 
 from sightline.encoders import preprocess
+from sightline.encoders.families import FAMILIES
 from sightline.encoders.hub import Hub
+from sightline.encoders.torch.libraries import library
+from sightline.encoders.torch.weights import fit, read_state, split_state
 from sightline.errors import TrainingError
 from sightline.train import checkpoint
 from sightline.train.clips import start as start_clip
@@ -19,6 +21,8 @@ from sightline.train.clips.from_open_clip import CONFIG as OPEN_CLIP_CONFIG
 from sightline.train.clips.loaded import Loaded
 from sightline.train.clips.start import ClipStart
 from sightline.train.config import Precision, Settings
+from sightline.train.export.model import Original
+from sightline.train.export.of_encoder import is_of_encoder, of_encoder
 from sightline.train.own import start as start_own
 from sightline.train.own.restore import restore
 from sightline.train.own.start import OwnStart
@@ -26,29 +30,15 @@ from sightline.train.own.text import padded
 from sightline.train.start import BUNDLED
 from sightline.types import Vector
 
-Write = Callable[[Path, Precision, Sequence[Path]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """A torch model: the vector of one upright picture or of one text, and `write(folder, precision, calibration)`.
-
-    `write` may take the model apart: it is to be called after the vectors were taken.
-    """
-
-    encode_image: Callable[[Image.Image], Vector]
-    encode_text: Callable[[str], Vector]
-    write: Write
-
 
 def open_original(name: str, hub: Hub | None = None) -> Original:
-    """From `open_clip:...`, `hf:...`, a folder that one of the two libraries saved, or a training run's folder or file.
+    """From a name of a family such as `timm:resnet50`, a folder that open_clip or transformers saved, or a run.
 
-    Raises `TrainingError` when it is none of these or cannot be loaded.
+    Raises `TrainingError` or an `EncoderError` when it is none of these or cannot be loaded.
     """
     here = Path()
-    if name.partition(":")[0] in start_clip.LOADERS:
-        return _of_library(start_clip.load(name, here, hub))
+    if name.partition(":")[0] in FAMILIES:
+        return of_encoder(name, hub) if is_of_encoder(name, hub) else _of_library(_tuned(name, here, hub))
     path = BUNDLED if name == "mini" else Path(name).expanduser()
     if path.is_file() or (path / checkpoint.NAME).is_file():
         return _of_checkpoint(path if path.is_file() else path / checkpoint.NAME)
@@ -59,14 +49,26 @@ def open_original(name: str, hub: Hub | None = None) -> Original:
         return _of_library(start_clip.load(f"open_clip:{path.resolve()}", here))
     config = _config(path)
     if "model_type" in config:
-        return _of_library(start_clip.load(f"hf:{path.resolve()}", here))
+        return open_original(f"hf:{path.resolve()}", hub)
     if "shape" in config.get("sightline", {}):
         model, tokenizer = restore(path)
         return _of_own(OwnStart(model.eval(), tokenizer, Settings(), None))
     raise TrainingError(
-        f"{name} holds no torch model: expected open_clip:ARCHITECTURE/WEIGHTS, hf:NAME, a folder that "
+        f"{name} holds no torch model: expected open_clip:ARCHITECTURE/WEIGHTS, hf:NAME, timm:NAME, a folder that "
         "open_clip or transformers saved, or the folder of a training run; check the path"
     )
+
+
+def _tuned(name: str, here: Path, hub: Hub | None) -> Loaded:
+    """The library's model, with the weights after an `@` over its own."""
+    base, state = split_state(name)
+    loaded = start_clip.load(base, here, hub)
+    if state is not None:
+        weights = read_state(state)
+        if base.startswith("open_clip:"):
+            weights = library("open_clip.model").convert_to_custom_text_state_dict(weights)
+        fit(loaded.model, weights, base, may_lack="/" in base)
+    return loaded
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from sightline.errors import SourceError
 from sightline.images.read import read
 from sightline.train.config import DataSettings
 from sightline.train.data import PICTURE_SUFFIXES, Captioned, PictureSet, read_set
-from sightline.train.export.original import Original
+from sightline.train.export.model import Original
 from sightline.train.measure import recall_of
 from sightline.train.pictures import without_unreadable
 from sightline.types import Vectors
@@ -53,10 +53,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """Vectors (n, dim) of the pictures and of the texts of a sample."""
+    """Vectors (n, dim) of the pictures and of the texts of a sample; no texts of a model of pictures alone."""
 
     pictures: Vectors
-    texts: Vectors
+    texts: Vectors | None
 
 
 def generated(folder: Path) -> Sample:
@@ -93,7 +93,8 @@ def sample_of(pictures: Path, images: Path | None) -> Sample:
 def vectors_of_original(original: Original, sample: Sample) -> Both:
     """As the library itself makes them, one at a time, from pictures that are decoded whole."""
     pictures = [original.encode_image(read(path.read_bytes(), image_size=WHOLE)) for path in sample.pictures]
-    return Both(np.stack(pictures), np.stack([original.encode_text(text) for text in sample.texts]))
+    read_text = original.encode_text
+    return Both(np.stack(pictures), np.stack([read_text(text) for text in sample.texts]) if read_text else None)
 
 
 def vectors_of_folder(folder: Path, sample: Sample) -> Both:
@@ -105,7 +106,7 @@ def vectors_of_folder(folder: Path, sample: Sample) -> Both:
             read(path.read_bytes(), image_size=encoder.image_size) for path in sample.pictures[start : start + BATCH]
         ]
         rows.append(encoder.encode_images(np.stack([encoder.preprocess(image) for image in images])))
-    both = Both(np.concatenate(rows), encoder.encode_texts(sample.texts))
+    both = Both(np.concatenate(rows), encoder.encode_texts(sample.texts) if encoder.knows_words else None)
     encoder.unload()
     return both
 
@@ -121,12 +122,14 @@ def compared(reference: Both, exported: Both, sample: Sample) -> dict[str, Any]:
 
 def recall_on(vectors: Both, sample: Sample) -> dict[str, float] | None:
     """Recall at 1, 5, 10 in both directions; None without captions."""
-    if sample.owners is None:
+    if sample.owners is None or vectors.texts is None:
         return None
     return recall_of(torch.from_numpy(vectors.texts @ vectors.pictures.T), torch.from_numpy(sample.owners))
 
 
-def _distribution(one: Vectors, other: Vectors) -> Mapping[str, float]:
+def _distribution(one: Vectors | None, other: Vectors | None) -> Mapping[str, float] | None:
+    if one is None or other is None:
+        return None
     cosines = np.einsum("nd,nd->n", one, other)
     low, percentile_1, median = np.quantile(cosines, (0, 0.01, 0.5))
     return {"min": float(low), "percentile_1": float(percentile_1), "median": float(median)}

@@ -1,0 +1,78 @@
+"""A file on the web into a file on this disk, gone on with where an earlier attempt stopped, and checked."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.datasets.recipes import File
+from sightline.errors import SourceError
+
+if TYPE_CHECKING:
+    import urllib3
+
+_TRIES = 4  # in a row that bring nothing
+_PAUSE_S = 0.5
+_CHUNK_BYTES = 1 << 20
+
+
+def fetch(file: File, folder: Path, *, base_url: str | None = None, on_bytes: Callable[[int], None]) -> Path:
+    """The file in that folder, fetched unless it is there; `base_url` takes the place of all of its URL but the name.
+
+    Raises `SourceError`: what has come so far stays for the next attempt, what has another checksum does not.
+    """
+    target = folder / file.local_name
+    if target.is_file():
+        return target
+    url = f"{base_url.rstrip('/')}/{file.local_name}" if base_url else file.url
+    part = target.with_name(f"{target.name}.part")
+    folder.mkdir(parents=True, exist_ok=True)
+    _persist(url, part, on_bytes)
+    _verify(url, part, file.sha256)
+    part.replace(target)
+    return target
+
+
+def _persist(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
+    import urllib3
+
+    tries = 0
+    with urllib3.PoolManager(headers={"User-Agent": "sightline"}, timeout=urllib3.Timeout(10, 30)) as pool:
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                return _append(pool, url, part, on_bytes)
+            except urllib3.exceptions.HTTPError as error:
+                tries = 0 if part.exists() and part.stat().st_size > before else tries + 1
+                if tries == _TRIES:
+                    raise SourceError(
+                        f"{url} could not be fetched ({type(error).__name__}), got {before:,} bytes: run the same "
+                        "again, it goes on from there"
+                    ) from error
+            time.sleep(_PAUSE_S * tries)
+
+
+def _append(pool: "urllib3.PoolManager", url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={start}-", "User-Agent": "sightline"} if start else None
+    response = pool.request("GET", url, headers=headers, preload_content=False)
+    try:
+        if start and response.status == 416:  # nothing is left
+            return
+        if response.status not in (200, 206):
+            raise SourceError(f"{url} answers {response.status}, expected a file: it may have moved, see its page")
+        with part.open("ab" if response.status == 206 else "wb") as file:
+            for chunk in response.stream(_CHUNK_BYTES):
+                file.write(chunk)
+                on_bytes(len(chunk))
+    finally:
+        response.close()
+
+
+def _verify(url: str, part: Path, sha256: str) -> None:
+    with part.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 and found != sha256:
+        part.unlink()
+        raise SourceError(f"{url} has the sha256 {found}, expected {sha256}: it was removed, run the same again")

@@ -1,0 +1,133 @@
+"""A folder of pictures turned into what each model would cost and give there, from a few of its files."""
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sightline.encoders.base import load_encoder
+from sightline.encoders.catalog import CatalogEntry, catalog
+from sightline.encoders.hub import Hub, is_here
+from sightline.encoders.sessions import all_threads
+from sightline.encoders.speed import Speed, keep, machine_gflops, measure, speeds
+from sightline.errors import SightlineError, SourceError
+from sightline.images.read import read
+from sightline.sources.base import open_source
+from sightline.types import Item
+
+_SAMPLE = 12  # files that are read: their mean is known to a few percent where they are alike
+_SIZES = (224, 384)  # how far a decoder may reduce a picture depends on the model's size: timed for both
+_EFFICIENCY = 0.78  # of what a product of matrices reaches: ViT-B/32 in float32 does 165 of 211 GFLOP/s
+_RECORD_BYTES = 1_000  # payload and its entries in SQLite: 840 for 2,430 small pictures, more with EXIF
+_RUNTIME_MB = 480  # Python, ONNX Runtime and the pictures in flight: mini takes 455 to 523 MB on two cores
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a folder holds: how many pictures, their mean size, and the seconds to read and decode one on one core.
+
+    `decode_s` is by the side in pixels that a model wants. `unreadable` of the `tried` files could not be read.
+    """
+
+    pictures: int
+    size_bytes: float
+    decode_s: dict[int, float]
+    tried: int
+    unreadable: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What one model would cost for the whole folder. `is_measured` says that its speed was timed on this machine.
+
+    `binds` is decode or encode, whichever takes longer. `recall` is the published one of the catalog. `disk_mb` is the
+    index, `download_mb` what is not on this disk yet.
+    """
+
+    model: CatalogEntry
+    hours: float
+    binds: str
+    is_measured: bool
+    ram_mb: float
+    disk_mb: float
+    download_mb: float
+    recall: float | None
+
+
+def look(folder: str | Path) -> Sample:
+    """Counts the pictures of a folder and times a few of them; raises `SourceError` where there is none."""
+    count, few = _some(open_source(folder))
+    if not few:
+        raise SourceError(f"{folder} holds no picture, expected some to time: check the path")
+    contents = [data for item in few if (data := _bytes(item)) is not None]
+    times = {side: [_decode_s(data, side) for data in contents] for side in _SIZES}
+    good = [[taken for taken in taken_s if taken is not None] for taken_s in times.values()]
+    if not all(good):
+        raise SourceError(f"none of {len(few)} files of {folder} can be read, expected pictures: look at one of them")
+    decode_s = {side: sum(some) / len(some) for side, some in zip(_SIZES, good, strict=True)}
+    mean_bytes = sum(map(len, contents)) / len(contents)
+    return Sample(count, mean_bytes, decode_s, len(few), len(few) - len(good[0]))
+
+
+def estimates(sample: Sample, hub: Hub, *, names: Sequence[str] = ()) -> list[Estimate]:
+    """One for each model of the catalog, or for those named, the quickest first.
+
+    A model that is on this disk is timed unless it was before; the time of others is estimated from their arithmetic.
+    """
+    known = dict(speeds(hub))
+    rate: float | None = None
+    found = list[Estimate]()
+    for entry in (catalog()[name] for name in names or catalog()):
+        if entry.name not in known and is_here(entry, hub):
+            known[entry.name] = measure(load_encoder(entry.name, hub=hub))
+            keep(entry.name, known[entry.name], hub)
+        if entry.name not in known:
+            rate = rate or machine_gflops()
+        found.append(_estimate(entry, sample, known.get(entry.name), rate, hub))
+    return sorted(found, key=lambda one: one.hours)
+
+
+def _estimate(entry: CatalogEntry, sample: Sample, speed: Speed | None, rate: float | None, hub: Hub) -> Estimate:
+    cores = all_threads()
+    decode_s = sample.decode_s[min(_SIZES, key=lambda side: abs(side - entry.image_size))] / cores
+    encode_s = 1 / speed.pictures_per_s if speed else (entry.image_gflops or 0) / (_EFFICIENCY * (rate or 1))
+    return Estimate(
+        model=entry,
+        hours=sample.pictures * (decode_s + encode_s) / 3600,
+        binds="decode" if decode_s > encode_s else "encode",
+        is_measured=speed is not None,
+        ram_mb=_RUNTIME_MB + entry.size_mb,
+        disk_mb=sample.pictures * (5 * entry.dim + _RECORD_BYTES) / 1e6,  # float32 and int8
+        download_mb=0 if is_here(entry, hub) else entry.size_mb,
+        recall=entry.coco_recall_at_1,
+    )
+
+
+def _some(items: Iterable[Item]) -> tuple[int, list[Item]]:
+    """How many there are, and a few of them, each as likely as any other (reservoir sampling)."""
+    chance, few, count = random.Random(_SEED), list[Item](), 0
+    for item in items:
+        count += 1
+        if len(few) < _SAMPLE:
+            few.append(item)
+        elif (place := chance.randrange(count)) < _SAMPLE:
+            few[place] = item
+    return count, few
+
+
+def _bytes(item: Item) -> bytes | None:
+    try:
+        return item.read()
+    except (OSError, SourceError):
+        return None
+
+
+def _decode_s(data: bytes, side: int) -> float | None:
+    began = time.perf_counter()
+    try:
+        read(data, image_size=side).resize((side, side))
+    except SightlineError:
+        return None
+    return time.perf_counter() - began

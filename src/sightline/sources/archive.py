@@ -1,0 +1,183 @@
+"""A zip or tar file into items: the pictures in it, with the texts that stand beside them."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from sightline.errors import SourceError
+from sightline.sources import folder, tarred, zipped
+from sightline.sources.files import unreadable
+from sightline.sources.members import Member
+from sightline.sources.values import field_of, text_of, value_of
+from sightline.text import printable
+from sightline.types import Item, Value
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+"""The ends of the names of archives, in lower case."""
+
+_TEXTS = {".txt": "caption", ".caption": "caption", ".cls": "label", ".json": ""}
+_LARGEST_TEXT_BYTES = 1 << 20
+_NOT_KEPT = frozenset({"exif", "status", "error_message"})  # what img2dataset notes of its own work
+_MOST_ARCHIVES = 2  # whose lists are kept for reading single members: 300 bytes a member
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The pictures of a zip or tar file, in the order of the archive. `within` are the URIs that it lies under.
+
+    Files of one name beside a picture are what is known of it, as in WebDataset shards: .txt is its caption, .cls its
+    label, the fields of .json are its fields. An archive that breaks off ends with an item that says so.
+    """
+
+    path: Path
+    within: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """The URI of the archive."""
+        return self.path.as_uri()
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items; nothing is unpacked to the disk, so a member's name cannot lead anywhere."""
+        root, base = self.root, [*self.within, self.root]
+        try:
+            for _, group in groupby(members(str(self.path)), _key):
+                yield from _items(list(group), root, base)
+        except SourceError as error:
+            payload: dict[str, Value] = {"name": folder.valid(self.path.name), "folders": [*self.within]}
+            yield Item(root, "unreadable", partial(_refuse, error), payload)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive, by its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def open_archive(path: Path) -> Archive:
+    """The pictures of an archive; `SourceError` if it is none or cannot be read."""
+    next(members(str(path)), None)
+    return Archive(path)
+
+
+def archives_below(top: Path) -> Iterator[Path]:
+    """The archives in a folder and all below it, by name; hidden ones are left out."""
+    for parent, folders, names in os.walk(top):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in folder.SKIPPED_FOLDERS)
+        for name in sorted(names):
+            if not name.startswith(".") and is_archive(path := Path(parent, name)):
+                yield path
+
+
+def members(path: str) -> Iterator[Member]:
+    """Every file in an archive; `SourceError` if it is none, and where it breaks off."""
+    return zipped.members(path) if path.lower().endswith(".zip") else tarred.members(path)
+
+
+def member_item(path: Path, fragment: str) -> Item:
+    """One picture of an archive by what follows the # in its URI; `SourceError` if it is not there."""
+    uri = f"{path.as_uri()}#{fragment}"
+    found = _member(path, fragment, uri)
+    payload: dict[str, Value] = {"name": folder.valid(found.name.rpartition("/")[2]), "folders": [path.as_uri()]}
+    return Item(uri, found.stamp, found.read, payload)
+
+
+def _member(path: Path, fragment: str, uri: str) -> Member:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise unreadable(str(path), error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError(f"{printable(str(path))} is no file, expected an archive: check the path")
+    name = unquote_to_bytes(fragment).decode("utf-8", "surrogateescape")
+    found = _by_name(str(path), status.st_size, status.st_mtime_ns).get(name)
+    if found is None:
+        raise SourceError(f"{uri} is not there, expected a file in the archive: index the archive again")
+    return found
+
+
+@lru_cache(_MOST_ARCHIVES)
+def _by_name(path: str, size_bytes: int, modified_ns: int) -> dict[str, Member]:
+    """The members of an archive of that size and time, as far as it is whole."""
+    found = dict[str, Member]()
+    try:
+        for member in members(path):
+            if folder.is_picture(member.name):
+                found[member.name] = member
+    except SourceError:
+        if not found:
+            raise
+    return found
+
+
+def _items(group: list[Member], root: str, base: list[str]) -> Iterator[Item]:
+    """The pictures among files of one key, with the texts among them."""
+    texts = [member for member in group if os.path.splitext(member.name)[1].lower() in _TEXTS]  # noqa: PTH122
+    for member in group:
+        if folder.is_picture(member.name) and not _is_hidden(member.name):
+            yield _item(
+                member, [text for text in texts if _stem(text.name) in (_stem(member.name), _key(member))], root, base
+            )
+
+
+def _item(member: Member, texts: list[Member], root: str, base: list[str]) -> Item:
+    *parents, name = member.name.split("/")
+    folders = [f"{root}#{_quoted('/'.join(parents[: depth + 1]))}/" for depth in range(len(parents))]
+    payload = dict[str, Value]()
+    for text in sorted(texts, key=lambda text: text.name.endswith(".txt")):  # a caption's own file is the last word
+        payload |= _told(text)
+    payload |= {"name": folder.valid(name), "folders": [*base, *folders], "size_bytes": member.size_bytes}
+    stamp = "-".join([member.stamp, *(text.stamp for text in texts)])
+    return Item(f"{root}#{_quoted(member.name)}", stamp, member.read, payload)
+
+
+def _told(text: Member) -> dict[str, Value]:
+    """What a text beside a picture says; a broken one says nothing, the picture is still good."""
+    field = _TEXTS[os.path.splitext(text.name)[1].lower()]  # noqa: PTH122
+    if text.size_bytes > _LARGEST_TEXT_BYTES:
+        return {}
+    try:
+        content = text.read().decode("utf-8", "replace")
+        told = {field: text_of(content.strip())} if field else json.loads(content)
+    except (SourceError, ValueError):
+        return {}
+    return _fields(told) if isinstance(told, dict) else {}
+
+
+def _fields(told: dict[str, Any]) -> dict[str, Value]:
+    values = {
+        field_of(name): cell if name == "caption" and isinstance(cell, str) else value_of(cell)
+        for name, cell in told.items()
+        if name not in _NOT_KEPT
+    }
+    return {name: value for name, value in values.items() if value not in (None, "")}
+
+
+def _key(member: Member) -> str:
+    """What the files of one WebDataset sample share: the name up to the first dot."""
+    parent, slash, name = member.name.rpartition("/")
+    return f"{parent}{slash}{name.split('.')[0]}"
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122
+
+
+def _is_hidden(name: str) -> bool:
+    return any(
+        (part.startswith(".") and part not in (".", "..")) or part in folder.SKIPPED_FOLDERS for part in name.split("/")
+    )
+
+
+def _quoted(name: str) -> str:
+    return quote_from_bytes(name.encode("utf-8", "surrogateescape"))
+
+
+def _refuse(error: SourceError) -> bytes:
+    raise error

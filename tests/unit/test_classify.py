@@ -1,0 +1,145 @@
+"""Pictures and labels become the probabilities that each model family defines."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.pictures import scene
+
+from sightline.classify import TEMPLATES, classify, label_vectors, probabilities
+from sightline.cli.main import main
+from sightline.encoders.base import load_encoder
+from sightline.errors import UsageError
+from sightline.evaluate.confusion import confusion, html
+from sightline.index import Index
+from sightline.stores.memory import MemoryStore
+from sightline.tags import tag
+from sightline.types import Payload, Record, Vectors, record_id
+
+
+@dataclass(frozen=True)
+class Scale:
+    logit_scale: float
+    logit_bias: float | None = None
+
+
+CORNERS = np.eye(3, dtype=np.float32)
+PICTURE = np.array([[0.8, 0.6, 0.0]], np.float32)
+
+
+def test_the_clip_family_gives_the_softmax_of_scaled_cosines() -> None:
+    expected = np.exp([8.0, 6.0, 0.0]) / np.exp([8.0, 6.0, 0.0]).sum()
+    assert np.allclose(probabilities(PICTURE, CORNERS, Scale(10.0))[0], expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_the_siglip_family_gives_each_label_its_own_sigmoid() -> None:
+    found = probabilities(PICTURE, CORNERS, Scale(10.0, -5.0))[0]  # type: ignore[arg-type]
+    assert np.allclose(found, 1 / (1 + np.exp([-3.0, -1.0, 5.0])), atol=1e-6)
+    assert found.sum() > 1.5
+
+
+def test_several_templates_are_averaged_as_unit_vectors() -> None:
+    encoder = load_encoder("mini")
+    templates = ["a photo of {}", "a drawing of {}"]
+    texts = [encoder.encode_texts([template.replace("{}", "dog")])[0] for template in templates]
+    mean = (texts[0] + texts[1]) / np.linalg.norm(texts[0] + texts[1])
+    assert np.allclose(label_vectors(["dog", "cat"], encoder, templates)[0], mean, atol=1e-4)
+
+
+def test_every_named_set_has_a_place_for_the_label() -> None:
+    assert all("{}" in template for templates in TEMPLATES.values() for template in templates)
+    with pytest.raises(UsageError, match="a place for the label"):
+        classify(PICTURE, ["dog", "cat"], load_encoder("mini"), templates=["a photo"])
+
+
+def index_of(count: int) -> MemoryStore:
+    store = MemoryStore(3)
+    turned = [CORNERS[n % 3] for n in range(count)]
+    payload: Payload = {"tags": ["mine", "old"], "name": "x"}
+    store.upsert([Record(record_id(f"p:{n}"), f"p:{n}", vector, payload) for n, vector in enumerate(turned)])
+    return store
+
+
+def chances(vectors: Vectors) -> Vectors:
+    return probabilities(vectors, CORNERS, Scale(10.0))  # type: ignore[arg-type]
+
+
+def test_tags_are_set_and_removed_and_those_of_others_stay() -> None:
+    store = index_of(6)
+    done = tag(store, ["cat", "dog", "old"], chances)
+    assert (done.seen, done.changed, done.counts) == (6, 4, {"cat": 2, "dog": 2, "old": 2})
+    by_uri = {record.uri: record.payload for record in store.scan()}
+    assert by_uri["p:0"] == {"tags": ["mine", "cat"], "name": "x"}
+    assert by_uri["p:2"] == {"tags": ["mine", "old"], "name": "x"}
+    assert store.count({"tags": "cat"}) == 2
+
+
+def test_a_second_run_writes_only_what_is_new() -> None:
+    store = index_of(6)
+    tag(store, ["cat", "dog", "old"], chances)
+    store.upsert([Record(record_id("p:new"), "p:new", CORNERS[0])])
+    done = tag(store, ["cat", "dog", "old"], chances)
+    assert (done.seen, done.changed) == (7, 1)
+
+
+def test_what_is_below_the_threshold_or_beyond_the_top_is_no_tag() -> None:
+    store = index_of(3)
+    assert set(tag(store, ["cat", "dog", "bird"], chances, threshold=1.0).counts.values()) == {0}
+    assert sum(tag(store, ["cat", "dog", "bird"], chances, threshold=0.0, top=2).counts.values()) == 6
+    with pytest.raises(UsageError, match="0 to 1"):
+        tag(store, ["cat", "dog"], chances, threshold=2)
+
+
+def test_class_folders_give_an_accuracy_and_what_is_confused(tmp_path: Path) -> None:
+    for name in ("red", "blue"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for seed in range(3):
+            scene(seed + 10 * (name == "red")).save(tmp_path / "classes" / name / f"{seed}.png")
+    found = confusion(load_encoder("mini"), tmp_path / "classes", tmp_path / "cache", ["{}"])
+    assert found.counts.sum() == 6
+    assert found.counts.sum(axis=1).tolist() == [3, 3]
+    assert found.top1.mean == pytest.approx(np.trace(found.counts) / 6)
+    assert sum(times for _, _, times in found.mistakes) == 6 - np.trace(found.counts)
+    assert html(found, "a & b").count("<rect") == 1 + np.count_nonzero(found.counts)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled") / "photos"
+    folder.mkdir()
+    for seed in range(4):
+        scene(seed).save(folder / f"{seed}.png")
+    return folder
+
+
+def test_the_command_says_which_label_fits_and_what_could_not_be_read(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = photos.parent / "labels.txt"
+    labels.write_text("a red circle\na dog\n\na blue square\na dog\n")
+    (photos.parent / "broken.png").write_text("no picture")
+    sources = [str(photos), str(photos.parent / "broken.png")]
+    assert main(["classify", *sources, "--labels", str(labels), "--top", "2", "--model", "mini", "--json"]) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert [Path(one["uri"]).name for one in found] == [f"{seed}.png" for seed in range(4)]
+    assert all(one["labels"][0]["probability"] >= one["labels"][1]["probability"] for one in found)
+    assert "broken.png" in printed.err
+    assert main(["classify", str(photos), "--model", "mini"]) == 2
+    assert "--labels is missing" in capsys.readouterr().err
+
+
+def test_tags_outlive_indexing_a_touched_file_again(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = str(photos.parent / "photos.index")
+    with Index(url, model="mini") as index:
+        index.add(photos)
+    assert main(["tag", "--index", url, "--labels", "circle,square", "--threshold", "0", "--top", "1"]) == 0
+    with Index(url) as index:
+        before = {record.uri: record.payload["tags"] for record in index.store.scan()}
+        os.utime(photos / "0.png", (1, 1))
+        assert index.add(photos).reused == 1
+        assert {record.uri: record.payload["tags"] for record in index.store.scan()} == before
+    assert len(before) == 4

@@ -1,0 +1,138 @@
+"""Hits that chance explains are told from those that it does not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.pictures import scene
+
+from sightline.index import Index
+from sightline.line import chance_scores, draw, is_current, redraw
+from sightline.results import Hits, Took, page
+from sightline.stores.memory import MemoryStore
+from sightline.types import Hit, Record, Vectors, record_id
+
+DIM = 32
+
+
+@dataclass(frozen=True)
+class Words:
+    """Reads `word 7` as the seventh of some random vectors around one mean, as a text tower's lie."""
+
+    fingerprint: str = "first"
+    name: str = "words"
+    dim: int = DIM
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        return unit(np.stack([cloud(int(text.split()[-1])) for text in texts]))
+
+
+def cloud(seed: int) -> Vectors:
+    mean = np.full(DIM, 0.1)
+    return np.asarray(mean + np.random.default_rng(seed).standard_normal(DIM) * 0.15, np.float32)
+
+
+def unit(vectors: Vectors) -> Vectors:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), np.float32)
+
+
+def words(count: int) -> list[str]:
+    """More than were asked for: a line of a few pictures is drawn from a few phrases, and is a little low."""
+    return [f"word {number}" for number in range(2_000)]
+
+
+def store_of(vectors: Vectors) -> MemoryStore:
+    store = MemoryStore(DIM)
+    store.upsert([Record(record_id(f"p:{n}"), f"p:{n}", vector) for n, vector in enumerate(vectors)])
+    return store
+
+
+def pictures(count: int) -> Vectors:
+    return unit(np.random.default_rng(1).standard_normal((count, DIM)).astype(np.float32))
+
+
+def likely(store: MemoryStore, text: Vectors) -> list[str]:
+    (hits,) = store.search(text[None], 10)
+    chances = chance_scores(store, Words(), hits)  # type: ignore[arg-type]
+    assert chances is not None
+    return [hit.uri for hit, chance in zip(hits, chances, strict=True) if hit.score >= chance]
+
+
+def test_a_text_that_means_nothing_finds_something_in_one_of_twenty_cases() -> None:
+    store = store_of(pictures(300))
+    assert redraw(store, Words(), words)  # type: ignore[arg-type]
+    found = [bool(likely(store, unit(cloud(10_000 + seed)))) for seed in range(600)]
+    assert 0.02 < np.mean(found) < 0.09
+
+
+def test_pictures_of_what_the_text_means_are_likely_all_of_them() -> None:
+    meant = unit(pictures(1) + 0.4 * pictures(9)[1:])
+    store = store_of(np.concatenate([meant, pictures(300)[8:]]))
+    redraw(store, Words(), words)  # type: ignore[arg-type]
+    found = likely(store, pictures(1)[0])
+    assert {f"p:{n}" for n in range(8)} <= set(found)
+    assert len(found) <= 9
+
+
+def test_a_picture_that_is_near_to_every_text_is_no_answer() -> None:
+    hub = unit(np.ones((1, DIM), np.float32))
+    store = store_of(np.concatenate([hub, pictures(300)]))
+    redraw(store, Words(), words)  # type: ignore[arg-type]
+    firsts = [store.search(unit(cloud(20_000 + seed))[None], 1)[0][0].uri for seed in range(100)]
+    assert firsts.count("p:0") > 50
+    assert sum("p:0" in likely(store, unit(cloud(20_000 + seed))) for seed in range(100)) < 10
+
+
+def test_the_height_for_more_pictures_than_were_looked_at_is_near_the_measured_one() -> None:
+    texts = Words().encode_texts(words(400))
+    few, many = draw(store_of(pictures(500)), texts), draw(store_of(pictures(4_000)), texts)
+    ranks = np.array([1, 5, 20])
+    assert np.abs(few.height(ranks, 4_000) - many.height(ranks, 4_000)).max() < 0.35
+    assert (many.height(ranks, 4_000) > few.height(ranks, 500)).all()
+
+
+def test_the_line_is_drawn_again_for_a_doubled_index_and_for_other_words() -> None:
+    store = store_of(pictures(10))
+    redraw(store, Words(), words)  # type: ignore[arg-type]
+    store.upsert([Record(record_id(f"q:{n}"), f"q:{n}", vector) for n, vector in enumerate(pictures(10))])
+    assert is_current(store, Words())  # type: ignore[arg-type]
+    assert not is_current(store, Words("second"))  # type: ignore[arg-type]
+    assert chance_scores(store, Words("second"), []) is None  # type: ignore[arg-type]
+    store.upsert([Record(record_id("q:more"), "q:more", pictures(1)[0])])
+    assert not is_current(store, Words())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(12):
+        scene(seed).save(folder / f"{seed}.png")
+    index = Index(str(folder.parent / f"{folder.name}.index"), model="mini")
+    index.add(folder)
+    return index
+
+
+def test_a_search_by_words_judges_its_hits_and_one_by_a_picture_does_not(index: Index) -> None:
+    by_words = index.search("a giraffe in a kitchen", k=5).to_dict()
+    assert by_words["likely"] == sum(hit["is_likely"] for hit in by_words["hits"])
+    assert all(hit["is_likely"] == (hit["score"] >= hit["line"]) for hit in by_words["hits"])
+    by_picture = index.search(image=scene(1), k=5).to_dict()
+    assert by_picture["likely"] is None
+    assert "line" not in by_picture["hits"][0]
+
+
+def test_what_is_below_the_line_is_shown_below_it(tmp_path: Path) -> None:
+    hits = tuple(Hit(str(n), f"file:///{n}.jpg", 0.5 - n / 10) for n in range(3))
+    some = Hits("a dog", "mini", Took(1, 1), hits, (0.45, 0.45, 0.2))
+    assert str(some).splitlines()[1:] == [
+        " 0.500  /0.jpg",
+        " 0.300  /2.jpg",
+        "nearest, but probably not:",
+        " 0.400  /1.jpg",
+    ]
+    none = Hits("a dog", "mini", Took(1, 1), hits, (0.9, 0.9, 0.9))
+    assert "probably nothing here" in str(none)
+    assert "Probably nothing here" in page([none], title="dog")
+    assert "robably" not in page([Hits("a dog", "mini", Took(1, 1), hits)], title="dog")
