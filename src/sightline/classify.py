@@ -1,6 +1,6 @@
 """A picture and labels turned into probabilities, without training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +12,61 @@ from sightline.types import Vectors
 _SCALE = 100.0
 """What CLIP's learned temperature converges to (Radford et al. 2021, section 2.5), for models that name none."""
 
+_TEXTS = 512  # label texts encoded at a time: 1,000 labels in 8 templates are 8,000
+
+TEMPLATES: Mapping[str, Sequence[str]] = {
+    "name": ("{}",),
+    "photo": ("a photo of {}",),
+    "ensemble": (
+        "{}",
+        "a photo of a {}",
+        "a close-up of a {}",
+        "a small {} in the distance",
+        "a picture of one {}",
+        "a {} seen from the side",
+        "a dark photo of the {}",
+        "a bright photo of the {}",
+    ),
+    "drawing": ("a drawing of a {}", "a painting of a {}", "a sketch of a {}", "a cartoon of a {}"),
+}
+"""Sets of templates by name. Several templates of one label are averaged, which evens out what each adds."""
+
 
 def classify(
-    vectors: Vectors, labels: Sequence[str], encoder: Encoder, *, template: str = "a photo of {}"
+    vectors: Vectors, labels: Sequence[str], encoder: Encoder, *, templates: Sequence[str] = TEMPLATES["photo"]
 ) -> NDArray[np.float32]:
-    """(n, dim) picture vectors -> (n, labels) probabilities, each row of sum 1: softmax of scaled cosines.
+    """(n, dim) picture vectors -> (n, labels) probabilities; see `probabilities` and `label_vectors`."""
+    return probabilities(vectors, label_vectors(labels, encoder, templates), encoder)
 
-    Zero-shot classification as in Radford et al. 2021, section 3.1.
+
+def label_vectors(labels: Sequence[str], encoder: Encoder, templates: Sequence[str]) -> Vectors:
+    """(labels, dim): for each label the mean of its templates' unit vectors, at norm 1.
+
+    Prompt ensembles as in Radford et al. 2021, section 3.1.4.
     """
     if len(set(labels)) < 2:
         raise UsageError(f"the labels are {list(labels)!r}, expected at least two different ones: add another")
-    if "{}" not in template:
-        raise UsageError(f"the template is {template!r}, expected a place for the label: write {{}} in it")
-    texts = encoder.encode_texts([template.replace("{}", label) for label in labels])
-    scale = np.float32(getattr(encoder, "logit_scale", None) or _SCALE)
-    logits = scale * (vectors @ texts.T)  # (n, dim) @ (dim, labels) -> (n, labels)
+    if without := [template for template in templates if "{}" not in template]:
+        raise UsageError(f"the template is {without[0]!r}, expected a place for the label: write {{}} in it")
+    if not templates:
+        raise UsageError("there is no template, expected one at least: try 'a photo of {}'")
+    texts = [template.replace("{}", label) for label in labels for template in templates]
+    parts = [encoder.encode_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
+    each = np.concatenate(parts).reshape(len(labels), len(templates), -1)  # -> (labels, templates, dim)
+    means = each.mean(axis=1)  # -> (labels, dim)
+    return np.asarray(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12), np.float32)
+
+
+def probabilities(vectors: Vectors, labels: Vectors, encoder: Encoder) -> NDArray[np.float32]:
+    """(n, dim) pictures and (labels, dim) -> (n, labels), as the model was trained to give them.
+
+    Softmax of scaled cosines, each row of sum 1, for the CLIP family (Radford et al. 2021, section 3.1). For models
+    with a bias, the SigLIP family, the sigmoid of scaled and shifted cosines: each label on its own, so that several
+    may fit or none (Zhai et al. 2023, arXiv:2303.15343, equation 1).
+    """
+    scale, bias = getattr(encoder, "logit_scale", None) or _SCALE, getattr(encoder, "logit_bias", None)
+    logits = np.float32(scale) * (vectors @ labels.T)  # (n, dim) @ (dim, labels) -> (n, labels)
+    if bias is not None:
+        return np.asarray(1 / (1 + np.exp(-np.clip(logits + np.float32(bias), -80, 80))), np.float32)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)

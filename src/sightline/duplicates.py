@@ -1,6 +1,14 @@
-"""Vectors of pictures turned into groups of near-duplicates."""
+"""Vectors of pictures turned into groups of near-duplicates: among the hits of a search, or in a whole index."""
 
-from sightline.types import Vectors
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sightline.errors import UsageError
+from sightline.stores.base import Store
+from sightline.stores.exact import chunks
+from sightline.types import Hit, Note, Payload, Record, Vectors, Where
 
 SAME = 0.93
 """Cosine from which two pictures count as copies of one another.
@@ -8,6 +16,27 @@ SAME = 0.93
 Measured with mini on 200 photographs: a copy at JPEG quality 60 scores 0.949 or more in 99 of 100 cases, the nearest
 other photograph at most 0.877.
 """
+
+_KIND = "duplicates"  # the kind of note, and its key, that keeps the threshold measured for an index
+_AT_ONCE = 128  # pictures searched for in one call
+_NEIGHBOURS = 16  # asked for at first; four times as many while the last one is still alike
+_MOST_NEIGHBOURS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A picture beside the one that its group keeps. `kind` is bytes for the same file, else alike."""
+
+    hit: Hit
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Pictures that are alike: the largest one, and its copies, the most alike first."""
+
+    kept: Hit
+    copies: tuple[Copy, ...]
 
 
 def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
@@ -26,3 +55,63 @@ def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
             leaders.append(position)
         groups.setdefault(leader, []).append(position)
     return [groups[leader] for leader in leaders]
+
+
+def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> list[Group]:
+    """The groups of alike pictures of a store, those with most copies first; exact where the store is.
+
+    The largest picture, in pixels and then in bytes, takes what scores `same` or more with it, then the next largest of
+    those left: every copy is like the picture that is kept, and no chain of small steps joins two different ones. Costs
+    a search for every picture; keeps a few numbers for each pair that is alike, and no vectors.
+    """
+    if not 0 < same <= 1:
+        raise UsageError(f"the threshold is {same}, expected a cosine above 0 and at most 1")
+    near = dict[str, list[Hit]]()
+    size = dict[str, tuple[int, int]]()
+    own = dict[str, Hit]()
+    for records in chunks(store.scan(where), _AT_ONCE):
+        for record, hits in zip(records, _alike(store, records, same, where), strict=True):
+            others = [hit for hit in hits if hit.id != record.id]
+            if others:
+                near[record.id], size[record.id] = others, _size(record.payload)
+                own[record.id] = Hit(record.id, record.uri, 1.0, record.payload)
+    found, taken = list[Group](), set[str]()
+    for identity in sorted(near, key=lambda identity: (*(-part for part in size[identity]), own[identity].uri)):
+        copies = [hit for hit in near[identity] if hit.id not in taken and hit.id in own]
+        if identity not in taken and copies:
+            kept = own[identity]
+            found.append(Group(kept, tuple(Copy(hit, _kind(kept.payload, hit.payload)) for hit in copies)))
+            taken.update([identity, *(hit.id for hit in copies)])
+    return sorted(found, key=lambda group: -len(group.copies))
+
+
+def threshold_of(store: Store) -> float | None:
+    """The threshold that was measured for this index, if one was."""
+    note = store.notes(_KIND).get(_KIND)
+    return float(note["threshold"]) if note else None
+
+
+def keep_threshold(store: Store, threshold: float, measured: Note) -> None:
+    """Note the threshold for this index, with what was measured."""
+    store.write_notes(_KIND, {_KIND: {**measured, "threshold": threshold}})
+
+
+def _alike(store: Store, records: Sequence[Record], same: float, where: Where | None) -> Iterator[list[Hit]]:
+    """For each record the hits that score `same` or more, itself included."""
+    vectors = np.stack([record.vector for record in records])
+    for vector, found in zip(vectors, store.search(vectors, _NEIGHBOURS, where), strict=True):
+        hits, k = found, _NEIGHBOURS
+        while len(hits) == k and hits[-1].score >= same and k < _MOST_NEIGHBOURS:
+            k *= 4
+            hits = store.search(vector[None], k, where)[0]
+        yield [hit for hit in hits if hit.score >= same]
+
+
+def _size(payload: Payload) -> tuple[int, int]:
+    width, height, size_bytes = (payload.get(name, 0) for name in ("width", "height", "size_bytes"))
+    pixels = width * height if isinstance(width, int) and isinstance(height, int) else 0
+    return pixels, size_bytes if isinstance(size_bytes, int) else 0
+
+
+def _kind(kept: Payload, other: Payload) -> str:
+    return "bytes" if "sha256" in kept and kept["sha256"] == other.get("sha256") else "alike"

@@ -19,8 +19,8 @@ def copy(
 ) -> Copied:
     """Write the records and notes of an index into the store of that URL, made when it is not there.
 
-    Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source no
-    longer has are removed. Raises `IndexMismatch` if another model's pictures are there.
+    Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source
+    no longer has are removed. Raises `IndexMismatch` if another model's pictures are there.
     """
     target = open_store(url, dim=source.store.dim)
     try:

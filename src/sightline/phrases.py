@@ -1,6 +1,7 @@
 """A few thousand everyday searches turned into queries, for measuring an index that has no captions."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 
 import numpy as np
@@ -57,9 +58,7 @@ def sample_queries(store: Store, encoder: Encoder, count: int, *, seed: int = 0)
     An image-only model gives no text queries, an empty store no image queries.
     """
     queries = dict[str, Vectors]()
-    try:
+    with suppress(TextNotSupported):
         queries["text"] = encoder.encode_texts(list(phrases(count, seed=seed)))
-    except TextNotSupported:
-        pass
     pictures = sample_pictures(store, count, seed=seed)
     return queries | ({"image": pictures} if len(pictures) else {})

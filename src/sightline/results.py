@@ -31,13 +31,54 @@ class Took:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """Something that a notebook shows as HTML, light or dark as its page is, and a terminal as text."""
+
+    html: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
+@dataclass(frozen=True, slots=True)
 class Hits(Sequence[Hit]):
-    """What a search found, best first, with the query, the model that understood it, and the time it took."""
+    """What a search found, best first, with the query, the model that understood it, and the time it took.
+
+    `chances` are the cosines that each hit has to reach to be likely what the words mean (see `line`); None where that
+    is not known: for queries with pictures in them, and for indexes whose line was never drawn.
+    """
 
     query: str
     model: str
     took_ms: Took
     hits: tuple[Hit, ...]
+    chances: tuple[float, ...] | None = None
+
+    @property
+    def likely(self) -> tuple[Hit, ...] | None:
+        """The hits that score better than chance, None where that is not known."""
+        return None if self.chances is None else self._on_side(is_likely=True)
+
+    @property
+    def unlikely(self) -> tuple[Hit, ...]:
+        """The hits that are nearest, but probably not what the words mean."""
+        return () if self.chances is None else self._on_side(is_likely=False)
+
+    @property
+    def sides(self) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
+        """What to show first, and what to show below the line."""
+        return (self.hits, ()) if self.likely is None else (self.likely, self.unlikely)
+
+    @property
+    def verdict(self) -> str:
+        """What stands between the likely hits and the others, nothing where there are no others."""
+        if not self.unlikely:
+            return ""
+        return "nearest, but probably not" if self.likely else "probably nothing here; the nearest are"
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -53,11 +94,16 @@ class Hits(Sequence[Hit]):
         return self.hits[index]
 
     def __str__(self) -> str:
-        lines = [f"{hit.score:6.3f}  {show(hit)}" for hit in self]
-        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *lines])
+        first, rest = ([f"{hit.score:6.3f}  {show(hit)}" for hit in hits] for hits in self.sides)
+        verdict = [f"{self.verdict}:"] if rest else []
+        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *first, *verdict, *rest])
 
     def _repr_html_(self) -> str:
         return _in_notebook(_section(self))
+
+    def show(self) -> "Shown":
+        """What the hits show of themselves in a notebook, as a value to keep."""
+        return Shown(self._repr_html_(), str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints and the HTTP API answers: plain values, datetimes in ISO 8601."""
@@ -66,8 +112,21 @@ class Hits(Sequence[Hit]):
             "query": self.query,
             "model": self.model,
             "took_ms": {stage: round(duration, 2) for stage, duration in took.items()},
-            "hits": [_plain_hit(hit) for hit in self],
+            "likely": None if self.likely is None else len(self.likely),
+            "hits": [_plain_hit(hit) | line for hit, line in zip(self, self._lines(), strict=True)],
         }
+
+    def _on_side(self, *, is_likely: bool) -> tuple[Hit, ...]:
+        pairs = zip(self.hits, self.chances or (), strict=True)
+        return tuple(hit for hit, chance in pairs if (hit.score >= chance) == is_likely)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if self.chances is None:
+            return [{}] * len(self)
+        return [
+            {"line": round(chance, 4), "is_likely": hit.score >= chance}
+            for hit, chance in zip(self, self.chances, strict=True)
+        ]
 
 
 def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,13 +145,53 @@ def show(hit: Hit | Record) -> str:
 
 def page(results: Sequence[Hits], *, title: str) -> str:
     """One self-contained page of HTML: a section for each search, the pictures embedded as thumbnails."""
-    sections = "\n".join(map(_section, results))
     heading = f"<h1>{escape(title)}</h1>\n" if len(results) > 1 else ""
+    return _page(heading + "\n".join(map(_section, results)), title)
+
+
+def rows_page(rows: Sequence[tuple[str, str, Sequence[Hit]]], *, title: str) -> str:
+    """A page of groups of pictures, each with a heading, a line of facts, and the pictures with their scores."""
+    sections = [
+        f"<section><h2>{escape(heading)}</h2><p class=facts>{escape(facts)}</p>{_scored(hits, '')}</section>"
+        for heading, facts, hits in rows
+    ]
+    return _page(f"<h1>{escape(title)}</h1>\n" + "\n".join(sections), title)
+
+
+def _page(body: str, title: str) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
-        f'<body class="sightline page">\n{heading}{sections}\n</body>\n</html>\n'
+        f'<body class="sightline page">\n{body}\n</body>\n</html>\n'
+    )
+
+
+def comparison(results: Mapping[str, Sequence[Hits]]) -> Shown:
+    """Searches for the same queries by several indexes: for each query a row of pictures for each, best first."""
+    html, text = list[str](), list[str]()
+    for of_one in zip(*results.values(), strict=True):
+        rows = "".join(map(_strip, results, of_one))
+        html.append(f'<section class="compared"><h2>{escape(printable(of_one[0].query))}</h2>{rows}</section>')
+        text += [f"{name}: {hits}" for name, hits in zip(results, of_one, strict=True)]
+    return Shown(_in_notebook("\n".join(html)), "\n\n".join(text))
+
+
+def comparison_page(results: Mapping[str, Sequence[Hits]], *, title: str, facts: str = "") -> str:
+    """The same as a page; `facts` is text that is shown as it is, below the title: an evaluation, say."""
+    head = f"<h1>{escape(title)}</h1>\n" + (f"<pre>{escape(facts)}</pre>\n" if facts else "")
+    return _page(head + comparison(results).html, title)
+
+
+def _strip(name: str, hits: Hits) -> str:
+    """One index's row: its name, how sure it is, the pictures."""
+    likely = "" if hits.likely is None else f", {len(hits.likely)} likely"
+    first = {hit.id for hit in hits.sides[0]}
+    figures = "".join(_figure(hit, f"<b>{hit.score:.3f}</b> ", "" if hit.id in first else "unlikely") for hit in hits)
+    facts = f"{hits.model}, {hits.took_ms.total:.0f} ms{likely}"
+    return (
+        f'<div class="strip"><p><b>{escape(name)}</b><br>{escape(facts)}</p>'
+        f'<div class="pictures">{figures or "Nothing found."}</div></div>'
     )
 
 
@@ -107,21 +206,30 @@ def _in_notebook(html: str) -> str:
 
 
 def _section(hits: Hits) -> str:
-    figures = (
-        "\n".join(_figure(hit, f"<b>{hit.score:.3f}</b> ") for hit in hits) or '<p class="none">Nothing found.</p>'
-    )
+    first, rest = hits.sides
     facts = f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}"
-    query = f"<h2>{escape(printable(hits.query))}</h2><p class=facts>{escape(facts)}</p>"
-    return f"<section>{query}<div class=grid>{figures}</div></section>"
+    body = f"<h2>{escape(printable(hits.query))}</h2><p class=facts>{escape(facts)}</p>"
+    if not hits:
+        return f'<section>{body}<p class="none">Nothing found.</p></section>'
+    body += _scored(first, "") if first else ""
+    if rest:
+        body += f"<h3>{escape(hits.verdict.capitalize())}</h3>{_scored(rest, ' unlikely')}"
+    return f"<section>{body}</section>"
 
 
-def _figure(hit: Hit | Record, score: str) -> str:
+def _scored(hits: Sequence[Hit], kind: str) -> str:
+    figures = "\n".join(_figure(hit, f"<b>{hit.score:.3f}</b> ") for hit in hits)
+    return f'<div class="grid{kind}">{figures}</div>'
+
+
+def _figure(hit: Hit | Record, score: str, kind: str = "") -> str:
     name = printable(str(hit.payload.get("name") or hit.uri))
     width, height = hit.payload.get("width", 1), hit.payload.get("height", 1)
     ratio = f"{width} / {height}"
     caption = f"<figcaption>{score}{escape(name)}</figcaption>"
     return (
-        f'<figure style="--ratio: {escape(ratio)}"><a href="{escape(hit.uri)}" title="{escape(printable(show(hit)))}">'
+        f'<figure class="{kind}" style="--ratio: {escape(ratio)}">'
+        f'<a href="{escape(hit.uri)}" title="{escape(printable(show(hit)))}">'
         f"{_picture(hit, name)}</a>{caption}</figure>"
     )
 

@@ -16,10 +16,17 @@ ARGUMENTS = {
     "own_encoder.py": ["pictures"],
 }
 WITHOUT_PICTURES = {"split_table.py"}
+TUTORIALS = {
+    "captions_from_urls.py",
+    "flickr8k_clip.py",
+    "imagenette.py",
+    "shop.py",
+    "web_application.py",
+}  # test_tutorials
 
 
 def test_every_example_is_in_the_list() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS) | WITHOUT_PICTURES
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS) | WITHOUT_PICTURES | TUTORIALS
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

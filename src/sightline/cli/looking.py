@@ -60,7 +60,9 @@ def _verified(options: argparse.Namespace) -> list[str]:
 
     url = index_url(options)
     if "://" in url:
-        raise UsageError(f"{redacted(url)} is kept by a server that checks its own files: --verify is for an index in a folder")
+        raise UsageError(
+            f"{redacted(url)} is kept by a server that checks its own files: --verify is for an index in a folder"
+        )
     if options.repair:
         return [_words(damage) + ": mended" for damage in repair_store(url)]
     store = LocalStore(url)

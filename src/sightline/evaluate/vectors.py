@@ -1,6 +1,7 @@
 """Pictures and words of an evaluation turned into vectors, kept so that a second run costs seconds."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors
 
 
 def _fetched(store: Store, images: Sequence[Path]) -> Encoded:
-    ids = [record_id(image.absolute().as_uri()) for image in images]
+    ids = [record_id(Path(os.path.abspath(image)).as_uri()) for image in images]  # noqa: PTH100  as sources name them
     records = {record.id: record.vector for record in store.fetch(ids)}
     positions = [position for position, identity in enumerate(ids) if identity in records]
     if not positions:

@@ -1,0 +1,93 @@
+"""The command that shows several indexes beside each other: compare."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.cli.options import Commands, add_command, hub, open_at, with_key
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sightline.index import Index
+    from sightline.query import Picture
+
+_EXAMPLES = """\
+examples:
+  sightline compare "black dog" "two dogs" --index clip.index --index cnn.index --html compare.html
+  sightline compare queries.txt --index a.index --index b.index --judgements captions.tsv --images photos
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add compare."""
+    command = add_command(commands, "compare", compare, "ask several indexes the same, side by side", epilog=_EXAMPLES)
+    command.add_argument(
+        "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query a line"
+    )
+    command.add_argument("--index", metavar="URL", action="append", default=[], help="an index; give two or more")
+    command.add_argument("-k", metavar="N", type=int, default=8, help="how many pictures each (default: 8)")
+    command.add_argument("--html", metavar="FILE", help="write a page: for each query a row of pictures of each index")
+    command.add_argument("--judgements", metavar="TABLE", help="also measure the indexes' models on this table")
+    command.add_argument("--images", metavar="DIR", help="the folder of the pictures that the table names")
+    command.add_argument("--split", metavar="NAME", help="only rows of the table whose column split says so")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Search, show, and measure where there are judgements."""
+    from contextlib import ExitStack
+
+    from sightline.comparisons import searched
+    from sightline.errors import UsageError
+    from sightline.results import comparison, comparison_page
+
+    if len(options.index) < 2:
+        raise UsageError("expected two indexes or more to compare: give --index twice")
+    queries = [query for text in options.queries for query in _queries(text)]
+    with ExitStack() as stack:
+        urls = zip(_names(options.index), options.index, strict=True)
+        indexes = {name: stack.enter_context(open_at(with_key(url), None)) for name, url in urls}
+        found = searched(indexes, queries, k=options.k)
+        figures = _figures(options, indexes) if options.judgements else ""
+    if options.html:
+        from sightline.cli.searching import write
+
+        title = " and ".join(indexes) + " on the same queries"
+        write(Path(options.html), comparison_page(found, title=title, facts=figures))
+    if options.json:
+        print(json.dumps({name: [hits.to_dict() for hits in all_hits] for name, all_hits in found.items()}, indent=2))
+    else:
+        print("\n\n".join([*([figures] if figures else []), *([] if options.html else [str(comparison(found))])]))
+    return 0
+
+
+def _queries(text: str) -> "list[Picture]":
+    """A text file is read, a line a query; what names a picture is one; all else is words."""
+    from sightline.query import parse
+
+    path = Path(text).expanduser()
+    if path.suffix.lower() in (".txt", ".tsv", ".csv") and path.is_file():
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+        return [query for line in lines if line.strip() for query in _queries(line.strip())]
+    (term, *_) = parse([text])
+    return [Path(str(term.value)).expanduser() if term.kind == "image" else text]
+
+
+def _names(urls: list[str]) -> list[str]:
+    """What to call each index: the end of its URL, or all of it where two ends are the same."""
+    ends = [url.rstrip("/").rpartition("/")[2].removesuffix(".index") for url in urls]
+    return ends if len(set(ends)) == len(ends) else urls
+
+
+def _figures(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> str:
+    from dataclasses import replace
+
+    from sightline.evaluate import judgements, report, run
+
+    images = Path(options.images) if options.images else None
+    judged = judgements.load(Path(options.judgements), images=images, split=options.split)
+    measured = [run.evaluate(index.encoder, judged, hub().cache / "evaluate") for index in indexes.values()]
+    named = [replace(model, name=name) for name, model in zip(indexes, measured, strict=True)]
+    return report.terminal(named, judged)

@@ -1,0 +1,22 @@
+"""Several indexes' answers to one query, side by side in a notebook: `compare({"clip": a, "cnn": b}, "a red car")`.
+
+A single search shows itself: `index.search("a red car")`, or `.show()` of it to keep what is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sightline.comparisons import searched
+from sightline.index import Index
+from sightline.query import Picture
+from sightline.results import Shown, comparison
+
+
+def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Picture], *, k: int = 8) -> Shown:
+    """Rows of pictures with their scores, one for each index, for words, a `Path` to a picture, or several of them.
+
+    An index is given as it is or by its URL. One whose model knows no words has an empty row for them.
+    """
+    queries = list(query) if isinstance(query, Sequence) and not isinstance(query, str | bytes) else [query]
+    return comparison(searched(indexes, queries, k=k))
