@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.evaluate.judgements import Judgements, load
 from sightline.evaluate.vectors import image_vectors, text_vectors
-from sightline.line import Line, draw
-from sightline.phrases import phrases
 from sightline.stores.memory import MemoryStore
+from sightline.structure.line import Line, draw
+from sightline.structure.phrases import phrases
 from sightline.text import table
 from sightline.types import Record, Vectors, record_id
 

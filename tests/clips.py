@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sightline.encoders.torch.libraries import library
 from sightline.train.clips import from_open_clip
 from sightline.train.clips.documents import END, START
 
@@ -51,11 +52,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def open_clip_folder(folder: Path, name: str = "tiny-vit") -> Path:
     """A folder as open_clip saves it, of random weights that tell pictures and texts apart."""
-    library = from_open_clip.open_clip()
+    open_clip = library("open_clip")
     torch.manual_seed(0)
     config = {key: value for key, value in CONFIGS[name].items() if key != "custom_text"}
-    kind = library.CoCa if "multimodal_cfg" in config else library.CLIP
-    model = (library.CustomTextCLIP if name == "tiny-siglip" else kind)(**config)
+    kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CLIP
+    model = (open_clip.CustomTextCLIP if name == "tiny-siglip" else kind)(**config)
     folder.mkdir(parents=True)
     torch.save(spread(model).state_dict(), folder / "open_clip_pytorch_model.bin")
     document = {"model_cfg": CONFIGS[name], "preprocess_cfg": {"resize_mode": "shortest"}}
@@ -107,5 +108,5 @@ def spread(model: nn.Module) -> nn.Module:
 
 
 def _byte_letters() -> list[str]:
-    library = from_open_clip.open_clip()
-    return list(library.tokenizer.bytes_to_unicode().values())
+    open_clip = library("open_clip")
+    return list(open_clip.tokenizer.bytes_to_unicode().values())

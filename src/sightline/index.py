@@ -17,10 +17,10 @@ from sightline import query
 from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
 from sightline.errors import SourceError, StoreNotFound, UsageError
 from sightline.identity import check
-from sightline.line import chance_scores
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
 from sightline.stores.base import Store, Tunable, open_store, redacted
+from sightline.structure.line import chance_scores
 from sightline.types import FAILURE, Failure, Item, Note, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
@@ -139,8 +139,8 @@ class Index:
 
         With `only_if_grown` an index that has not doubled since the last time is left as it is.
         """
-        from sightline.phrases import sample_queries
         from sightline.stores.tuning import needs_tuning, tune
+        from sightline.structure.phrases import sample_queries
 
         if not isinstance(self.store, Tunable) or (only_if_grown and not needs_tuning(self.store)):
             return None
@@ -151,8 +151,8 @@ class Index:
 
         With `only_if_grown` it is left as it is, unless the index has doubled or the model reads words another way.
         """
-        from sightline import line
-        from sightline.phrases import phrases
+        from sightline.structure import line
+        from sightline.structure.phrases import phrases
 
         if only_if_grown and line.is_current(self.store, self.encoder):
             return True

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sightline.comparisons import searched
 from sightline.index import Index
 from sightline.query import Picture
 from sightline.results import Shown, comparison
+from sightline.several.comparisons import searched
 
 
 def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Picture], *, k: int = 8) -> Shown:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sightline.encoders.torch.libraries import library
 from sightline.train.clips.documents import END, byte_pair_tokenizer
-from sightline.train.clips.from_open_clip import open_clip as open_clip_library
 from sightline.train.clips.towers import CutAttention
 
-open_clip = open_clip_library()
+open_clip = library("open_clip")
 __all__ = ["Shape", "export", "installed_merges", "make_model", "open_clip", "simple_tokenizer", "write_tokenizer"]
 
 _OPSET = 17

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
-from sightline.atlas import page
 from sightline.cli.main import main
 from sightline.errors import ExtraMissing, UsageError
 from sightline.index import Index
-from sightline.projection import principal_components, project
+from sightline.structure.atlas import page
+from sightline.structure.projection import principal_components, project
 from sightline.types import Record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -13,7 +13,7 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.pixels import PixelsEncoder
 from sightline.encoders.speed import Speed
 from sightline.errors import HubUnreachable, SourceError
-from sightline.recommend import Sample, estimates, look
+from sightline.evaluate.recommend import Sample, estimates, look
 from sightline.types import Pixels, Vectors
 
 
@@ -125,7 +125,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_hours_are_decoding_and_encoding_of_all_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sightline import recommend
+    from sightline.evaluate import recommend
 
     monkeypatch.setattr(recommend, "all_threads", lambda: 2)
     hub = Hub(cache=tmp_path, offline=True)

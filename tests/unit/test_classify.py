@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
-from sightline.classify import TEMPLATES, classify, label_vectors, probabilities
 from sightline.cli.main import main
 from sightline.encoders.base import load_encoder
 from sightline.errors import UsageError
 from sightline.evaluate.confusion import confusion, html
 from sightline.index import Index
 from sightline.stores.memory import MemoryStore
-from sightline.tags import tag
+from sightline.structure.classify import TEMPLATES, classify, label_vectors, probabilities
+from sightline.structure.tags import tag
 from sightline.types import Payload, Record, Vectors, record_id
 
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from sightline.classify import classify
-from sightline.duplicates import fold
 from sightline.encoders.pixels import PixelsEncoder
 from sightline.errors import TextNotSupported, UsageError
-from sightline.facets import facets
+from sightline.structure.classify import classify
+from sightline.structure.duplicates import fold
+from sightline.structure.facets import facets
 from sightline.types import Payload, Vectors
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
-from sightline import fusion
 from sightline.cli.main import main
 from sightline.errors import TextNotSupported, UsageError
-from sightline.fusion import Part
 from sightline.index import Index
 from sightline.query import Term, embed_image
+from sightline.several import fusion
+from sightline.several.fusion import Part
 from sightline.types import Record, Vectors, record_id
 
 PICTURES = 40

@@ -9,9 +9,9 @@ import pytest
 from tests.pictures import scene
 
 from sightline.index import Index
-from sightline.line import chance_scores, draw, is_current, redraw
 from sightline.results import Hits, Took, page
 from sightline.stores.memory import MemoryStore
+from sightline.structure.line import chance_scores, draw, is_current, redraw
 from sightline.types import Hit, Record, Vectors, record_id
 
 DIM = 32

@@ -21,7 +21,7 @@ from tests import clips, tiny  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.encoders.preprocess import preprocessing  # noqa: E402
-from sightline.errors import SourceError, TrainingError, UsageError  # noqa: E402
+from sightline.errors import ModelDamaged, SightlineError, SourceError, TrainingError, UsageError  # noqa: E402
 from sightline.train.clips import start as start_clip  # noqa: E402
 from sightline.train.config import (  # noqa: E402
     DataSettings,
@@ -258,7 +258,10 @@ def test_a_run_on_cuda_learns_and_its_checkpoint_goes_on_on_a_cpu(folder: Path, 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("open_clip:ViT-B-32/laion2b_s34b_b79k", "not on this disk and offline mode is on.*hf download laion/CLIP-ViT"),
+        (
+            "open_clip:ViT-B-32/laion2b_s34b_b79k",
+            "are not on this disk and offline mode is on.*hf download laion/CLIP-ViT",
+        ),
         ("open_clip:ViT-B-32/laion3b", r"'laion3b' is no weights of ViT-B-32 .*openai, .*correct the part after"),
         ("open_clip:ViT-B-23", r"no architecture 'ViT-B-23'.*ViT-B-32"),
         ("open_clip:./nowhere", r"nowhere holds no open_clip_config.json"),
@@ -267,18 +270,18 @@ def test_a_run_on_cuda_learns_and_its_checkpoint_goes_on_on_a_cpu(folder: Path, 
     ],
 )
 def test_a_start_that_is_not_here_is_named_at_once(folder: Path, name: str, message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(SightlineError, match=message):
         start_clip.load(name, folder, Hub(offline=True))
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path: Path) -> None:
     other = clips.open_clip_folder(tmp_path / "other", "tiny-resnet")
     shutil.copy(folder / "vit" / "open_clip_pytorch_model.bin", other)
-    with pytest.raises(TrainingError, match=r"other cannot be loaded \(RuntimeError"):
+    with pytest.raises(ModelDamaged, match=r"other cannot be loaded \(RuntimeError"):
         start_clip.load(f"open_clip:{other}", folder)
     damaged = clips.open_clip_folder(tmp_path / "damaged")
     (damaged / "open_clip_pytorch_model.bin").write_bytes(b"nothing")
-    with pytest.raises(TrainingError, match=r"damaged cannot be loaded"):
+    with pytest.raises(ModelDamaged, match=r"damaged cannot be loaded"):
         start_clip.load(f"open_clip:{damaged}", folder)
 
 

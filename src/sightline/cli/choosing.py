@@ -12,7 +12,7 @@ from sightline.text import count, duration, size, table
 if TYPE_CHECKING:
     from sightline.encoders.catalog import CatalogEntry
     from sightline.encoders.hub import Hub
-    from sightline.recommend import Estimate, Sample
+    from sightline.evaluate.recommend import Estimate, Sample
 
 _MODELS = """\
 examples:
@@ -125,7 +125,7 @@ def recommend(options: argparse.Namespace) -> int:
     """Time a few files of a folder and list what each model would cost."""
     from sightline.encoders.catalog import catalog
     from sightline.errors import ModelNotFound
-    from sightline.recommend import estimates, look
+    from sightline.evaluate.recommend import estimates, look
 
     for name in options.model:
         if name not in catalog():

@@ -39,9 +39,9 @@ def compare(options: argparse.Namespace) -> int:
     """Search, show, and measure where there are judgements."""
     from contextlib import ExitStack
 
-    from sightline.comparisons import searched
     from sightline.errors import UsageError
     from sightline.results import comparison, comparison_page
+    from sightline.several.comparisons import searched
 
     if len(options.index) < 2:
         raise UsageError("expected two indexes or more to compare: give --index twice")

@@ -26,7 +26,7 @@ examples:
   sightline tag --labels beach,mountain,city,party --threshold 0.6
   sightline search "sunset" --where tags=beach
 """
-_SETS = "name, photo, ensemble, drawing"  # of sightline.classify.TEMPLATES, which --help should not have to import
+_SETS = "name, photo, ensemble, drawing"  # of classify.TEMPLATES, which --help should not have to import
 
 
 def add_commands(commands: Commands) -> None:
@@ -83,8 +83,8 @@ def classify(options: argparse.Namespace) -> int:
 
 def tag(options: argparse.Namespace) -> int:
     """Tag an index."""
-    from sightline import tags
-    from sightline.classify import label_vectors, probabilities
+    from sightline.structure import tags
+    from sightline.structure.classify import label_vectors, probabilities
 
     labels = _labels(options)
     with open_index(options) as index:
@@ -107,7 +107,7 @@ def tag(options: argparse.Namespace) -> int:
 def _classified(options: argparse.Namespace, encoder: "Encoder") -> int:
     import numpy as np
 
-    from sightline.classify import label_vectors, probabilities
+    from sightline.structure.classify import label_vectors, probabilities
 
     labels = _labels(options)
     vectors = label_vectors(labels, encoder, _templates(options))
@@ -184,8 +184,8 @@ def _labels(options: argparse.Namespace) -> list[str]:
 
 
 def _templates(options: argparse.Namespace) -> "Sequence[str]":
-    from sightline.classify import TEMPLATES
     from sightline.errors import UsageError
+    from sightline.structure.classify import TEMPLATES
 
     if options.templates and options.templates not in TEMPLATES:
         raise UsageError(f"there is no set of templates {options.templates!r}, expected one of {', '.join(TEMPLATES)}")

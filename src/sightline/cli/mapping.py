@@ -29,10 +29,10 @@ def draw(options: argparse.Namespace) -> int:
     """Write the page."""
     import numpy as np
 
-    from sightline import atlas
     from sightline.cli.searching import write
     from sightline.errors import UsageError
-    from sightline.projection import project
+    from sightline.structure import atlas
+    from sightline.structure.projection import project
 
     options.model = None
     with open_index(options) as index:

@@ -52,8 +52,8 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
 
 def copy(options: argparse.Namespace) -> int:
     """Copy, and then measure what the target finds."""
-    from sightline import migrate
     from sightline.errors import EncoderError
+    from sightline.exchange import migrate
     from sightline.stores.base import redacted
 
     is_silent = options.json or options.quiet
@@ -76,8 +76,8 @@ def copy(options: argparse.Namespace) -> int:
 
 def verify(options: argparse.Namespace) -> int:
     """Compare; exit code 1 when the records differ."""
-    from sightline import migrate
     from sightline.errors import UsageError
+    from sightline.exchange import migrate
 
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")

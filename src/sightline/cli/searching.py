@@ -89,8 +89,8 @@ def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
     """One ranking from several indexes, each opened with the model that built it."""
     from contextlib import ExitStack
 
-    from sightline import fusion
     from sightline.errors import UsageError
+    from sightline.several import fusion
 
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(weights) != len(urls):

@@ -10,8 +10,8 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, o
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
-    from sightline.duplicates import Group
     from sightline.evaluate.copies import Copies
+    from sightline.structure.duplicates import Group
     from sightline.types import Hit
 
 _EXAMPLES = """\
@@ -52,7 +52,7 @@ def add_commands(commands: Commands) -> None:
 
 def duplicates(options: argparse.Namespace) -> int:
     """Measure, or find the groups; exit code 1 when there are none."""
-    from sightline.duplicates import SAME, groups, threshold_of
+    from sightline.structure.duplicates import SAME, groups, threshold_of
 
     if options.measure is not None:
         return _measured(options)
@@ -73,8 +73,8 @@ def duplicates(options: argparse.Namespace) -> int:
 
 
 def _measured(options: argparse.Namespace) -> int:
-    from sightline.duplicates import keep_threshold
     from sightline.evaluate.copies import measure
+    from sightline.structure.duplicates import keep_threshold
 
     with open_index(options) as index:
         found = measure(index.store, index.encoder, sample=options.measure, threshold=options.threshold)

@@ -7,9 +7,9 @@ import numpy as np
 
 from sightline.errors import UsageError
 from sightline.index import Index
-from sightline.phrases import sample_queries
 from sightline.stores.base import Store
 from sightline.stores.exact import exact_scores, recall
+from sightline.structure.phrases import sample_queries
 from sightline.types import Vectors
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
-from sightline.facets import Facet, facets
 from sightline.index import Index
 from sightline.ingest import Options, Summary
 from sightline.server.batcher import Batcher, Full
@@ -25,6 +24,7 @@ from sightline.server.searcher import Asked, Found, Searcher
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import Thumbnails
 from sightline.stores.base import Store
+from sightline.structure.facets import Facet, facets
 from sightline.types import Record, Vector
 
 _FACETS_S = 60.0  # the least age at which facets are counted again

@@ -12,7 +12,6 @@ from fastapi import Query as Parameter
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from sightline.duplicates import fold
 from sightline.query import describe
 from sightline.results import plain
 from sightline.server.access import answer, desk, problems_of, shown
@@ -30,6 +29,7 @@ from sightline.server.schemas import (
     SearchRequest,
 )
 from sightline.server.searcher import Asked, Found
+from sightline.structure.duplicates import fold
 from sightline.types import Hit, Record
 
 router = APIRouter(tags=["search"])

@@ -7,6 +7,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
 
+from sightline.sources.files import refuse
 from sightline.types import Item
 
 READERS = 64
@@ -59,8 +60,4 @@ def _read_all(asked: "SimpleQueue[Item | None]", come: "SimpleQueue[Item]") -> N
         try:
             come.put(replace(item, read=partial(bytes, item.read())))
         except Exception as error:  # handed to whoever reads the item
-            come.put(replace(item, read=partial(_refuse, error)))
-
-
-def _refuse(error: Exception) -> bytes:
-    raise error
+            come.put(replace(item, read=partial(refuse, error)))

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
 from sightline.sources import folder, tarred, zipped
-from sightline.sources.files import unreadable
+from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.members import Member
 from sightline.sources.values import field_of, text_of, value_of
 from sightline.text import printable
@@ -51,8 +51,7 @@ class Archive:
             for _, group in groupby(members(str(self.path)), _key):
                 yield from _items(list(group), root, base)
         except SourceError as error:
-            payload: dict[str, Value] = {"name": folder.valid(self.path.name), "folders": [*self.within]}
-            yield Item(root, "unreadable", partial(_refuse, error), payload)
+            yield unreadable_item(root, error, name=folder.valid(self.path.name), folders=[*self.within])
 
 
 def is_archive(path: Path) -> bool:
@@ -177,7 +176,3 @@ def _is_hidden(name: str) -> bool:
 
 def _quoted(name: str) -> str:
     return quote_from_bytes(name.encode("utf-8", "surrogateescape"))
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error

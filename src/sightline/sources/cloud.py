@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from sightline.errors import ExtraMissing, SourceError
-from sightline.sources.files import MAX_FILE_BYTES
+from sightline.sources.files import MAX_FILE_BYTES, unreadable_item
 from sightline.sources.folder import SKIPPED_FOLDERS, is_picture
 from sightline.text import printable
 from sightline.types import Item, Value
@@ -45,9 +45,7 @@ class Bucket:
             try:
                 entries = _listed(self.address, folder)
             except SourceError as error:
-                yield Item(
-                    folders[-1], "unreadable", partial(_refuse, error), {"name": _name(folder), "folders": folders[:-1]}
-                )
+                yield unreadable_item(folders[-1], error, name=_name(folder), folders=folders[:-1])
                 continue
             below = list[tuple[str, list[str]]]()
             for path, info in entries:
@@ -175,7 +173,3 @@ def _told(error: BaseException) -> str:
 
 def _name(path: str) -> str:
     return path.rstrip("/").rpartition("/")[2]
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error

@@ -5,9 +5,11 @@
 
 import os
 import stat
+from functools import partial
 
 from sightline.errors import SourceError
 from sightline.text import printable
+from sightline.types import Item
 
 MAX_FILE_BYTES = 2 * 1024**3
 """Larger than any picture within the limit of megapixels; a file is read into memory whole."""
@@ -66,3 +68,13 @@ def _check_regular(path: str, status: os.stat_result) -> None:
 
 def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def unreadable_item(uri: str, error: Exception, *, name: str, folders: list[str]) -> Item:
+    """What cannot be offered (a folder that cannot be listed, an archive that ends early), as an item that says so."""
+    return Item(uri, "unreadable", partial(refuse, error), {"name": name, "folders": folders})
+
+
+def refuse(error: Exception) -> bytes:
+    """In place of reading what is known to be unreadable."""
+    raise error

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
-from sightline.sources.files import read_file, unreadable
+from sightline.sources.files import read_file, unreadable, unreadable_item
 from sightline.text import printable
 from sightline.types import Item, Value
 
@@ -189,9 +189,5 @@ def _item(place: _Place, name: str) -> Item:
 
 def _failing(place: _Place, error: OSError) -> Item:
     """A folder that cannot be listed, as an item that says so when it is read."""
-    payload: dict[str, Value] = {"name": valid(os.path.basename(place.path)), "folders": place.folders[:-1]}
-    return Item(place.folders[-1], "unreadable", partial(_refuse, unreadable(place.path, error)), payload)
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error
+    error_of_path, name = unreadable(place.path, error), valid(os.path.basename(place.path))
+    return unreadable_item(place.folders[-1], error_of_path, name=name, folders=place.folders[:-1])

@@ -11,6 +11,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from sightline.errors import SourceError
+from sightline.sources.files import unreadable_item
 from sightline.types import Item
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -35,9 +36,7 @@ class Several:
             try:
                 part = self.opened(place)
             except SourceError as error:
-                yield Item(
-                    place.as_uri(), "unreadable", partial(_refuse, error), {"name": place.name, "folders": [self.root]}
-                )
+                yield unreadable_item(place.as_uri(), error, name=place.name, folders=[self.root])
                 continue
             for item in part:
                 yield self._under(item)
@@ -85,7 +84,3 @@ def _choices(braced: str) -> list[str]:
         first, last = map(int, match.groups())
         return [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
     return braced.split(",") if "," in braced else [f"{{{braced}}}"]
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error

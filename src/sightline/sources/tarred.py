@@ -12,7 +12,7 @@ from threading import Lock
 from typing import IO, Any
 
 from sightline.errors import SourceError
-from sightline.sources.files import MAX_FILE_BYTES, unreadable
+from sightline.sources.files import MAX_FILE_BYTES, refuse, unreadable
 from sightline.sources.members import Member, damaged, read_at
 from sightline.text import printable
 
@@ -41,7 +41,7 @@ def members(path: str) -> Iterator[Member]:
         name = info.name.removeprefix("./")
         stamp = f"{info.size}-{int(info.mtime) or archive_time}"
         if info.size > MAX_FILE_BYTES or info.issparse():
-            read = partial(_refuse, path, info)
+            read = partial(refuse, _too_large(path, info))
         elif stream:
             read = partial(stream.read, number, name)
         else:
@@ -127,8 +127,8 @@ def _content(path: str, info: tarfile.TarInfo, archive: tarfile.TarFile) -> byte
     return data
 
 
-def _refuse(path: str, info: tarfile.TarInfo) -> bytes:
-    raise SourceError(
+def _too_large(path: str, info: tarfile.TarInfo) -> SourceError:
+    return SourceError(
         f"{printable(path)}, member {printable(info.name)} is sparse or has {info.size:,} bytes: expected a plain file "
         f"of at most {MAX_FILE_BYTES:,}; unpack it first"
     )

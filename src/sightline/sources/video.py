@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from sightline.errors import ExtraMissing, SourceError
-from sightline.sources.files import unreadable
+from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.folder import valid
 from sightline.text import printable
 from sightline.types import Item, Value
@@ -65,7 +65,7 @@ class Video:
                 yield frame_item(self.path, time_s, stamp)
         except (SourceError, OSError) as error:
             told = unreadable(str(self.path), error) if isinstance(error, OSError) else error
-            yield Item(self.root, "unreadable", partial(_refuse, told), {"name": valid(self.path.name), "folders": []})
+            yield unreadable_item(self.root, told, name=valid(self.path.name), folders=[])
 
 
 def is_video(path: Path) -> bool:
@@ -196,7 +196,3 @@ def _told(error: Exception) -> str:
 
 def _without_frames(path: Path) -> SourceError:
     return SourceError(f"{printable(str(path))} has no frames, expected a video with pictures: leave it out")
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from html.parser import HTMLParser
 from urllib.parse import unquote, urljoin, urlsplit
 
 from sightline.errors import SourceError
+from sightline.sources.files import unreadable_item
 from sightline.sources.folder import is_picture
 from sightline.sources.web import Downloader, normal_url, url_item
 from sightline.types import Item
@@ -33,9 +33,7 @@ class WebFolder:
             try:
                 links = _links(page, self.downloader.page(page))
             except SourceError as error:
-                yield Item(
-                    page, "unreadable", partial(_refuse, error), {"name": _name(page), "folders": self._above(page)}
-                )
+                yield unreadable_item(page, error, name=_name(page), folders=self._above(page))
                 continue
             for link in links:
                 if is_picture(_name(link)):
@@ -68,7 +66,3 @@ class _Links(HTMLParser):
 
 def _name(url: str) -> str:
     return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]) or urlsplit(url).netloc
-
-
-def _refuse(error: SourceError) -> bytes:
-    raise error

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from sightline.encoders.torch.libraries import quietly
 from sightline.errors import TrainingError
 from sightline.train.clips.documents import Documents
-from sightline.train.clips.libraries import quietly
 from sightline.train.clips.towers import Clip
 from sightline.train.config import Precision
 from sightline.train.export.folder import filled, take_image_tower

@@ -1,8 +1,8 @@
 """`open_clip:ViT-B-32/laion2b_s34b_b79k` and its like -> a model of the open_clip library and its documents."""
 
-import importlib
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from sightline.encoders.hub import Hub
+from sightline.encoders.torch.libraries import files_of, library, loading, quietly
 from sightline.errors import TrainingError
 from sightline.train.clips.documents import Documents, byte_pair_tokenizer
-from sightline.train.clips.libraries import as_trouble, check_hub, mend_torchvision, needed, quietly
 from sightline.train.clips.loaded import Loaded, unit
 from sightline.train.clips.towers import Parts, cut_attention
 
@@ -28,37 +28,30 @@ def load_open_clip(name: str, base: Path, hub: Hub | None = None) -> Loaded:
     `TrainingError` when there is no such architecture, when the weights are neither here nor to be had, or when they
     do not fit.
     """
-    library = open_clip()
+    open_clip = library(LIBRARY)
     if name.startswith((".", "/", "~")):
-        return _from_folder(library, (base / Path(name).expanduser()).resolve())
+        return _from_folder(open_clip, (base / Path(name).expanduser()).resolve())
     architecture, _, weights = name.partition("/")
-    config = library.get_model_config(architecture)
+    config = open_clip.get_model_config(architecture)
     if config is None:
-        near = get_close_matches(architecture, library.list_models(), n=3, cutoff=0.4)
+        near = get_close_matches(architecture, open_clip.list_models(), n=3, cutoff=0.4)
         raise TrainingError(
             f"open_clip has no architecture {architecture!r}: expected one of open_clip.list_models(), "
             f"such as {', '.join(near) or 'ViT-B-32'}; a folder is written open_clip:./folder"
         )
-    weights = _weights(library, architecture, weights, base, hub) if weights else ""
-    with as_trouble(f"open_clip:{name}"), quietly():
-        model = library.create_model(architecture, pretrained=weights or None, force_custom_text=True)
-        tokenizer = library.get_tokenizer(architecture)
-    return _loaded(library, model.eval(), config, tokenizer)
+    weights, there = _weights(open_clip, architecture, weights, base, hub) if weights else ("", nullcontext())
+    with there, loading(f"open_clip:{name}"):
+        model = open_clip.create_model(architecture, pretrained=weights or None, force_custom_text=True)
+        tokenizer = open_clip.get_tokenizer(architecture)
+    return _loaded(open_clip, model.eval(), config, tokenizer)
 
 
 def rebuilt(rebuild: Mapping[str, Any]) -> nn.Module:
     """The model of `Loaded.rebuild` with random weights."""
     config = {name: value for name, value in rebuild["config"].items() if name != "custom_text"}
     with quietly():
-        model: nn.Module = open_clip().CustomTextCLIP(**config)
+        model: nn.Module = library(LIBRARY).CustomTextCLIP(**config)
     return model
-
-
-def open_clip() -> Any:
-    """The library, imported when it is first needed."""
-    needed("open_clip")
-    mend_torchvision()
-    return importlib.import_module("open_clip")
 
 
 def parts(model: nn.Module) -> Parts:
@@ -72,49 +65,49 @@ def parts(model: nn.Module) -> Parts:
     )
 
 
-def _from_folder(library: Any, folder: Path) -> Loaded:
+def _from_folder(open_clip: Any, folder: Path) -> Loaded:
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder} holds no {CONFIG}: expected a folder that open_clip saved; check the path")
-    with as_trouble(str(folder)), quietly():
+    with loading(str(folder)):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
         name = f"local-dir:{folder}"
-        model = library.create_model(name, force_custom_text=True, require_pretrained=True)
-        return _loaded(library, model.eval(), config, library.get_tokenizer(name))
+        model = open_clip.create_model(name, force_custom_text=True, require_pretrained=True)
+        return _loaded(open_clip, model.eval(), config, open_clip.get_tokenizer(name))
 
 
-def _weights(library: Any, architecture: str, weights: str, base: Path, hub: Hub | None) -> str:
-    """A tag whose file is on this disk or can be fetched, or the path of a checkpoint."""
-    published = library.get_pretrained_cfg(architecture, weights)
+def _weights(
+    open_clip: Any, architecture: str, weights: str, base: Path, hub: Hub | None
+) -> tuple[str, AbstractContextManager[None]]:
+    """A tag and how its file is had, or the path of a checkpoint."""
+    published = open_clip.get_pretrained_cfg(architecture, weights)
     if not published:
         path = base / Path(weights).expanduser()
         if path.is_file():
-            return str(path)
-        tags = ", ".join(library.list_pretrained_tags_by_model(architecture)) or "none"
+            return str(path), nullcontext()
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise TrainingError(
             f"{weights!r} is no weights of {architecture} and no file {path}: expected one of its tags ({tags}), "
             "or the path of a checkpoint; correct the part after the slash"
         )
     repository, _, file = (published.get("hf_hub") or "").rpartition("/")
     files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    if repository:
-        check_hub(repository, files, hub, f"the weights {weights!r} of {architecture}")
-    return weights
+    return weights, files_of(repository, files, hub or Hub()) if repository else nullcontext()
 
 
-def _loaded(library: Any, model: nn.Module, config: Mapping[str, Any], tokenizer: Any) -> Loaded:
-    if not isinstance(model, library.CustomTextCLIP) or hasattr(model, "text_decoder"):
+def _loaded(open_clip: Any, model: nn.Module, config: Mapping[str, Any], tokenizer: Any) -> Loaded:
+    if not isinstance(model, open_clip.CustomTextCLIP) or hasattr(model, "text_decoder"):
         raise TrainingError(
             f"the model is a {type(model).__name__}: expected two towers with one vector each; "
             "choose a CLIP or SigLIP architecture"
         )
-    preprocess = library.get_model_preprocess_cfg(model)
+    preprocess = open_clip.get_model_preprocess_cfg(model)
     text, tokenizer_json, tokenizer_config = _reading(model, config["text_cfg"], tokenizer)
     is_causal = getattr(model.text, "attn_mask", None) is not None and getattr(model.text, "cls_emb", None) is None
     text |= {"masks_padding": True} if is_causal else {}
     documents = Documents(
         {**config, "embed_dim": _dim(model, config), "text_cfg": text}, preprocess, tokenizer_json, tokenizer_config
     )
-    transform = library.transform.image_transform_v2(library.transform.PreprocessCfg(**preprocess), is_train=False)
+    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**preprocess), is_train=False)
 
     @torch.no_grad()
     def encode_image(image: Any) -> Any:

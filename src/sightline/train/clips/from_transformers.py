@@ -1,9 +1,8 @@
 """`hf:openai/clip-vit-base-patch32` or `hf:./folder` -> a CLIP or SigLIP of transformers and its documents."""
 
-import importlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from sightline.encoders.hub import Hub
+from sightline.encoders.torch.libraries import files_of, library, loading, quietly
+from sightline.encoders.torch.transformers import without_bars
 from sightline.errors import TrainingError
 from sightline.train.clips.documents import Documents
-from sightline.train.clips.libraries import as_trouble, check_hub, mend_torchvision, needed, quietly
 from sightline.train.clips.loaded import Loaded, unit
 from sightline.train.clips.towers import Parts
 
@@ -38,33 +38,32 @@ class Pooled(nn.Module):
 
 def load_transformers(name: str, base: Path, hub: Hub | None = None) -> Loaded:
     """A repository's name, or a folder, written as a path or there already. Raises `TrainingError`."""
-    library = _library()
+    transformers = library(LIBRARY)
     folder = base / Path(name).expanduser()
     is_folder = folder.is_dir() or name.startswith((".", "/", "~"))
-    if not is_folder:
-        check_hub(name, ["config.json"], hub, f"the files of {name}")
-    elif not (folder / "config.json").is_file():
+    if is_folder and not (folder / "config.json").is_file():
         raise TrainingError(f"{folder} holds no config.json: expected a folder that transformers saved; check the path")
     source = str(folder) if is_folder else name
-    with as_trouble(f"hf:{name}"), quietly(), _without_bars(library):
-        config = library.AutoConfig.from_pretrained(source)
+    there = nullcontext() if is_folder else files_of(name, ["config.json"], hub or Hub())
+    with there, loading(f"hf:{name}"), without_bars(transformers):
+        config = transformers.AutoConfig.from_pretrained(source)
         _, kind = _kind(config.model_type)
-        model, report = getattr(library, kind).from_pretrained(
+        model, report = getattr(transformers, kind).from_pretrained(
             source, output_loading_info=True, dtype=torch.float32, attn_implementation="sdpa"
         )
         if missing := sorted(report["missing_keys"]):
             raise TrainingError(f"hf:{name} lacks {missing[0]}: expected every weight of a {kind}; fetch it again")
-        tokenizer = library.AutoTokenizer.from_pretrained(source)
-        processor = library.AutoImageProcessor.from_pretrained(source)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+        processor = transformers.AutoImageProcessor.from_pretrained(source)
     return _loaded(model.eval(), config, tokenizer, processor)
 
 
 def rebuilt(rebuild: Mapping[str, Any]) -> nn.Module:
     """The model of `Loaded.rebuild` with random weights."""
-    library, values = _library(), dict(rebuild["config"])
+    transformers, values = library(LIBRARY), dict(rebuild["config"])
     config, kind = _kind(values["model_type"])
     with quietly():
-        model: nn.Module = getattr(library, kind)(getattr(library, config)(**values))
+        model: nn.Module = getattr(transformers, kind)(getattr(transformers, config)(**values))
     return model
 
 
@@ -160,20 +159,3 @@ def _kind(model_type: str) -> tuple[str, str]:
             f"the model is of type {model_type!r}: expected {' or '.join(KINDS)}; use open_clip: for other families"
         )
     return KINDS[model_type]
-
-
-@contextmanager
-def _without_bars(library: Any) -> Iterator[None]:
-    was_on = library.utils.logging.is_progress_bar_enabled()
-    library.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            library.utils.logging.enable_progress_bar()
-
-
-def _library() -> Any:
-    needed("transformers")
-    mend_torchvision()
-    return importlib.import_module("transformers")
