@@ -3,13 +3,14 @@
 import hashlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+from tests.serving import answering
 
 COMMIT = "c0ffee" * 6 + "beef"
 LARGE_BYTES = 10_000
@@ -58,13 +59,9 @@ class FakeHub:
 def running(hub: FakeHub) -> Iterator[FakeHub]:
     """The hub, answering at `hub.endpoint`."""
     handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        hub.endpoint = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(handler) as address:
+        hub.endpoint = f"http://{address}"
         yield hub
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager

@@ -4,17 +4,16 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from tests.pictures import encoded, scene
-from tests.serving import Answer, Server, serving, serving_with
+from tests.serving import Answer, Server, answering, serving, serving_with
 
 from sightline.index import Index
 from sightline.server.addresses import is_public
@@ -81,11 +80,8 @@ class Site(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with answering(Site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from tests.pictures import encoded, scene, write
+from tests.serving import answering
 
 from sightline.errors import ExtraMissing, SourceError
 from sightline.index import Index
@@ -102,18 +102,14 @@ def test_a_listing_on_the_web_is_a_folder(tmp_path: Path) -> None:
     for number, name in enumerate(["a.jpg", "sub/b ü.jpg", "sub/sub/c#1.png", "notes.txt"]):
         write(tmp_path / "photos", name, encoded(scene(number), "JPEG"))
     handler = partial(_Quiet, directory=str(tmp_path / "photos"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}/"
+    with answering(handler) as address:
+        url = f"http://{address}/"
         with Index(str(tmp_path / "a.index"), model="pixels") as index:
             assert index.add(url).encoded == 3
             assert index.add(url).unchanged == 3
             assert index.count({"folders": f"{url}sub/"}) == 2
             (tmp_path / "photos" / "a.jpg").unlink()
             assert index.add(url).removed == 1
-        server.shutdown()
-        thread.join()
 
 
 class _Quiet(SimpleHTTPRequestHandler):

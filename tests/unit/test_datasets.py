@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from tests.archives import make_tar, make_zip
 from tests.pictures import encoded, scene
+from tests.serving import answering
 
 from sightline.cli.main import main
 from sightline.datasets.fetch import fetch
@@ -85,12 +85,8 @@ class Served(SimpleHTTPRequestHandler):
 
 @contextmanager
 def mirror(folder: Path) -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Served, directory=str(folder))) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with answering(partial(Served, directory=str(folder))) as address:
+        yield f"http://{address}"
 
 
 def unchecked(name: str) -> Recipe:

@@ -1,12 +1,12 @@
 """Names such as `timm:resnet50`: what they mean, and what is said where they cannot be had."""
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 
 import pytest
+from tests.serving import answering
 
 from sightline.encoders.base import load_encoder
 from sightline.encoders.families import FAMILIES, is_of_family
@@ -215,10 +215,8 @@ def test_a_licence_that_forbids_commercial_use_is_said_before_the_library_fetche
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Card) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        hub = Hub(endpoint=f"http://127.0.0.1:{server.server_port}", cache=tmp_path)
+    with answering(Card) as address:
+        hub = Hub(endpoint=f"http://{address}", cache=tmp_path)
         with files_of("someone/something-that-nobody-has", ["model.safetensors"], hub):
             pass
-        server.shutdown()
     assert (f"something-that-nobody-has, {licence}, forbids commercial use" in caplog.text) is is_said

@@ -17,6 +17,7 @@ import pytest
 from qdrant_client import QdrantClient, models
 from tests.engines.qdrant import Problem, Server
 from tests.records import plain_record, random_vector
+from tests.serving import answering
 
 from sightline.errors import (
     DimensionMismatch,
@@ -125,7 +126,7 @@ def test_server_that_is_away_is_named(rest: Server) -> None:
 
 
 def test_something_else_than_qdrant_is_named() -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from http.server import BaseHTTPRequestHandler
 
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -136,12 +137,9 @@ def test_something_else_than_qdrant_is_named() -> None:
         def log_message(self, *_: Any) -> None:
             pass
 
-    other = HTTPServer(("127.0.0.1", 0), Other)
-    threading.Thread(target=other.serve_forever, args=(0.01,), daemon=True).start()
-    with pytest.raises(StoreError, match=r"not Qdrant's.*expected a running Qdrant"):
-        open_store(f"qdrant://127.0.0.1:{other.server_address[1]}/photos?grpc=false&patience_s=0", dim=DIM)
-    other.shutdown()
-    other.server_close()
+    expected = pytest.raises(StoreError, match=r"not Qdrant's.*expected a running Qdrant")
+    with answering(Other) as address, expected:
+        open_store(f"qdrant://{address}/photos?grpc=false&patience_s=0", dim=DIM)
 
 
 def test_server_that_stays_away_ends_the_patience(server: Server, store: QdrantStore) -> None:

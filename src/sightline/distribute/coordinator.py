@@ -145,18 +145,15 @@ def _pipeline(plan: Plan, ahead: int) -> Any:
         object_store_memory=_AHEAD_BYTES * (1 + plan.workers)  # else half of the cluster's, and as much in this actor
     )
     me = ray.get_runtime_context().current_actor
-    return (
-        ray.data.from_items([{"start": 0}])
-        .map_batches(read, fn_kwargs={"coordinator": me}, batch_format="pyarrow", num_cpus=0)
-        .map_batches(
-            Worker,
-            fn_constructor_args=(plan,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=ahead),
-            num_cpus=plan.cpus,
-            num_gpus=plan.gpus,
-            max_restarts=-1,
-            max_task_retries=_TRIES - 1,
-        )
+    one_row: Any = ray.data.from_items([{"start": 0}])  # its types know no tables of Arrow
+    return one_row.map_batches(read, fn_kwargs={"coordinator": me}, batch_format="pyarrow", num_cpus=0).map_batches(
+        Worker,
+        fn_constructor_args=(plan,),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=plan.workers, max_tasks_in_flight_per_actor=ahead),
+        num_cpus=plan.cpus,
+        num_gpus=plan.gpus,
+        max_restarts=-1,
+        max_task_retries=_TRIES - 1,
     )
