@@ -77,6 +77,10 @@ class FoundPicture(BaseModel):
     id: str
     uri: str
     score: float
+    line: float | None = Field(
+        default=None, description="the score from which on this picture is likely what the words mean"
+    )
+    is_likely: bool | None = Field(default=None, description="whether its score reaches the line")
     payload: dict[str, Any]
     links: Links
     gone: bool = False
@@ -95,6 +99,10 @@ class SearchAnswer(BaseModel):
     """Hits, best first. `total_estimate` counts what passes the filter; ask for `next_offset` for more, null ends."""
 
     query: str
+    likely: int | None = Field(
+        description="how many of these hits are likely, null where that is not known: for queries with a picture or a "
+        "subtracted part, beyond the first 1,000 hits, and for an index without a line"
+    )
     hits: list[FoundPicture]
     total_estimate: int
     next_offset: int | None

@@ -145,16 +145,19 @@ async def _search(
     gallery = here.gallery(query.index)
     where = await here.where(query.where, gallery)
     terms = await here.terms(query, gallery, uploaded)
-    found = await _found(request, gallery, Asked(terms, query.k, query.offset, where, query.min_score))
+    asked = Asked(terms, query.k, query.offset, where, query.min_score, wants_line=True)
+    found = await _found(request, gallery, asked)
     hits = [(hit, list[str]()) for hit in found.hits if hit.id != without][: k or None]
     if query.group_duplicates and len(hits) > 1:
         hits = await here.counting.run(_folded, gallery, [hit for hit, _ in hits], query.duplicate_score)
     total, is_last = _total(query, found)
-    named = gallery.name != next(iter(here.galleries))
+    named, lines = gallery.name != next(iter(here.galleries)), _lines(found)
     body = {
         "query": describe(terms),
+        "likely": None if found.chances is None else sum(lines[hit.id]["is_likely"] for hit, _ in hits),
         "hits": [
-            shown(hit, gallery, named=named) | {"score": round(hit.score, 4), "duplicates": folded}
+            shown(hit, gallery, named=named)
+            | {"score": round(hit.score, 4), **lines.get(hit.id, {}), "duplicates": folded}
             for hit, folded in hits
         ],
         "total_estimate": total,
@@ -168,6 +171,12 @@ async def _search(
         "index": gallery.name,
     }
     return answer(request, body)
+
+
+def _lines(found: Found) -> dict[str, dict[str, Any]]:
+    """For each hit that was judged from which score on it is likely, and whether it is."""
+    judged = zip(found.hits, found.chances, strict=True) if found.chances is not None else ()
+    return {hit.id: {"line": round(chance, 4), "is_likely": hit.score >= chance} for hit, chance in judged}
 
 
 async def _found(request: Request, gallery: Gallery, asked: Asked) -> Found:

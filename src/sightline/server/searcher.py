@@ -15,6 +15,7 @@ from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError
 from sightline.query import Term
 from sightline.results import Took
+from sightline.server.judging import MOST_JUDGED, Judge
 from sightline.server.problems import Problem
 from sightline.stores.base import Store
 from sightline.types import Hit, Pixels, Vector, Vectors, Where
@@ -24,13 +25,20 @@ _REMEMBERED = 2048  # texts: a page that scrolls asks for the same one again and
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One query. Pictures among the terms are decoded already."""
+    """One query. Pictures among the terms are decoded already; `wants_line` asks which of the hits are likely."""
 
     terms: tuple[Term, ...]
     k: int = 10
     offset: int = 0
     where: Where | None = None
     min_score: float | None = None
+    wants_line: bool = False
+
+    @property
+    def can_be_judged(self) -> bool:
+        """Whether it can be said which hits are likely: of words that are added up, and not too deep."""
+        is_words = all(term.kind == "text" and term.weight > 0 for term in self.terms)
+        return self.wants_line and is_words and self.offset + self.k <= MOST_JUDGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +46,13 @@ class Found:
     """What one query found, and how long its batch took.
 
     `total` is how many pictures pass the filter: None where it was not counted, because these hits are all there are.
+    `chances` are the scores that each hit has to reach to be likely: None where that is not known.
     """
 
     hits: tuple[Hit, ...]
     took_ms: Took
     total: int | None = None
+    chances: tuple[float, ...] | None = None
 
 
 _NO_TIME = Took(encode=0.0, search=0.0)
@@ -54,6 +64,7 @@ class Searcher:
 
     def __init__(self, encoder: Encoder, store: Store, vector_of: Callable[[str], Vector]) -> None:
         self._encoder, self._store, self._vector_of = encoder, store, vector_of
+        self._judge = Judge(store, encoder)
         self._texts: OrderedDict[str, Vector] = OrderedDict()
         self._remembering = threading.Lock()  # two batches are worked on at once
 
@@ -63,19 +74,36 @@ class Searcher:
         vectors = self.embed(jobs)
         encoded = time.perf_counter()
         answers: list[Found | Exception] = [vector if isinstance(vector, Exception) else _NOTHING for vector in vectors]
-        for (k, offset, _), members in _alike(jobs, vectors).items():
+        for members in _alike(jobs, vectors).values():
+            stacked = np.array([vectors[member] for member in members], np.float32)  # n of (dim,) -> (n, dim)
             try:
-                stacked = np.array([vectors[member] for member in members], np.float32)  # n of (dim,) -> (n, dim)
-                where = jobs[members[0]].where
-                found = self._store.search(stacked, k, where, offset)
-                total = self._store.count(where) if offset or any(len(hits) == k for hits in found) else None
-                for member, hits in zip(members, found, strict=True):
-                    answers[member] = Found(_above(hits, jobs[member].min_score), _NO_TIME, total)
+                for member, found in zip(
+                    members, self._find([jobs[member] for member in members], stacked), strict=True
+                ):
+                    answers[member] = found
             except SightlineError as error:
                 for member in members:
                     answers[member] = error
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
         return [replace(answer, took_ms=took) if isinstance(answer, Found) else answer for answer in answers]
+
+    def _find(self, jobs: Sequence[Asked], vectors: Vectors) -> list[Found]:
+        """What queries find that differ in their vectors (n, dim) and least scores only.
+
+        Whether a hit is likely depends on its rank, so that a later page of hits is judged with those before it.
+        """
+        k, offset, where = jobs[0].k, jobs[0].offset, jobs[0].where
+        judged = [job.can_be_judged and self._judge.has_line for job in jobs]
+        before = offset if any(judged) else 0
+        found = self._store.search(vectors, before + k, where, offset - before)
+        total = self._store.count(where) if offset or any(len(hits) == k for hits in found) else None
+        found_above = [_above(hits, job.min_score) for hits, job in zip(found, jobs, strict=True)]
+        wanted = [hits if is_judged else () for hits, is_judged in zip(found_above, judged, strict=True)]
+        chances = self._judge.chances(wanted)
+        return [
+            Found(hits[before:], _NO_TIME, total, heights and (heights[before:] or None))
+            for hits, heights in zip(found_above, chances, strict=True)
+        ]
 
     def embed(self, jobs: Sequence[Asked]) -> list[Vector | Exception]:
         """For each query its vector (dim,), or why it has none; all texts and all pictures go to the model at once."""

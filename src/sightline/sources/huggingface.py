@@ -31,7 +31,9 @@ def open_dataset(url: str, *, downloader: Downloader, image: str | None = None, 
     image = options.get("image") or image or _picture_column(url, next(iter(splits.values())))
     rows = Rows(_columns(splits, image), partial(_walk, url, splits, image))
     caption = options.get("caption") or caption
-    return table_of(url, rows, downloader=downloader, image=image, caption=caption, base=Path(_name(url)))
+    return table_of(
+        url, rows, downloader=downloader, image=image, caption=caption, base=Path(_name(url)), is_stream=True
+    )
 
 
 def row_item(url: str, *, downloader: Downloader, image: str | None = None, caption: str | None = None) -> Item:

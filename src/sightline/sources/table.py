@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from sightline.errors import SourceError
 from sightline.sources.finding import Finder
@@ -16,6 +19,7 @@ from sightline.sources.folder import SingleFile, path_of
 from sightline.sources.rows import Row, Rows, open_rows
 from sightline.sources.values import field_of, text_of, value_of
 from sightline.sources.web import Downloader, is_url, url_item
+from sightline.text import printable
 from sightline.types import Item, Value
 
 IMAGE_COLUMNS = (
@@ -28,6 +32,9 @@ CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "alt_text", "descri
 """Names of the column that is taken for the caption, the likeliest first."""
 
 
+_Numbered: TypeAlias = tuple[int, Row]
+
+
 @dataclass(frozen=True, slots=True)
 class Remote:
     """A cell with a picture that is fetched when it is read."""
@@ -38,9 +45,10 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The pictures of a table, in its order. Rows of one picture that follow each other become one item.
+    """The pictures of a table, in its order. Rows of one picture become one item, where the last of them stands.
 
-    `root` is the URI of the table.
+    `root` is the URI of the table. Of a stream, which is not walked through twice, only rows that follow each other
+    become one.
     """
 
     root: str
@@ -49,16 +57,46 @@ class Table:
     caption_column: str | None
     finder: Finder
     downloader: Downloader
+    is_stream: bool = False
 
     def __iter__(self) -> Iterator[Item]:
         """One item for each picture; a row without a picture is left out."""
-        for _, rows in groupby(
-            enumerate(self.rows.walk(), 1), lambda numbered: _key(numbered[1].get(self.image_column))
-        ):
-            (number, first), *others = rows
-            cell = first.get(self.image_column)
-            if cell not in (None, ""):
-                yield self._item(number, cell, self._payload([first, *(row for _, row in others)]))
+        apart = {} if self.is_stream else self._apart()
+        waiting = dict[Any, list[_Numbered]]()
+        for key, rows in self._runs():
+            more = apart.get(hash(key), 0)
+            if not more:
+                yield from self._items(list(rows))
+                continue
+            waiting.setdefault(key, []).extend(rows)
+            apart[hash(key)] -= 1
+            if more == 1:
+                yield from self._items(waiting.pop(key))
+        for kept in waiting.values():  # only where two names have one hash
+            yield from self._items(kept)
+
+    def _runs(self) -> Iterator[tuple[Any, Iterator[_Numbered]]]:
+        """Rows of one picture that follow each other, with what names the picture."""
+        return groupby(enumerate(self.rows.walk(), 1), lambda numbered: _key(numbered[1].get(self.image_column)))
+
+    def _apart(self) -> dict[int, int]:
+        """By the hash of what names it, how often a picture turns up again further down: 8 bytes for each run of rows.
+
+        Without it such a picture would be indexed once for each place, with the words of only one of them.
+        """
+        hashes = array("q")
+        try:
+            hashes.extend(hash(key) for key, _ in self._runs() if isinstance(key, str) and key)
+        except SourceError:  # a line that cannot be read: it is told when its turn comes
+            return {}
+        found, counts = np.unique(np.array(hashes, np.int64), return_counts=True)
+        return dict(zip(found[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
+
+    def _items(self, rows: list[_Numbered]) -> Iterator[Item]:
+        number, first = rows[0]
+        cell = first.get(self.image_column)
+        if cell not in (None, ""):
+            yield self._item(number, cell, self._payload([row for _, row in rows]))
 
     def _item(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
         if isinstance(cell, Remote):
@@ -120,17 +158,25 @@ def open_table(
 
 
 def table_of(
-    root: str, rows: Rows, *, downloader: Downloader, image: str | None, caption: str | None, base: Path
+    root: str,
+    rows: Rows,
+    *,
+    downloader: Downloader,
+    image: str | None,
+    caption: str | None,
+    base: Path,
+    is_stream: bool = False,
 ) -> Table:
     """Rows as a source; `SourceError` if no column holds pictures."""
-    image_column = _column(root, rows.columns, image, IMAGE_COLUMNS, "--image-column")
+    told = printable(str(path_of(root)) if root.startswith("file:") else root)
+    image_column = _column(told, rows.columns, image, IMAGE_COLUMNS, "--image-column")
     if image_column is None:
         raise SourceError(
-            f"{root} has the columns {', '.join(rows.columns) or '(none)'}, expected one with paths or URLs "
-            "of pictures: name it with --image-column"
+            f"{told} has {_listed(rows.columns)}, expected one with paths or URLs of pictures: name it with "
+            "--image-column"
         )
-    caption_column = _column(root, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return Table(root, rows, image_column, caption_column, Finder(base), downloader)
+    caption_column = _column(told, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
+    return Table(root, rows, image_column, caption_column, Finder(base), downloader, is_stream)
 
 
 def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
@@ -142,10 +188,15 @@ def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
     raise SourceError(f"{path} has no picture in row {fragment}, expected one: index the table again")
 
 
-def _column(root: str, columns: tuple[str, ...], given: str | None, usual: tuple[str, ...], flag: str) -> str | None:
+def _listed(columns: tuple[str, ...]) -> str:
+    names = [printable(column) for column in columns if column.strip()]
+    return f"the columns {', '.join(names)}" if names else "no columns with names"
+
+
+def _column(told: str, columns: tuple[str, ...], given: str | None, usual: tuple[str, ...], flag: str) -> str | None:
     if given is not None:
         if given not in columns:
-            raise SourceError(f"{root} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
+            raise SourceError(f"{told} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
         return given
     by_name = {column.lower().replace(" ", "_"): column for column in columns}
     return next((by_name[name] for name in usual if name in by_name), None)

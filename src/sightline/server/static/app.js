@@ -24,6 +24,7 @@ const events = {
   onProblem,
   onLoaded,
   onMarked: showSummary,
+  onCounted,
 };
 
 async function start() {
@@ -115,9 +116,14 @@ async function loadCurve() {
 function onLoaded(view, answer) {
   $("banner").hidden = true;
   if (!answer.total_estimate && !hasFilters() && !hasQuery()) view.note(emptyIndex(server.indexes[0], mayUpload()));
-  const took = view.place.parentElement.querySelector(".took");
-  if (took) took.textContent = view.took === undefined ? "" : ` ${Math.round(view.took)} ms`;
+  onCounted(view);
   if (state.open && view === views[0]) detail.place();
+}
+
+function onCounted(view) {
+  const took = view.place.parentElement.querySelector(".took");
+  const parts = [view.took !== undefined && `${Math.round(view.took)} ms`, view.likelyText].filter(Boolean);
+  if (took) took.textContent = ` ${parts.join(", ")}`;
   showSummary();
 }
 
@@ -154,6 +160,7 @@ function showSummary() {
   else if (view?.total !== undefined && view.items.length) {
     const shown = state.least === null ? view.total : remaining();
     parts.push(hasQuery() || hasFilters() ? plural(shown, "result") : plural(shown, "picture"));
+    if (view.likelyText) parts.push(view.likelyText);
     if (hasQuery() && view.took !== undefined) parts.push(`${Math.max(1, Math.round(view.took))} ms`);
   }
   $("summary").replaceChildren(parts.join(" · ") || "\u00a0");

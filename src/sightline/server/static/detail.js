@@ -123,7 +123,7 @@ function facts(item) {
   const it = item.payload;
   const when = (text) => new Date(text).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
   const rows = [
-    ["Score", item.score?.toFixed(3)],
+    ["Score", item.score !== undefined && `${item.score.toFixed(3)}${item.line === undefined ? "" : `, likely from ${item.line.toFixed(3)} on`}`],
     ["Name", it.name],
     ["Caption", it.title && it.caption],
     ["Size", it.width && `${number(it.width)} × ${number(it.height)}${it.size_bytes ? `, ${bytes(it.size_bytes)}` : ""}${it.format ? `, ${it.format.toUpperCase()}` : ""}`],

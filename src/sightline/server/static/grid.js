@@ -1,4 +1,5 @@
 // Pictures laid out in rows of equal height that keep their proportions; only the rows in sight are in the document.
+// A heading may part them: for the ear and for Tab there are two lists then, with the heading between them.
 
 import { el, icon } from "./dom.js";
 
@@ -13,9 +14,12 @@ export class Grid {
     this.onMore = onMore;
     this.onMark = onMark;
     this.marks = marks;
-    this.list = el("div", { class: "grid", role: "list", "aria-label": "Pictures" });
+    this.heading = el("h2", { class: "parting", hidden: true });
+    this.lists = [el("div", { role: "list", "aria-label": "Pictures" }), el("div", { role: "list", "aria-label": "Pictures below the line", hidden: true })];
+    this.list = el("div", { class: "grid" }, this.lists[0], this.heading, this.lists[1]);
     place.append(this.list);
     this.items = [];
+    this.line = -1; // the position that the heading stands before
     this.rows = [];
     this.shown = new Map(); // position -> element
     this.selected = -1;
@@ -31,18 +35,28 @@ export class Grid {
     this.list.remove();
   }
 
-  /** Show other pictures; what stays on its place keeps its element, so that nothing flickers. */
-  set(items, total = items.length) {
+  /** Show other pictures, with a heading before the one at `line` if there is one. */
+  set(items, total = items.length, { line = -1, heading = "" } = {}) {
     this.items = items;
     this.total = total;
+    this.part(line, heading);
     this.layOut();
   }
 
-  add(items) {
+  /** More pictures at the end; a heading that was not there yet stands among them. */
+  add(items, { line = -1, heading = "" } = {}) {
     this.items = this.items.concat(items);
+    if (line !== this.line) this.part(line, heading);
     const last = this.rows.pop(); // it may not have been full
-    this.fill(last ? last.first : 0, last ? last.top : 0);
+    this.fill(last ? last.first : 0, last ? last.from : 0);
     this.draw();
+  }
+
+  part(line, heading) {
+    this.line = line;
+    this.heading.textContent = heading;
+    this.heading.hidden = this.lists[1].hidden = line < 0;
+    this.lists[0].hidden = line === 0;
   }
 
   layOut() {
@@ -61,12 +75,16 @@ export class Grid {
     let row = [];
     let ratios = 0;
     const finish = (height) => {
-      this.rows.push({ first: first - row.length, count: row.length, top, height, ratios: row });
+      const from = top;
+      if (first - row.length === this.line) top += this.placeHeading(top);
+      this.rows.push({ first: first - row.length, count: row.length, from, top, height, ratios: row });
       top += height + GAP;
       row = [];
       ratios = 0;
     };
+    const finishShort = () => finish(Math.min(wanted, (this.width - GAP * (row.length - 1)) / ratios));
     for (; first < this.items.length; first += 1) {
+      if (first === this.line && row.length) finishShort();
       const ratio = ratioOf(this.items[first]);
       row.push(ratio);
       ratios += ratio;
@@ -77,8 +95,14 @@ export class Grid {
         first -= 1;
       }
     }
-    if (row.length) finish(Math.min(wanted, (this.width - GAP * (row.length - 1)) / ratios));
+    if (row.length) finishShort();
     this.list.style.height = `${Math.max(0, top - GAP)}px`;
+  }
+
+  /** Put the heading at that height; gives how much it takes. */
+  placeHeading(top) {
+    this.heading.style.top = `${top}px`;
+    return this.heading.offsetHeight;
   }
 
   draw() {
@@ -119,14 +143,15 @@ export class Grid {
 
   /** In the order of the pictures, for who reads the page by ear or by Tab. */
   insert(element, position) {
+    const list = this.lists[this.line >= 0 && position >= this.line ? 1 : 0];
     let next = null;
-    for (const other of this.list.children) {
+    for (const other of list.children) {
       if (Number(other.dataset.position) > position) {
         next = other;
         break;
       }
     }
-    this.list.insertBefore(element, next);
+    list.insertBefore(element, next);
   }
 
   tile(item, position) {

@@ -28,6 +28,10 @@ _PASSING_CODES = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
 )
+_RECONNECTING = {  # else a server that is back is missed for a second at least, and for two minutes at most
+    "grpc.initial_reconnect_backoff_ms": 200,
+    "grpc.max_reconnect_backoff_ms": 5000,
+}
 _FORBIDDEN = (401, 403, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED)
 _MISSING = (404, grpc.StatusCode.NOT_FOUND)
 _THERE = (409, grpc.StatusCode.ALREADY_EXISTS)
@@ -130,7 +134,7 @@ def _client(settings: Settings, *, prefer_grpc: bool) -> QdrantClient:
             api_key=settings.address.key or None,
             timeout=settings.timeout_s,
             check_compatibility=False,  # it asks in a thread of its own and warns
-            grpc_options={"grpc.max_reconnect_backoff_ms": 5000},  # else a server that is back is missed for 2 minutes
+            grpc_options=_RECONNECTING,
         )
 
 
