@@ -54,6 +54,7 @@ def fill(url: str, rows: int) -> None:
         for vectors in ClipLike(rows, index.encoder.dim).chunks():
             index.store.upsert([record(number + row, vector) for row, vector in enumerate(vectors)])
             number += len(vectors)
+        index.draw_line()  # as indexing does: each search reads it
 
 
 def record(number: int, vector: Vector) -> Record:

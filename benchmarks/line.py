@@ -130,7 +130,7 @@ def judged(line: Line, pictures: Vectors, texts: Vectors, k: int) -> tuple[NDArr
     scores = texts @ pictures.T  # (q, dim) @ (dim, n) -> (q, n)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     found = np.take_along_axis(scores, best, axis=1)
-    chances = [line.chances(row, pictures[at], len(pictures)) for row, at in zip(found, best, strict=True)]
+    chances = [line.chances(row, *line.stands(pictures[at])) for row, at in zip(found, best, strict=True)]
     return best, found >= np.stack(chances)
 
 

@@ -20,8 +20,8 @@ from sightline.identity import check
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
 from sightline.stores.base import Store, Tunable, open_store, redacted
-from sightline.structure.line import chance_scores
-from sightline.types import FAILURE, Failure, Item, Note, Record, Vector, Where, record_id
+from sightline.structure.line import MOST_JUDGED, chance_scores, drawn, stands_of
+from sightline.types import FAILURE, Failure, Hit, Item, Note, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.encoders.base import Encoder
@@ -101,6 +101,8 @@ class Index:
         summary = (by or ingest)(source, self.encoder, store, options=options or Options(), seen=seen)
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
+        if (whole := getattr(source, "part_of", None)) and not store.notes(_ROOT).get(whole):
+            store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
         root = getattr(source, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
@@ -181,11 +183,12 @@ class Index:
         began = time.perf_counter()
         vector = query.embed(all_terms, self.encoder, self._vector_of)
         encoded = time.perf_counter()
-        found = self.store.search(vector[None], k, where, offset)[0]
-        hits = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
-        chances = None
-        if hits and all(term.kind == "text" and term.weight > 0 for term in all_terms):
-            chances = chance_scores(self.store, self.encoder, hits)
+        is_judged = offset + k <= MOST_JUDGED and all(term.kind == "text" and term.weight > 0 for term in all_terms)
+        before = offset if is_judged else 0  # whether a hit is likely depends on its rank
+        found = self.store.search(vector[None], before + k, where, offset - before)[0]
+        above = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
+        chances = self._chances(above) if is_judged and len(above) > before else None
+        hits, chances = above[before:], chances and chances[before:]
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
         return Hits(query.describe(all_terms), self.encoder.name, took, hits, chances)
 
@@ -203,6 +206,12 @@ class Index:
         found = self.search(terms=[Term("id", record.id)], k=offset + k + 1, where=where, min_score=min_score)
         others = [hit for hit in found if hit.id != record.id]
         return replace(found, hits=tuple(others[offset : offset + k]))
+
+    def _chances(self, hits: Sequence[Hit]) -> tuple[float, ...] | None:
+        line = drawn(self.store, self.encoder)
+        if line is None:
+            return None
+        return chance_scores(line, hits, stands_of(line, self.store.fetch([hit.id for hit in hits])))
 
     def record(self, picture: str) -> Record:
         """The record of an indexed picture, named by id, URI or path; `UsageError` if it is not in the index."""

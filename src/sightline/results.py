@@ -173,7 +173,10 @@ def comparison(results: Mapping[str, Sequence[Hits]]) -> Shown:
     for of_one in zip(*results.values(), strict=True):
         rows = "".join(map(_strip, results, of_one))
         html.append(f'<section class="compared"><h2>{escape(printable(of_one[0].query))}</h2>{rows}</section>')
-        text += [f"{name}: {hits}" for name, hits in zip(results, of_one, strict=True)]
+        text += [
+            f"{name}: {hits if hits else f'nothing for {hits.query!r}, model {hits.model}'}"
+            for name, hits in zip(results, of_one, strict=True)
+        ]
     return Shown(_in_notebook("\n".join(html)), "\n\n".join(text))
 
 
@@ -236,9 +239,12 @@ def _figure(hit: Hit | Record, score: str, kind: str = "") -> str:
 
 def _picture(hit: Hit | Record, name: str) -> str:
     from sightline.images.thumbnail import thumbnail  # 25 ms that a search in a terminal does not need
+    from sightline.sources.base import read_here
 
+    if hit.uri.startswith(("http://", "https://")):
+        return f'<img src="{escape(hit.uri)}" alt="{escape(name)}" loading="lazy" referrerpolicy="no-referrer">'
     try:
-        data = base64.b64encode(thumbnail(path_of(hit.uri).read_bytes(), _SIDE)).decode()
+        data = base64.b64encode(thumbnail(read_here(hit.uri), _SIDE)).decode()
     except (OSError, SightlineError, ValueError):
         return '<span class="gone">not to be read any more</span>'
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(name)}" loading="lazy">'

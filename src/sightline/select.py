@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 
-from sightline.errors import UsageError
-from sightline.stores.where import matches, parse_where
+from sightline.errors import UsageError, WhereError
+from sightline.stores.where import And, Compare, Exists, In, Node, Not, Or, matches, parse_where
+from sightline.text import printable
 from sightline.types import Item, Where
+
+_HIDDEN = frozenset({"folders", "stamp"})  # fields that are not for filters by hand
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """Some items of a source; it has no root, for what it leaves out has not vanished.
+    """Some items of a source; it has no root to itself, for what it leaves out has not vanished.
 
     `where` sees what is known before a picture is read: its name, its size, the columns of its table. Then `sample`
     draws that many, always the same ones for a `seed`; then `limit` takes the first.
@@ -30,15 +33,45 @@ class Selected:
             if number is not None and number < 1:
                 raise UsageError(f"{name} is {number}, expected at least 1")
 
+    @property
+    def part_of(self) -> str | None:
+        """The root of the whole source."""
+        return getattr(self.source, "root", None)
+
     def __iter__(self) -> Iterator[Item]:
         """The items that are left, in the order of the source."""
         items: Iterable[Item] = self.source
         if self.where is not None:
-            node = parse_where(self.where)
-            items = (item for item in items if matches(item.payload, node))
+            items = _matching(items, self.where)
         if self.sample is not None:
             items = _sample(items, self.sample, self.seed)
         yield from islice(items, self.limit)
+
+
+def _matching(items: Iterable[Item], where: Where) -> Iterator[Item]:
+    """Those that match; `WhereError` where none does since a field of the filter is one that no item has."""
+    node, known, is_found = parse_where(where), set[str](), False
+    for item in items:
+        if matches(item.payload, node):
+            is_found = True
+            yield item
+        elif not is_found:
+            known.update(item.payload)
+    unknown = sorted(_fields(node) - known)
+    if known and unknown and not is_found:
+        listed = ", ".join(map(printable, sorted(known - _HIDDEN)))
+        raise WhereError(f"no picture of this source has {unknown[0]!r}, expected some of {listed}: correct --where")
+
+
+def _fields(node: Node) -> set[str]:
+    match node:
+        case And(parts) | Or(parts):
+            return set[str]().union(*map(_fields, parts))
+        case Not(part):
+            return _fields(part)
+        case In(field) | Compare(field) | Exists(field):
+            return {field}
+    return set()
 
 
 def _sample(items: Iterable[Item], count: int, seed: int) -> list[Item]:

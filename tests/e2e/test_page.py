@@ -221,6 +221,87 @@ def test_the_threshold_says_how_many_remain(new_page: Callable[..., Page], serve
     settled(page, f"{len(hits)} results")
 
 
+def sides(server: Server, words: str) -> tuple[list[str], list[str]]:
+    """The ids that belong above and below the line: the likely ones of both pages of results come first."""
+    pages = [
+        server.ask(f"/api/search?q={words}&k={k}&offset={offset}").json["hits"] for k, offset in ((60, 0), (200, 60))
+    ]
+    hits = [hit for page in pages for hit in page]
+    return [hit["id"] for hit in hits if hit["is_likely"]], [hit["id"] for hit in hits if not hit["is_likely"]]
+
+
+@pytest.mark.parametrize("width", [390, 1600])
+def test_what_is_probably_not_meant_stands_below_a_line(
+    new_page: Callable[..., Page], server: Server, width: int
+) -> None:
+    above, below = sides(server, "a+red+circle")
+    assert min(len(above), len(below)) > 20
+    page = new_page("/?q=a+red+circle", viewport={"width": width, "height": 8000})
+    heading = page.get_by_role("heading", name="Nearest, but probably not")
+    heading.wait_for()
+    settled(page, f"{COUNT} results · {len(above)} likely")
+    assert ids(page) == above + below
+    in_order = page.locator(".grid").evaluate(
+        "it => [...it.children].map((each) => each.querySelectorAll('.tile').length)"
+    )
+    assert in_order == [len(above), 0, len(below)]
+    bottom = tiles(page).nth(len(above) - 1).bounding_box()
+    line, top = heading.bounding_box(), tiles(page).nth(len(above)).bounding_box()
+    assert bottom["y"] + bottom["height"] < line["y"] < line["y"] + line["height"] <= top["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_nothing_likely_is_said_before_the_pictures(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=a+giraffe")
+    heading = page.get_by_role("heading", name="Probably nothing here; these are the nearest.")
+    heading.wait_for()
+    settled(page, "none likely")
+    assert ids(page)[:5] == [hit["id"] for hit in server.ask("/api/search?q=a+giraffe&k=5").json["hits"]]
+    line, top = heading.bounding_box(), tiles(page).first.bounding_box()
+    assert line["y"] + line["height"] <= top["y"]
+    page.fill("#words", "")
+    settled(page, f"{COUNT} pictures")
+    assert heading.is_hidden()
+
+
+def test_a_picture_draws_no_line(new_page: Callable[..., Page], folder: Path) -> None:
+    page = new_page(f"/?t=1:id:{id_of(folder / 'scene 3.jpg')}")
+    settled(page, f"{COUNT} results")
+    assert "likely" not in page.inner_text("#summary")
+    assert page.locator(".parting").is_hidden()
+
+
+def test_the_keyboard_walks_over_the_line_as_pages_come(new_page: Callable[..., Page], server: Server) -> None:
+    above, below = sides(server, "a+red+circle")
+    page = new_page("/?q=a+red+circle", viewport={"width": 800, "height": 500})
+    settled(page, "likely")
+    page.keyboard.press("ArrowDown")
+    for position in range(1, len(above) + 10):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "at => document.activeElement.closest('.cell')?.dataset.position === String(at)", arg=position
+        )
+    assert page.evaluate("document.activeElement.closest('[role=list]').previousElementSibling.tagName") == "H2"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#detail[open]")
+    assert address(page)["open"] == [below[9]]
+    assert "likely from" in page.inner_text("#detail dl")
+
+
+def test_a_threshold_above_the_line_takes_the_line_away(new_page: Callable[..., Page], server: Server) -> None:
+    hits = server.ask("/api/search?q=a+red+circle&k=60").json["hits"]
+    least = hits[20]["score"]
+    left = [hit["id"] for hit in hits if hit["score"] >= least]
+    assert all(hit["is_likely"] for hit in hits[: len(left)])
+    page = new_page(f"/?q=a+red+circle&least={least}", viewport={"width": 800, "height": 5000})
+    settled(page, f"{len(left)} results · {len(left)} likely")
+    assert ids(page) == left
+    assert page.locator(".parting").is_hidden()
+    page.evaluate("""() => { const it = document.querySelector('#threshold'); it.value = 0;
+        it.dispatchEvent(new Event('input', {bubbles: true})); }""")
+    page.get_by_role("heading", name="Nearest, but probably not").wait_for()
+
+
 def test_a_hit_opens_and_leads_on(new_page: Callable[..., Page], folder: Path) -> None:
     page = new_page("/?q=a+red+circle")
     settled(page, "results")
@@ -489,7 +570,15 @@ def test_a_server_that_went_away_is_said_and_found_again(new_page: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/?q=circle&t=-1:text:red", "/?q=circle&compare=1", "/?q=circle&folder=file:///nowhere", "/docs"]
+    "path",
+    [
+        "/",
+        "/?q=a+red+circle&fold=0.85",
+        "/?q=circle&t=-1:text:red",
+        "/?q=circle&compare=1",
+        "/?q=circle&folder=file:///nowhere",
+        "/docs",
+    ],
 )
 def test_axe_finds_no_violation(new_page: Callable[..., Page], path: str) -> None:
     page = new_page(path, color_scheme="light")

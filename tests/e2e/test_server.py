@@ -136,6 +136,74 @@ def test_pages_follow_each_other_without_gap_or_repetition(server: Server) -> No
     assert browsed["next_offset"] is None
 
 
+@pytest.mark.parametrize(("text", "are_some_likely"), [("balloons", True), ("a giraffe in a kitchen", False)])
+def test_hits_are_judged_as_by_the_library(server: Server, index: Path, text: str, are_some_likely: bool) -> None:
+    with Index(str(index)) as opened:
+        expected = opened.search(text, k=41).to_dict()
+    answer = server.ask("/api/search", {"text": text, "k": 41}).json
+    assert answer["likely"] == expected["likely"] == sum(hit["is_likely"] for hit in answer["hits"])
+    assert 0 < answer["likely"] < 41 if are_some_likely else answer["likely"] == 0
+    for hit, same in zip(answer["hits"], expected["hits"], strict=True):
+        assert (hit["id"], hit["is_likely"]) == (same["id"], same["is_likely"])
+        assert hit["line"] == pytest.approx(same["line"], abs=2e-4)
+    assert server.ask(f"/api/search?q={text.replace(' ', '+')}&k=41").json["likely"] == answer["likely"]
+
+
+def test_a_later_page_is_judged_with_those_before_it(server: Server) -> None:
+    for text in ("balloons", "circle"):
+        for offset in (0, 12, 24):
+            page = server.ask(f"/api/search?q={text}&k=12&offset={offset}").json
+            whole = server.ask(f"/api/search?q={text}&k={offset + 12}").json["hits"]
+            assert page["hits"] == whole[offset:]
+            assert page["likely"] == sum(hit["is_likely"] for hit in page["hits"])
+    assert server.ask("/api/search?q=balloons&k=12&offset=24").json["likely"] > 0
+
+
+def test_what_has_no_line_says_nothing_of_it(server: Server, folder: Path, cache: Path, tmp_path: Path) -> None:
+    balloons, identity = {"text": "balloons"}, id_of(folder / "scene 1.jpg")
+    unknown = [
+        server.ask("/api/search", {"image": base64_of(scene(1))}),
+        server.ask("/api/search", {"terms": [balloons, {"image_id": identity}]}),
+        server.ask("/api/search", {"terms": [balloons, {"text": "a dog", "weight": -0.5}]}),
+        server.ask("/api/search?q=balloons&k=10&offset=991"),
+        server.ask(f"/api/images/{identity}/similar?k=5"),
+    ]
+    scene(1).save(tmp_path / "1.png")
+    with Index(str(tmp_path / "old.index"), model="mini") as opened:
+        opened.add(tmp_path / "1.png")
+        opened.store.write_notes("line", {"line": None})
+    with serving(tmp_path / "old.index", cache=cache) as running:
+        unknown.append(running.ask("/api/search", balloons))
+    for answer in unknown:
+        assert answer.status == 200
+        assert answer.json["likely"] is None
+        assert not any({"line", "is_likely"} & set(hit) for hit in answer.json["hits"])
+    assert server.ask("/api/search", {"terms": [balloons, {"text": "a dog"}]}).json["likely"] is not None
+
+
+def test_thresholds_folding_and_company_leave_the_line_where_it_is(server: Server) -> None:
+    alone = server.ask("/api/search?q=balloons&k=41").json
+    least = alone["hits"][9]["score"] - 1e-4
+    few = server.ask(f"/api/search?q=balloons&k=41&min_score={least}").json
+    assert [hit["is_likely"] for hit in few["hits"]] == [hit["is_likely"] for hit in alone["hits"][:10]]
+    folded = server.ask("/api/search", {"text": "balloons", "k": 41, "group_duplicates": True}).json
+    assert folded["likely"] == sum(hit["is_likely"] for hit in folded["hits"])
+    by_picture = {"image": base64_of(scene(3)), "k": 41}
+    with ThreadPoolExecutor(16) as pool:
+        bodies = [{"text": "balloons", "k": 41}, by_picture] * 24
+        together = list(pool.map(lambda body: server.ask("/api/search", body).json, bodies))
+    assert all(answer["hits"] == alone["hits"] for answer in together[::2])
+    assert all(answer["likely"] is None for answer in together[1::2])
+
+
+def test_the_description_for_machines_tells_of_the_line(server: Server) -> None:
+    schemas = server.ask("/openapi.json").json["components"]["schemas"]
+    assert {"type": "null"} in schemas["SearchAnswer"]["properties"]["likely"]["anyOf"]
+    hit = schemas["FoundPicture"]
+    assert {"line", "is_likely"} <= set(hit["properties"])
+    assert not {"line", "is_likely"} & set(hit["required"])
+
+
 def test_filters_and_thresholds_narrow_exactly(server: Server, folder: Path) -> None:
     holiday = server.ask("/api/search", {"text": "a", "where": {"folders": (folder / "holiday").as_uri()}}).json
     assert holiday["total_estimate"] == len(holiday["hits"]) == COUNT // 4

@@ -8,6 +8,7 @@ from tests.pictures import encoded, scene
 from tests.serving import serving
 
 from sightline.index import Index
+from sightline.select import Selected
 from sightline.sources.base import Opening, open_source
 
 
@@ -38,3 +39,27 @@ def test_a_picture_from_the_web_is_shown_from_the_copy_that_indexing_kept(tmp_pa
                 path.unlink() if path.is_file() else None
             assert server.ask(f"/api/images/{lost}/thumbnail?size=160").status == 404
         assert served.asked.total() == asked  # the server itself fetches nothing
+
+
+def test_what_was_indexed_in_part_alone_or_from_a_table_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for seed in range(4):
+        scene(seed).save(tmp_path / "disk" / f"{seed}.png")
+    (tmp_path / "photos").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("row.png", "alone.png"):
+        scene(len(name)).save(tmp_path / "elsewhere" / name)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "t.csv").write_text(f"image\n{tmp_path / 'elsewhere' / 'row.png'}\n")
+    with Index(str(tmp_path / "a.index"), model="pixels") as index:
+        index.add(Selected(open_source(tmp_path / "photos"), limit=2))
+        index.add(tmp_path / "lists" / "t.csv")
+        index.add(tmp_path / "elsewhere" / "alone.png")
+        ids = {record.payload["name"]: record.id for record in index.store.scan()}
+        assert index.info()["roots"][(tmp_path / "photos").as_uri()]["is_part"]
+        index.add(tmp_path / "photos")
+        index.add(Selected(open_source(tmp_path / "photos"), limit=2))
+        assert "is_part" not in index.info()["roots"][(tmp_path / "photos").as_uri()]
+    assert set(ids) == {"0.png", "1.png", "row.png", "alone.png"}
+    with serving(tmp_path / "a.index", cache=tmp_path) as server:
+        assert [server.ask(f"/api/images/{name}/thumbnail").status for name in ids.values()] == [200] * 4

@@ -8,9 +8,10 @@ import pytest
 from tests.archives import make_tar, make_zip
 from tests.pictures import encoded, scene, write
 
+from sightline.cli.main import main
 from sightline.errors import SourceError
 from sightline.index import Index
-from sightline.sources.base import Opening, file_of, open_source, read_uri
+from sightline.sources.base import Opening, file_of, open_source, read_here, read_uri
 from sightline.sources.patterns import expand
 
 PICTURES = {f"some folder/{n} ü.jpg": encoded(scene(n), "JPEG") for n in range(4)}
@@ -171,3 +172,23 @@ def test_the_archives_in_a_folder_are_taken_if_asked(tmp_path: Path) -> None:
         assert index.add(open_source(tmp_path / "set", Opening(archives=True))).encoded == 4
         (tmp_path / "set" / "more.zip").unlink()
         assert index.add(open_source(tmp_path / "set", Opening(archives=True))).removed == 4
+
+
+def test_a_picture_in_an_archive_can_be_had_again_and_one_on_the_web_only_from_the_cache(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"deep/a.jpg": b"picture"})
+    (item,) = open_source(path)
+    assert read_here(item.uri) == b"picture"
+    with pytest.raises(SourceError, match="does not lie here"):
+        read_here("http://127.0.0.1:1/a.jpg", tmp_path)
+
+
+def test_a_folder_of_archives_alone_says_how_to_take_their_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    make_zip(tmp_path / "photos" / "a.zip", PICTURES)
+    index = ["--index", str(tmp_path / "a.index"), "--model", "pixels"]
+    assert main(["index", str(tmp_path / "photos"), *index]) == 0
+    assert "but 1 archive: take the pictures in them with --archives" in capsys.readouterr().out
+    assert main(["index", str(tmp_path / "photos"), "--archives", *index]) == 0
+    assert f"{len(PICTURES)} pictures encoded" in capsys.readouterr().out

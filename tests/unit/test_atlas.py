@@ -1,15 +1,19 @@
 """A map of pictures: alike ones side by side, everything in one page."""
 
+import base64
 import json
 import re
 import shutil
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.pictures import scene
+from PIL import Image
+from tests.archives import make_zip
+from tests.pictures import encoded, scene
 
 from sightline.cli.main import main
 from sightline.errors import ExtraMissing, UsageError
@@ -124,3 +128,33 @@ def test_the_map_can_be_zoomed_coloured_and_pointed_at(map_of_twelve: Path) -> N
         assert tab.evaluate("view") == {"x": 0.5, "y": 0.5, "zoom": 1}
         browser.close()
     assert faults == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+def test_wherever_the_map_is_moved_and_zoomed_some_picture_stays_in_view(map_of_twelve: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": 800, "height": 600})
+        tab.goto(map_of_twelve.as_uri())
+        tab.wait_for_function("sheets.every((sheet) => sheet.naturalWidth) && placed.length === 12")
+        tab.evaluate("zoomAt(5, 595, 1000); move(1e6, -1e6); paint()")
+        assert tab.evaluate("placed.length") >= 1
+        tab.evaluate("centre(1000); paint()")
+        assert tab.evaluate("placed.length") >= 1
+        assert tab.evaluate("view.zoom") < 200
+        browser.close()
+
+
+def test_pictures_in_an_archive_have_their_tiles(tmp_path: Path) -> None:
+    files = {f"{seed}.png": encoded(scene(seed, (64, 64)), "PNG") for seed in range(3)}
+    make_zip(tmp_path / "photos.zip", files)
+    records = [
+        Record(str(seed), f"{(tmp_path / 'photos.zip').as_uri()}#{seed}.png", np.ones(2, np.float32), {})
+        for seed in (2, 0, 1)
+    ]
+    (sheet,) = data_of(page(records, np.zeros((3, 2), np.float32), title="zip"))["sheets"]
+    with Image.open(BytesIO(base64.b64decode(sheet.partition(",")[2]))) as image:
+        for at, seed in enumerate((2, 0, 1)):
+            tile = np.asarray(image.convert("RGB").crop((at * 64, 0, at * 64 + 64, 64)), np.float32)
+            assert np.abs(tile - np.asarray(scene(seed, (64, 64)).convert("RGB"), np.float32)).mean() < 20

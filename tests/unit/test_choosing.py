@@ -1,6 +1,7 @@
 """The commands that help to choose a model: what they list, fetch, remove, time and estimate."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,27 @@ def test_an_encoder_is_timed_with_as_many_pictures_as_it_ran() -> None:
     encoder = Counting()
     timed = speed.measure(encoder, least_s=0.2)
     assert sum(calls) - encoder.batch_size == pytest.approx(timed.pictures_per_s * 0.2, rel=0.7)
+
+
+def test_the_table_can_be_asked_for_by_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert main(["models", "list"]) == 0
+    assert capsys.readouterr().out == table
+    assert main(["models", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "mini"
+
+
+@pytest.mark.parametrize(("name", "told"), [("mini", "part of the package"), ("clip-b3", "did you mean clip-b32")])
+def test_why_a_model_cannot_be_removed_is_said(name: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "rm", name]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_an_estimate_has_two_digits_and_a_misspelt_model_its_nearest(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", str(pictures), "--model", "clip-l14"]) == 0
+    assert re.search(r"~[\d.]{1,3} (s|min|h)  ", capsys.readouterr().out)
+    assert main(["recommend", str(pictures), "--model", "clip-l4"]) == 2
+    assert "did you mean clip-l14" in capsys.readouterr().err

@@ -143,3 +143,80 @@ def test_tags_outlive_indexing_a_touched_file_again(photos: Path, capsys: pytest
         assert index.add(photos).reused == 1
         assert {record.uri: record.payload["tags"] for record in index.store.scan()} == before
     assert len(before) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("cat", "'cat' has 1 label, expected two or more"),
+        ("{folder}/none.txt", "none.txt holds 0 labels, expected two or more"),
+        ("{folder}/missing.txt", "missing.txt cannot be read"),
+    ],
+)
+def test_too_few_labels_are_told_with_where_they_come_from(
+    photos: Path, labels: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (photos.parent / "none.txt").write_text("\n")
+    text = labels.format(folder=photos.parent)
+    assert main(["classify", str(photos), "--labels", text, "--model", "mini"]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_options_that_would_do_nothing_are_refused(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", "--evaluate", str(photos), "--labels", "a,b", "--model", "mini"]) == 2
+    assert "--labels does not go with --evaluate" in capsys.readouterr().err
+    assert main(["classify", str(photos), "--labels", "a,b", "--html", "a.html", "--model", "mini"]) == 2
+    assert "expected --evaluate beside it" in capsys.readouterr().err
+
+
+def test_nothing_to_classify_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(tmp_path), "--labels", "a,b", "--model", "mini"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, "no picture found in" in printed.err) == ("", True)
+
+
+def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    for number, name in enumerate(("red", "blue")):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        scene(number).save(tmp_path / "classes" / name / "a.png")
+    (tmp_path / "classes" / "red" / "b.png").write_text("no picture")
+    found = confusion(load_encoder("mini"), tmp_path / "classes", tmp_path / "cache", ["{}"])
+    assert (found.counts.sum(), found.unreadable) == (2, 1)
+
+
+def test_of_a_thousand_labels_those_that_fit_are_printed_and_the_filter_can_be_copied(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(photos.parent / "many.index")
+    with Index(url, model="mini") as index:
+        index.add(photos)
+    (photos.parent / "many.txt").write_text("a red circle\n" + "".join(f"label {n}\n" for n in range(999)))
+    tagged = ["tag", "--labels", str(photos.parent / "many.txt"), "--index", url]
+    assert main([*tagged, "--threshold", "0", "--top", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) <= 4 + 2
+    assert "of 1,000 fit no picture" in printed
+    assert "--where 'tags=" in printed
+
+
+def test_a_label_cannot_write_over_the_terminal(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(photos), "--labels", "cat,d\x1b[31mog", "--top", "2", "--model", "mini"]) == 0
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "d\\u001b[31mog" in printed
+
+
+def test_only_commands_that_keep_what_is_done_say_so_when_they_are_stopped(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sightline.encoders.base.choose_model", stopped)
+    assert main(["classify", str(photos), "--labels", "a,b"]) == 130
+    assert "stopped; nothing was changed" in capsys.readouterr().err
+    monkeypatch.setattr("sightline.structure.tags.tag", stopped)
+    with Index(str(photos.parent / "stopped.index"), model="mini") as index:
+        index.add(photos)
+    assert main(["tag", "--labels", "a,b", "--index", str(photos.parent / "stopped.index")]) == 130
+    assert "run the same command to go on" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -184,3 +185,20 @@ def test_the_command_says_the_licence_and_what_to_do_next(tmp_path: Path, capsys
     assert "has 2 rows" in told.out
     assert main(["datasets", "list"]) == 0
     assert "non-commercial" in capsys.readouterr().out
+
+
+def test_a_host_that_is_not_there_is_said_soon_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "set"
+    began = time.monotonic()
+    assert main(["datasets", "get", "imagenette", "--output", str(output), "--mirror", "http://127.0.0.1:1"]) == 2
+    assert time.monotonic() - began < 5
+    assert "Connection refused), expected an answer: try again where there is a network" in capsys.readouterr().err
+    assert not caplog.records
+    assert not output.exists()
+
+
+def test_a_mirror_that_is_no_url_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the mirror is 'host/files', expected a URL"):
+        get(recipe("imagenette"), tmp_path / "set", base_url="host/files")

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.archives import make_zip
 from tests.pictures import encoded, scene
 
 from sightline.cli.main import main
@@ -102,3 +103,27 @@ def test_the_threshold_is_measured_on_copies_of_the_own_pictures_and_kept(url: s
     assert found.found["re-encoded"] >= 0.8
     assert found.same_pixels >= 3  # the four files of the first scene are no evidence of what different pictures reach
     assert found.others_reaching == 0
+
+
+def test_the_threshold_is_measured_on_pictures_in_an_archive_too(folder: Path, tmp_path: Path) -> None:
+    make_zip(tmp_path / "a.zip", {path.name: path.read_bytes() for path in folder.iterdir()})
+    with Index(str(tmp_path / "a.index"), model="mini") as index:
+        index.add(tmp_path / "a.zip")
+        assert measure(index.store, load_encoder("mini"), sample=8).sample == 8
+        with pytest.raises(UsageError, match="7 pictures are too few to measure on, expected at least 8"):
+            measure(index.store, load_encoder("mini"), sample=7)
+
+
+def test_a_search_folds_near_duplicates_and_still_finds_as_many_as_asked_for(
+    url: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ["search", str(folder / "0.jpg"), "--index", url, "-k", "4"]
+    assert main([*first, "--paths"]) == 0
+    plain = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert len({"0.jpg", "same.jpg", "small.jpg", "reencoded.jpg"} & set(plain)) > 1
+    assert main([*first, "--paths", "--fold"]) == 0
+    folded = [Path(line).name for line in capsys.readouterr().out.splitlines()]
+    assert len(folded) == 4
+    assert len({"0.jpg", "same.jpg", "reencoded.jpg"} & set(folded)) == 1
+    assert main([*first, "--paths", "--fold", "--offset", "1"]) == 0
+    assert [Path(line).name for line in capsys.readouterr().out.splitlines()][:3] == folded[1:]

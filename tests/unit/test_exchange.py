@@ -175,3 +175,29 @@ def test_the_commands_write_and_read(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["export-index", str(tmp_path / "a.parquet"), "--index", str(tmp_path / "a.index")]) == 0
     assert main(["import-index", str(tmp_path / "a.parquet"), "--index", str(tmp_path / "b.index")]) == 0
     assert "read 5 pictures" in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store_of(str(tmp_path / "a.index"), records(2)).close()
+    assert main(["export-index", str(tmp_path / "a.csv"), "--index", str(tmp_path / "a.index")]) == 2
+    assert "expected a file that ends in .parquet, or a new folder" in capsys.readouterr().err
+    assert not (tmp_path / "a.csv").exists()
+
+
+def test_the_model_is_looked_for_as_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIGHTLINE_OFFLINE", "1")
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    folder = clip_retrieval(tmp_path / "emb", records(4))
+    assert main(["import-index", str(folder), "--index", str(tmp_path / "a.index"), "--model", "clip-b32"]) == 2
+    assert "offline" in capsys.readouterr().err
+
+
+@every_kind
+def test_where_nothing_can_be_written_is_said(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    store_of(str(tmp_path / "a.index"), records(2)).close()
+    (tmp_path / "file").write_text("no folder")
+    assert main(["export-index", str(tmp_path / "file" / name), "--index", str(tmp_path / "a.index")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert main(["export-index", str(tmp_path / "new" / "deep" / name), "--index", str(tmp_path / "a.index")]) == 0

@@ -176,3 +176,11 @@ class TestCommandLine:
         urls = [part for index in indexes[:2] for part in ("--index", index.url)]
         assert main(["search", "--image", str(folder / "7.png"), *urls, *more]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_indexes_of_different_pictures_are_told_apart_from_nothing_found(indexes: list[Index], tmp_path: Path) -> None:
+    scene(99, (64, 48)).save(tmp_path / "other.png")
+    with Index(str(tmp_path / "other.index"), model="mini") as other:
+        other.add(tmp_path / "other.png")
+        with pytest.raises(UsageError, match="have no picture in common, expected indexes of the same files"):
+            fusion.search([Part(indexes[0]), Part(other)], [Term("text", "a red circle")])

@@ -1,6 +1,7 @@
 """A data set of the hub's kind becomes items, read as a stream."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,12 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         open_source(f"{url}?split=train&image=foto")
     with pytest.raises(SourceError, match="has no picture in row 99"):
         open_source(f"{url}?split=train#99")
+
+
+def test_a_hub_that_is_not_there_is_said_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:1")
+    began = time.monotonic()
+    with pytest.raises(SourceError, match=r"http://127.0.0.1:1 cannot be reached .*Connection refused.*name a folder"):
+        open_source("hf://datasets/owner/name")
+    assert time.monotonic() - began < 6

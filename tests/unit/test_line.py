@@ -1,7 +1,7 @@
 """Hits that chance explains are told from those that it does not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from tests.pictures import scene
 from sightline.index import Index
 from sightline.results import Hits, Took, page
 from sightline.stores.memory import MemoryStore
-from sightline.structure.line import chance_scores, draw, is_current, redraw
+from sightline.structure.line import chance_scores, draw, drawn, is_current, redraw, stands_of
 from sightline.types import Hit, Record, Vectors, record_id
 
 DIM = 32
@@ -55,8 +55,9 @@ def pictures(count: int) -> Vectors:
 
 def likely(store: MemoryStore, text: Vectors) -> list[str]:
     (hits,) = store.search(text[None], 10)
-    chances = chance_scores(store, Words(), hits)  # type: ignore[arg-type]
-    assert chances is not None
+    line = drawn(store, Words())  # type: ignore[arg-type]
+    assert line is not None
+    chances = chance_scores(line, hits, stands_of(line, store.fetch([hit.id for hit in hits])))
     return [hit.uri for hit, chance in zip(hits, chances, strict=True) if hit.score >= chance]
 
 
@@ -89,8 +90,8 @@ def test_the_height_for_more_pictures_than_were_looked_at_is_near_the_measured_o
     texts = Words().encode_texts(words(400))
     few, many = draw(store_of(pictures(500)), texts), draw(store_of(pictures(4_000)), texts)
     ranks = np.array([1, 5, 20])
-    assert np.abs(few.height(ranks, 4_000) - many.height(ranks, 4_000)).max() < 0.35
-    assert (many.height(ranks, 4_000) > few.height(ranks, 500)).all()
+    assert np.abs(replace(few, pictures=4_000).height(ranks) - many.height(ranks)).max() < 0.35
+    assert (many.height(ranks) > few.height(ranks)).all()
 
 
 def test_the_line_is_drawn_again_for_a_doubled_index_and_for_other_words() -> None:
@@ -99,7 +100,7 @@ def test_the_line_is_drawn_again_for_a_doubled_index_and_for_other_words() -> No
     store.upsert([Record(record_id(f"q:{n}"), f"q:{n}", vector) for n, vector in enumerate(pictures(10))])
     assert is_current(store, Words())  # type: ignore[arg-type]
     assert not is_current(store, Words("second"))  # type: ignore[arg-type]
-    assert chance_scores(store, Words("second"), []) is None  # type: ignore[arg-type]
+    assert drawn(store, Words("second")) is None  # type: ignore[arg-type]
     store.upsert([Record(record_id("q:more"), "q:more", pictures(1)[0])])
     assert not is_current(store, Words())  # type: ignore[arg-type]
 
@@ -121,6 +122,17 @@ def test_a_search_by_words_judges_its_hits_and_one_by_a_picture_does_not(index: 
     by_picture = index.search(image=scene(1), k=5).to_dict()
     assert by_picture["likely"] is None
     assert "line" not in by_picture["hits"][0]
+
+
+def test_a_later_page_is_judged_with_those_before_it(index: Index) -> None:
+    whole = index.search("balloons", k=9)
+    pages = [index.search("balloons", k=3, offset=offset) for offset in (0, 3, 6)]
+    assert [hit for page in pages for hit in page] == list(whole)
+    assert pages[0].chances
+    below = index.search("balloons", k=3, offset=3, min_score=whole[4].score)
+    assert (list(below), below.chances) == (list(whole[3:5]), index.search("balloons", k=5).chances[3:])  # type: ignore[index]
+    assert index.search("balloons", k=5, offset=990).chances is None
+    assert index.search("balloons", k=5, offset=996).chances is None
 
 
 def test_what_is_below_the_line_is_shown_below_it(tmp_path: Path) -> None:

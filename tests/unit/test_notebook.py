@@ -1,15 +1,22 @@
 """Indexes side by side, in a notebook and as a page."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+from tests.archives import make_zip
 from tests.pictures import scene
 
 from sightline.cli.main import main
 from sightline.errors import UsageError
 from sightline.index import Index
 from sightline.notebook import compare
+from sightline.results import Hits, Took, page
+from sightline.types import Hit
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +69,54 @@ def test_the_command_writes_a_page_with_the_evaluation(folder: Path, capsys: pyt
     assert "recall@10" in text
     assert "http" not in text.replace("http-equiv", "").replace("https://", "http")
     assert main(["compare", "a dog", "--index", str(folder / "mini.index")]) == 2
+
+
+def test_the_command_says_what_it_did_and_what_is_wrong(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mini, pixels = (str(folder / f"{model}.index") for model in ("mini", "pixels"))
+    both = ["--index", mini, "--index", pixels]
+    assert main(["compare", "a dog", *both]) == 0
+    assert "pixels: nothing for 'a dog', model pixels (knows no words)" in capsys.readouterr().out
+    assert main(["compare", "a dog", *both, "--html", str(folder / "a.html")]) == 0
+    assert f"{folder / 'a.html'} shows what 2 indexes find" in capsys.readouterr().out
+    assert main(["compare", str(folder / "missing.txt"), *both]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["compare", "a dog", "--index", mini, "--index", mini]) == 2
+    assert "is given twice" in capsys.readouterr().err
+
+
+def test_json_holds_the_hits_and_what_was_measured(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = "".join(f"photos/{seed}.png\tscene {seed}\n" for seed in range(6))
+    (folder / "judged.tsv").write_text("image\tcaption\n" + rows)
+    both = ["--index", str(folder / "mini.index"), "--index", str(folder / "pixels.index")]
+    assert main(["compare", "a dog", *both, "--judgements", str(folder / "judged.tsv"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["hits"]) == ["mini", "pixels"]
+    assert [model["name"] for model in found["models"]] == ["mini", "pixels"]
+
+
+def test_a_page_shows_pictures_in_archives_and_those_on_the_web_where_they_lie(folder: Path) -> None:
+    make_zip(folder / "a.zip", {"0.png": (folder / "photos" / "0.png").read_bytes()})
+    uris = [f"{(folder / 'a.zip').as_uri()}#0.png", "https://example.org/1.jpg"]
+    hits = Hits("x", "mini", Took(0, 0), tuple(Hit(uri, uri, 0.5, {}) for uri in uris))
+    html = page([hits], title="x")
+    assert "data:image/webp" in html
+    assert '<img src="https://example.org/1.jpg"' in html
+    assert "not to be read" not in html
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
+@pytest.mark.parametrize("colours", ["white; color: black", "black; color: white"])
+def test_in_a_notebook_the_colours_are_its_own_whatever_the_desktop_prefers(folder: Path, colours: str) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    shown = compare({"meaning": str(folder / "mini.index")}, "a red circle", k=2)._repr_html_()
+    ink = {"black": "rgb(0, 0, 0)", "white": "rgb(255, 255, 255)"}[colours.rpartition(" ")[2]]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        for scheme in ("light", "dark"):
+            tab = browser.new_page(color_scheme=scheme)
+            tab.set_content(f"<body style='background: {colours}'>{shown}</body>")
+            assert tab.evaluate("getComputedStyle(document.querySelector('h2')).color") == ink
+            faint = tab.evaluate("getComputedStyle(document.querySelector('figcaption')).color")
+            assert faint != ink
+            assert faint.replace(" ", "").startswith("color(srgb000/" if "0, 0" in ink else "color(srgb111/")
+        browser.close()

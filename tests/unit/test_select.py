@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tests.pictures import encoded, scene, write
 
-from sightline.errors import UsageError
+from sightline.errors import UsageError, WhereError
 from sightline.index import Index
 from sightline.select import Selected
 from sightline.sources.base import open_source
@@ -54,3 +54,10 @@ def test_what_is_left_out_stays_in_the_index(tmp_path: Path) -> None:
         assert index.add(source).encoded == 2
         summary = index.add(Selected(source, limit=1))
         assert (summary.seen, summary.removed, index.count()) == (1, 0, 4)
+
+
+def test_a_condition_on_a_field_that_no_picture_has_names_those_there_are() -> None:
+    with pytest.raises(WhereError, match="has 'm', expected some of n"):
+        list(Selected(ITEMS, where={"m": {"$gte": 100}}))
+    assert list(Selected(ITEMS, where={"n": {"$gte": 1000}})) == []
+    assert len(list(Selected(ITEMS, where={"m": {"$exists": False}}))) == 200

@@ -219,3 +219,44 @@ def test_a_failure_holds_no_pictures_back(tmp_path: Path, monkeypatch: pytest.Mo
             ]
         finally:
             gc.enable()
+
+
+def test_rows_of_one_picture_anywhere_in_the_table_are_one_item_with_all_words(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write(tmp_path, name, encoded(scene(ord(name[0])), "JPEG"))
+    rows = "a.jpg,one\nb.jpg,two\na.jpg,three\nb.jpg,four\na.jpg,five\n"
+    path = table(tmp_path, f"image,caption\n{rows}")
+    found = {item.payload["name"]: item.payload["caption"] for item in items_of(path)}
+    assert found == {"a.jpg": ["one", "three", "five"], "b.jpg": ["two", "four"]}
+    with Index(str(tmp_path / "a.index"), model="pixels") as index:
+        assert index.add(path).encoded == 2
+        assert index.add(path).unchanged == 2
+        assert index.count({"$match": "one"}) == 1
+
+
+def test_a_table_has_one_name_however_its_path_is_written(tmp_path: Path) -> None:
+    path = table(tmp_path, "image\na.jpg\n")
+    (tmp_path / "below").mkdir()
+    assert open_source(tmp_path / "below" / ".." / path.name).root == path.as_uri()
+
+
+def test_a_name_that_cannot_be_resolved_is_told_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "_TRIES", 1)
+    (item,) = items_of(table(tmp_path, "url\nhttp://nowhere.invalid/a.jpg\n"))
+    with pytest.raises(SourceError) as caught:
+        item.read()
+    assert str(caught.value).count("(") == str(caught.value).count(")") > 0
+
+
+def test_what_is_no_text_is_no_list_of_blank_columns(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="has no columns with names, expected one with paths or URLs"):
+        open_source(table(tmp_path, "\n\n"))
+
+
+def test_a_list_of_paths_is_a_table_without_a_header(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write(tmp_path, name, encoded(scene(1), "JPEG"))
+    path = table(tmp_path, f"{tmp_path / 'a.jpg'}\nb.jpg\n", "list.txt")
+    assert [item.payload["name"] for item in items_of(path)] == ["a.jpg", "b.jpg"]
+    captioned = table(tmp_path, "a.jpg\ta red car\nb.jpg\ta dog\n", "list.tsv")
+    assert [item.payload["caption"] for item in items_of(captioned)] == ["a red car", "a dog"]

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from sightline.cli.options import Commands, add_command, hub
@@ -31,6 +32,8 @@ def add_commands(commands: Commands) -> None:
     )
     command.add_argument("--json", action="store_true", help="print JSON")
     parts = command.add_subparsers(title="commands", metavar="COMMAND")
+    every = add_command(parts, "list", models, "the table, as without a command")
+    every.add_argument("--json", action="store_true", help="print JSON")
     get = add_command(parts, "get", get_model, "fetch a model, so that it can be used offline")
     get.add_argument("name", metavar="NAME", help="a model's name")
     get.add_argument("--yes", action="store_true", help="accept a licence that forbids commercial use")
@@ -39,7 +42,9 @@ def add_commands(commands: Commands) -> None:
     bench = add_command(parts, "bench", bench_model, "time a model on this machine, for the table and for recommend")
     bench.add_argument("name", metavar="NAME", help="a model's name or folder")
     bench.add_argument("--json", action="store_true", help="print JSON")
-    command = add_command(commands, "recommend", recommend, "say what each model would cost and give for a folder")
+    command = add_command(
+        commands, "recommend", recommend, "say what each model would cost and give for a folder", goes_on=False
+    )
     command.add_argument("folder", metavar="FOLDER", help="the pictures; a few of them are read and timed")
     command.add_argument(
         "--model", metavar="NAME", action="append", default=[], help="only this model; may be given several times"
@@ -95,9 +100,14 @@ def remove_model(options: argparse.Namespace) -> int:
 
     entry = catalog().get(options.name)
     if entry is None or entry.kind != "hub":
+        advice = "other libraries keep theirs in their own cache (hf cache), folders are yours"
+        if entry is not None:
+            advice = "it is a part of the package, and goes with it"
+        elif near := get_close_matches(options.name, catalog(), n=3, cutoff=0.6):
+            advice = f"did you mean {' or '.join(near)}?"
         raise UsageError(
             f"{options.name!r} cannot be removed, expected a model that was fetched by name (sightline models): "
-            "other libraries keep theirs in their own cache (hf cache), folders are yours"
+            f"{advice}"
         )
     freed = hub().remove(entry.repository)
     print(f"{entry.name}: {size(freed)} freed" if freed else f"{entry.name} was not on this disk")
@@ -129,7 +139,9 @@ def recommend(options: argparse.Namespace) -> int:
 
     for name in options.model:
         if name not in catalog():
-            raise ModelNotFound(f"{name!r} is not in the table, expected a name of it: sightline models lists them")
+            near = get_close_matches(name, catalog(), n=3, cutoff=0.4)
+            advice = f"did you mean {' or '.join(near)}?" if near else "sightline models lists them"
+            raise ModelNotFound(f"{name!r} is not in the table, expected a name of it: {advice}")
     sample = look(options.folder)
     found = estimates(sample, hub(), names=options.model)
     if options.json:
@@ -154,7 +166,12 @@ def _show(sample: "Sample", found: "list[Estimate]") -> None:
 
 
 def _time(one: "Estimate") -> str:
-    return ("" if one.is_measured else "~") + duration(one.hours * 3600)
+    """An estimate with two digits: more would look like a measurement."""
+    seconds = one.hours * 3600
+    if one.is_measured:
+        return duration(seconds)
+    unit, name = next(((unit, name) for unit, name in ((3600, "h"), (60, "min")) if seconds >= unit), (1, "s"))
+    return f"~{float(f'{seconds / unit:.2g}'):g} {name}"
 
 
 def _megabytes(value: float) -> str:

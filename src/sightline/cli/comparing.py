@@ -10,9 +10,11 @@ from sightline.cli.options import Commands, add_command, hub, open_at, with_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sightline.evaluate.run import Measured
     from sightline.index import Index
     from sightline.query import Picture
 
+_LISTS = (".txt", ".tsv", ".csv")  # the ends of the names of files with a query a line
 _EXAMPLES = """\
 examples:
   sightline compare "black dog" "two dogs" --index clip.index --index cnn.index --html compare.html
@@ -22,7 +24,9 @@ examples:
 
 def add_commands(commands: Commands) -> None:
     """Add compare."""
-    command = add_command(commands, "compare", compare, "ask several indexes the same, side by side", epilog=_EXAMPLES)
+    command = add_command(
+        commands, "compare", compare, "ask several indexes the same, side by side", goes_on=False, epilog=_EXAMPLES
+    )
     command.add_argument(
         "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query a line"
     )
@@ -50,25 +54,31 @@ def compare(options: argparse.Namespace) -> int:
         urls = zip(_names(options.index), options.index, strict=True)
         indexes = {name: stack.enter_context(open_at(with_key(url), None)) for name, url in urls}
         found = searched(indexes, queries, k=options.k)
-        figures = _figures(options, indexes) if options.judgements else ""
+        measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
         from sightline.cli.searching import write
 
         title = " and ".join(indexes) + " on the same queries"
         write(Path(options.html), comparison_page(found, title=title, facts=figures))
     if options.json:
-        print(json.dumps({name: [hits.to_dict() for hits in all_hits] for name, all_hits in found.items()}, indent=2))
-    else:
-        print("\n\n".join([*([figures] if figures else []), *([] if options.html else [str(comparison(found))])]))
+        plain = {name: [hits.to_dict() for hits in all_hits] for name, all_hits in found.items()}
+        models = {"models": [model.to_dict() for model in measured]} if measured else {}
+        print(json.dumps({"hits": plain, **models}, indent=2))
+        return 0
+    told = f"{options.html} shows what {len(indexes)} indexes find, queries: {len(queries):,}"
+    print("\n\n".join(filter(None, [figures, told if options.html else str(comparison(found))])))
     return 0
 
 
 def _queries(text: str) -> "list[Picture]":
     """A text file is read, a line a query; what names a picture is one; all else is words."""
+    from sightline.errors import UsageError
     from sightline.query import parse
 
     path = Path(text).expanduser()
-    if path.suffix.lower() in (".txt", ".tsv", ".csv") and path.is_file():
+    if path.suffix.lower() in _LISTS and (path.is_file() or " " not in text):
+        if not path.is_file():
+            raise UsageError(f"there is no file {text}, expected one query a line in it: check the path")
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return [query for line in lines if line.strip() for query in _queries(line.strip())]
     (term, *_) = parse([text])
@@ -77,11 +87,16 @@ def _queries(text: str) -> "list[Picture]":
 
 def _names(urls: list[str]) -> list[str]:
     """What to call each index: the end of its URL, or all of it where two ends are the same."""
+    from sightline.errors import UsageError
+
+    if twice := next((url for url in urls if urls.count(url) > 1), None):
+        raise UsageError(f"{twice} is given twice, expected different indexes: name each once")
     ends = [url.rstrip("/").rpartition("/")[2].removesuffix(".index") for url in urls]
     return ends if len(set(ends)) == len(ends) else urls
 
 
-def _figures(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> str:
+def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[Measured], str]":
+    """How well the indexes' models do on the judgements, and that as text."""
     from dataclasses import replace
 
     from sightline.evaluate import judgements, report, run
@@ -90,4 +105,4 @@ def _figures(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> str
     judged = judgements.load(Path(options.judgements), images=images, split=options.split)
     measured = [run.evaluate(index.encoder, judged, hub().cache / "evaluate") for index in indexes.values()]
     named = [replace(model, name=name) for name, model in zip(indexes, measured, strict=True)]
-    return report.terminal(named, judged)
+    return named, report.terminal(named, judged)

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, index_url, model_name, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
 from sightline.text import count
 
 _EXPORT_EXAMPLES = """\
@@ -13,10 +13,11 @@ examples:
   sightline export-index photos-vectors      a folder: vectors.npy, and records.jsonl line by line beside it
 """
 
+_NO_FOLDERS = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".zip", ".tar", ".gz")
 _IMPORT_EXAMPLES = """\
 examples:
   sightline import-index photos.parquet --index copy.index
-  sightline import-index embeddings --index laion.index --model ViT-B-32    what clip-retrieval's inference wrote
+  sightline import-index embeddings --index laion.index --model clip-b32    what clip-retrieval's inference wrote
 """
 
 
@@ -48,9 +49,14 @@ def add_commands(commands: Commands) -> None:
 
 def export_index(options: argparse.Namespace) -> int:
     """Write the files."""
+    from sightline.errors import UsageError
     from sightline.exchange.write import write_folder, write_parquet
 
     target = Path(options.target)
+    if target.suffix.lower() in _NO_FOLDERS:
+        raise UsageError(
+            f"{target} would be a folder of that name, expected a file that ends in .parquet, or a new folder: name one"
+        )
     write = write_parquet if target.name.lower().endswith(".parquet") else write_folder
     with open_index(options) as index:
         written = write(index.store, target)
@@ -61,9 +67,12 @@ def export_index(options: argparse.Namespace) -> int:
 def import_index(options: argparse.Namespace) -> int:
     """Fill the index."""
     from sightline.exchange.load import load
+    from sightline.stores.base import redacted
 
-    written = load(Path(options.source), index_url(options), model=model_name(options))
-    _report(f"read {count(written, 'picture')} from {options.source}", written, options)
+    url = index_url(options)
+    written = load(Path(options.source), url, model=model_name(options), hub=hub())
+    place = f" into {redacted(url)}"
+    _report(f"read {count(written, 'picture')} from {options.source}{place}", written, options)
     return 0 if written else 1
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 import threading
 from dataclasses import asdict, replace
@@ -241,7 +242,9 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     if failed := summary.failed + summary.skipped:
         _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
     if not summary.seen:
-        _say(f"no picture found under {source.root}", options)
+        is_part = bool(getattr(options, "where", None))
+        what = "passes --where" if is_part else "found"
+        _say(f"no picture {what} under {source.root}{'' if is_part else _instead(source.root)}", options)
     if summary.kept:
         _say(
             f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
@@ -249,6 +252,25 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
         )
     if new and not summary.unchanged:
         _say(f'search: sightline search "what you look for"{_named(options)}', options)
+
+
+def _instead(root: str) -> str:
+    """What a folder without pictures holds that pictures can be taken from, and how."""
+    from sightline.sources import archive, rows, video
+    from sightline.sources.base import file_of
+
+    folder = file_of(root)
+    names = sorted(folder.iterdir()) if folder and "#" not in root and folder.is_dir() else []
+    kinds = (
+        ("archive", archive.is_archive, "take the pictures in them with --archives"),
+        ("video", video.is_video, "index their scenes with sightline index {}"),
+        ("table", lambda path: rows.is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
+    )
+    for noun, is_one, advice in kinds:
+        if found := [path for path in names if is_one(path)]:
+            one = found[0] if len(found) == 1 else found[0].with_name(f"*{found[0].suffix}")
+            return f", but {count(len(found), noun)}: {advice.format(shlex.quote(str(one)))}"
+    return ""
 
 
 def _named(options: argparse.Namespace) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +27,14 @@ examples:
   sightline tag --labels beach,mountain,city,party --threshold 0.6
   sightline search "sunset" --where tags=beach
 """
+_MOST_ROWS = 40  # labels whose counts are all printed; of more only those that fit a picture
 _SETS = "name, photo, ensemble, drawing"  # of classify.TEMPLATES, which --help should not have to import
 
 
 def add_commands(commands: Commands) -> None:
     """Add classify and tag."""
     command = add_command(
-        commands, "classify", classify, "say which of some labels fits each picture", epilog=_EXAMPLES
+        commands, "classify", classify, "say which of some labels fits each picture", goes_on=False, epilog=_EXAMPLES
     )
     command.add_argument("pictures", metavar="PICTURE", nargs="*", help="pictures, folders, tables")
     _add_labels(command)
@@ -77,6 +79,10 @@ def classify(options: argparse.Namespace) -> int:
         raise UsageError(f"--top is {options.top}, expected at least 1")
     if bool(options.evaluate) == bool(options.pictures):
         raise UsageError("expected pictures with --labels, or --evaluate with a folder of class folders")
+    if options.evaluate and options.labels:
+        raise UsageError("--labels does not go with --evaluate, where the folders' names are the labels: leave it out")
+    if options.html and not options.evaluate:
+        raise UsageError("--html shows what is confused, expected --evaluate beside it: give a folder of class folders")
     encoder = load_encoder(choose_model(model_name(options) or "auto", hub()).name, hub=hub())
     return _measured(options, encoder) if options.evaluate else _classified(options, encoder)
 
@@ -99,8 +105,17 @@ def tag(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"seen": done.seen, "changed": done.changed, "counts": dict(done.counts)}, indent=2))
         return 0
-    print(table([[printable(label), f"{number:,}"] for label, number in done.counts.items()], right=frozenset({1})))
-    print(f"{count(done.seen, 'picture')}, tags of {done.changed:,} changed; find them with --where tags={labels[0]}")
+    rows = [[printable(label), f"{number:,}"] for label, number in done.counts.items()]
+    shown = rows if len(rows) <= _MOST_ROWS else [row for row in rows if row[1] != "0"]
+    if shown:
+        print(table(shown, right=frozenset({1})))
+    if len(shown) < len(rows):
+        print(f"{count(len(rows) - len(shown), 'label')} of {len(rows):,} fit no picture")
+    most = max(done.counts, key=lambda label: done.counts[label])
+    print(
+        f"{count(done.seen, 'picture')}, tags of {done.changed:,} changed; find them with "
+        f"--where {shlex.quote(f'tags={most}')}"
+    )
     return 0
 
 
@@ -119,7 +134,10 @@ def _classified(options: argparse.Namespace, encoder: "Encoder") -> int:
         found.append((record, [(labels[position], float(row[position])) for position in order]))
     for line in failed:
         print(f"sightline: {line}", file=sys.stderr)
-    print(json.dumps([_plain(*one) for one in found], indent=2) if options.json else "\n".join(_rows(found)))
+    if not found and not failed:
+        print(f"sightline: no picture found in {', '.join(map(printable, options.pictures))}", file=sys.stderr)
+    if options.json or found:
+        print(json.dumps([_plain(*one) for one in found], indent=2) if options.json else "\n".join(_rows(found)))
     return 0 if records else 1
 
 
@@ -141,7 +159,7 @@ def _rows(found: "list[tuple[Record, list[tuple[str, float]]]]") -> list[str]:
     from sightline.results import show
 
     return [
-        "\t".join([printable(show(record)), *(f"{label} {chance:.3f}" for label, chance in best)])
+        "\t".join([printable(show(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
         for record, best in found
     ]
 
@@ -163,6 +181,8 @@ def _measured(options: argparse.Namespace, encoder: "Encoder") -> int:
         print(json.dumps(found.to_dict(), indent=2))
         return 0
     print(f"{count(int(found.counts.sum()), 'picture')}, {len(found.classes)} classes, model {found.model}")
+    if found.unreadable:
+        print(f"{count(found.unreadable, 'more picture')} could not be read")
     for name, share in (("top1", found.top1), ("top5", found.top5)):
         print(f"{name}  {100 * share.mean:.1f} %  (95 % interval {100 * share.low:.1f} to {100 * share.high:.1f})")
     rows = [["is", "taken for", "times"], *([true, taken, str(times)] for true, taken, times in found.mistakes[:10])]
@@ -176,11 +196,27 @@ def _labels(options: argparse.Namespace) -> list[str]:
     if not options.labels:
         raise UsageError("--labels is missing, expected cat,dog,car or a text file with one label a line")
     path = Path(options.labels).expanduser()
-    if "," not in options.labels and path.is_file():
-        text = path.read_text("utf-8", errors="replace").splitlines()
-    else:
-        text = options.labels.split(",")
-    return list(dict.fromkeys(label.strip() for label in text if label.strip()))
+    is_file = "," not in options.labels and (path.is_file() or path.suffix.lower() == ".txt")
+    text = _lines(path) if is_file else options.labels.split(",")
+    labels = list(dict.fromkeys(label.strip() for label in text if label.strip()))
+    if len(labels) < 2:
+        where = f"{path} holds" if is_file else f"--labels {options.labels!r} has"
+        raise UsageError(
+            f"{where} {count(len(labels), 'label')}, expected two or more to choose from: add what else a picture may "
+            "show, such as other"
+        )
+    return labels
+
+
+def _lines(path: Path) -> list[str]:
+    from sightline.errors import UsageError
+
+    try:
+        return path.read_text("utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}), expected a text file with one label a line: check the path"
+        ) from error
 
 
 def _templates(options: argparse.Namespace) -> "Sequence[str]":

@@ -9,6 +9,7 @@ from sightline.text import count, printable, size, table
 
 if TYPE_CHECKING:
     from sightline.stores.local.upkeep import Damage
+    from sightline.types import Note
 
 
 def add_commands(commands: Commands) -> None:
@@ -43,7 +44,7 @@ def status(options: argparse.Namespace) -> int:
         ["on disk", size(info["size_bytes"])] if info["size_bytes"] is not None else ["on disk", "kept by the server"],
         ["failures", f"{info['failures']:,}" + (" (sightline failures)" if info["failures"] else "")],
     ]
-    rows += [["folder", f"{printable(root)}, indexed {note['indexed']}"] for root, note in info["roots"].items()]
+    rows += [["folder", _root(root, note)] for root, note in info["roots"].items()]
     rows += [["answers", tuning_text(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
     if damaged == []:
@@ -76,3 +77,7 @@ def _words(damage: "Damage") -> str:
     if damage.can_be_rebuilt:
         return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
     return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"
+
+
+def _root(uri: str, note: "Note") -> str:
+    return f"{'a part of ' if note.get('is_part') else ''}{printable(uri)}, indexed {note['indexed']}"

@@ -4,7 +4,7 @@ import argparse
 from itertools import islice
 from pathlib import Path
 
-from sightline.cli.options import Commands, add_command, add_index, open_index
+from sightline.cli.options import Commands, add_command, add_index, hub, open_index
 from sightline.text import count, size
 
 _EXAMPLES = """\
@@ -17,7 +17,12 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add map."""
     command = add_command(
-        commands, "map", draw, "draw the pictures of an index as a map, alike ones side by side", epilog=_EXAMPLES
+        commands,
+        "map",
+        draw,
+        "draw the pictures of an index as a map, alike ones side by side",
+        goes_on=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument("--html", metavar="FILE", default="map.html", help="the page to write (default: map.html)")
     command.add_argument("--method", metavar="NAME", default="auto", help="pca, umap or auto (umap where installed)")
@@ -39,11 +44,9 @@ def draw(options: argparse.Namespace) -> int:
         records = list(islice(index.store.scan(), max(options.limit, 0)))  # by id, a hash: a random sample
         name = Path(index.url).name.removesuffix(".index") or index.url
     if len(records) < 3:
-        raise UsageError(
-            f"there are {len(records)} pictures to draw, expected at least 3: index more, or raise --limit"
-        )
+        raise UsageError(f"{count(len(records), 'picture')} to draw, expected at least 3: index more, or raise --limit")
     places, method = project(np.stack([record.vector for record in records]), options.method)
     page = Path(options.html)
-    write(page, atlas.page(records, places, title=name))
+    write(page, atlas.page(records, places, title=name, cache=hub().cache / "pictures"))
     print(f"{count(len(records), 'picture')} by {method} in {page}, {size(page.stat().st_size)}")
     return 0

@@ -27,8 +27,13 @@ ENVIRONMENT: Mapping[str, str] = {
 """Every variable that Sightline reads, and what it means."""
 
 
-def add_command(commands: Commands, name: str, run: Run, help_text: str, **more: Any) -> argparse.ArgumentParser:
-    """One command with its help; `run` gets the parsed options and gives the exit code."""
+def add_command(
+    commands: Commands, name: str, run: Run, help_text: str, *, goes_on: bool = True, **more: Any
+) -> argparse.ArgumentParser:
+    """One command with its help; `run` gets the parsed options and gives the exit code.
+
+    `goes_on` says that a second run goes on where an interrupted one stopped.
+    """
     command: argparse.ArgumentParser = commands.add_parser(
         name,
         help=help_text,
@@ -36,7 +41,7 @@ def add_command(commands: Commands, name: str, run: Run, help_text: str, **more:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **more,
     )
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, goes_on=goes_on)
     return command
 
 

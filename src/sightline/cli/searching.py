@@ -4,7 +4,9 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,14 @@ from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from sightline.query import Term
     from sightline.results import Hits
+    from sightline.stores.base import Store
     from sightline.types import Hit
 
+_MOST_FOLDED = 1000  # hits that are looked through for as many different ones as were asked for
 _EXAMPLES = """\
 examples:
   sightline search "a red car" -k 20
@@ -32,7 +36,7 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add search and similar."""
     command = add_command(
-        commands, "search", search, "find pictures by words, by a picture, or by both", epilog=_EXAMPLES
+        commands, "search", search, "find pictures by words, by a picture, or by both", goes_on=False, epilog=_EXAMPLES
     )
     command.add_argument(
         "query",
@@ -81,8 +85,7 @@ def search(options: argparse.Namespace) -> int:
         return _show(_together(terms, options), options)
     options.index = options.index[0] if options.index else None
     with open_index(options) as index:
-        hits = index.search(terms=terms, **_cut(options))
-        return _show(hits, options)
+        return _show(_found(partial(index.search, terms=terms), index.store, options), options)
 
 
 def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
@@ -102,14 +105,37 @@ def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(with_key(url), None)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return fusion.search(parts, terms, **_cut(options))
+        return _found(partial(fusion.search, parts, terms), indexes[0].store, options)
 
 
 def similar(options: argparse.Namespace) -> int:
     """Search by an indexed picture."""
     with open_index(options) as index:
-        hits = index.similar(options.picture, **_cut(options))
-        return _show(hits, options)
+        return _show(_found(partial(index.similar, options.picture), index.store, options), options)
+
+
+def _found(find: "Callable[..., Hits]", store: "Store", options: argparse.Namespace) -> "Hits":
+    """The hits; with --fold only the first of those that are near-duplicates, and as many as were asked for."""
+    cut = _cut(options)
+    if not options.fold or options.k < 1 or options.offset < 0:
+        return find(**cut)
+    import numpy as np
+
+    from sightline.structure.duplicates import SAME, fold, threshold_of
+
+    same, last = threshold_of(store) or SAME, options.offset + options.k
+    width = last
+    while True:
+        hits = find(**cut | {"k": width, "offset": 0})
+        vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
+        here = [position for position, hit in enumerate(hits) if hit.id in vectors]
+        groups = fold(np.array([vectors[hits[position].id] for position in here]), same=same)
+        if len(groups) >= last or len(hits) < width or width >= _MOST_FOLDED:
+            break
+        width = min(4 * width, _MOST_FOLDED)
+    first = [here[group[0]] for group in groups[options.offset : last]]
+    chances = None if hits.chances is None else tuple(hits.chances[position] for position in first)
+    return replace(hits, hits=tuple(hits[position] for position in first), chances=chances)
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
@@ -132,6 +158,7 @@ def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--match", metavar="WORDS", default=None, help="only pictures with these words in name, title or caption"
     )
+    command.add_argument("--fold", action="store_true", help="of near-duplicates (sightline duplicates) only the first")
     shape = command.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="print JSON")
     shape.add_argument("--paths", action="store_true", help="print bare paths, one a line")

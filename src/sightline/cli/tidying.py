@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, open_index
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add duplicates."""
     command = add_command(
-        commands, "duplicates", duplicates, "find pictures that are there twice; nothing is deleted", epilog=_EXAMPLES
+        commands,
+        "duplicates",
+        duplicates,
+        "find pictures that are there twice; nothing is deleted",
+        goes_on=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument(
         "--threshold",
@@ -76,8 +81,9 @@ def _measured(options: argparse.Namespace) -> int:
     from sightline.evaluate.copies import measure
     from sightline.structure.duplicates import keep_threshold
 
+    cache = hub().cache / "pictures"
     with open_index(options) as index:
-        found = measure(index.store, index.encoder, sample=options.measure, threshold=options.threshold)
+        found = measure(index.store, index.encoder, sample=options.measure, threshold=options.threshold, cache=cache)
         keep_threshold(index.store, found.threshold, found.to_dict())
     print(json.dumps(found.to_dict(), indent=2) if options.json else _figures(found))
     return 0
@@ -132,7 +138,7 @@ def _page(found: "list[Group]", same: float) -> str:
     rows = [
         (
             f"{count(1 + len(group.copies), 'picture')}",
-            "the first is the largest",
+            f"the first is the largest: {_path(group.kept)}, {_facts(group.kept).strip() or 'of unknown size'}",
             [group.kept, *(copy.hit for copy in group.copies)],
         )
         for group in found

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING
 
 from sightline.datasets.recipes import File
 from sightline.errors import SourceError
+from sightline.text import size
 
 if TYPE_CHECKING:
     import urllib3
 
 _TRIES = 4  # in a row that bring nothing
+_TRIES_AT_FIRST = 2  # before anything has come: where there is no network, that should be said soon
+_CONNECT_S = 5.0
 _PAUSE_S = 0.5
 _CHUNK_BYTES = 1 << 20
+_ELSEWHERE = "try again where there is a network, or name a mirror with --mirror"
 
 
 def fetch(file: File, folder: Path, *, base_url: str | None = None, on_bytes: Callable[[int], None]) -> Path:
@@ -27,7 +31,6 @@ def fetch(file: File, folder: Path, *, base_url: str | None = None, on_bytes: Ca
         return target
     url = f"{base_url.rstrip('/')}/{file.local_name}" if base_url else file.url
     part = target.with_name(f"{target.name}.part")
-    folder.mkdir(parents=True, exist_ok=True)
     _persist(url, part, on_bytes)
     _verify(url, part, file.sha256)
     part.replace(target)
@@ -38,19 +41,27 @@ def _persist(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
     import urllib3
 
     tries = 0
-    with urllib3.PoolManager(headers={"User-Agent": "sightline"}, timeout=urllib3.Timeout(10, 30)) as pool:
+    retries = urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5)  # the loop goes on from where it is
+    timeout = urllib3.Timeout(_CONNECT_S, 30)
+    with urllib3.PoolManager(headers={"User-Agent": "sightline"}, timeout=timeout, retries=retries) as pool:
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:
                 return _append(pool, url, part, on_bytes)
             except urllib3.exceptions.HTTPError as error:
                 tries = 0 if part.exists() and part.stat().st_size > before else tries + 1
-                if tries == _TRIES:
+                if tries == (_TRIES if before else _TRIES_AT_FIRST):
                     raise SourceError(
-                        f"{url} could not be fetched ({type(error).__name__}), got {before:,} bytes: run the same "
-                        "again, it goes on from there"
+                        f"{url} could not be fetched ({_told(error)}), expected an answer: "
+                        + (f"{size(before)} are here, run the same again to go on" if before else _ELSEWHERE)
                     ) from error
             time.sleep(_PAUSE_S * tries)
+
+
+def _told(error: Exception) -> str:
+    """The end of what an HTTP client tells, without its objects."""
+    told = str(getattr(error, "reason", None) or error).rpartition(": ")[2].strip("'\" ")
+    return (told if told.count("(") >= told.count(")") else told.rstrip("'\") "))[:200] or type(error).__name__
 
 
 def _append(pool: "urllib3.PoolManager", url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
@@ -62,6 +73,7 @@ def _append(pool: "urllib3.PoolManager", url: str, part: Path, on_bytes: Callabl
             return
         if response.status not in (200, 206):
             raise SourceError(f"{url} answers {response.status}, expected a file: it may have moved, see its page")
+        part.parent.mkdir(parents=True, exist_ok=True)  # not before there is something to put into it
         with part.open("ab" if response.status == 206 else "wb") as file:
             for chunk in response.stream(_CHUNK_BYTES):
                 file.write(chunk)

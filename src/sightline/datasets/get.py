@@ -9,6 +9,7 @@ from pathlib import Path
 from sightline.datasets.fetch import fetch
 from sightline.datasets.layouts import LAYOUTS
 from sightline.datasets.recipes import Recipe
+from sightline.errors import UsageError
 
 CARD, DOWNLOADS = "dataset.json", "downloads"
 
@@ -26,6 +27,8 @@ def get(
     Files come from `base_url` if it is given, a mirror with the same names. The fetched archives are removed unless
     `keep`. dataset.json says where it comes from and on which terms. Raises `SourceError`.
     """
+    if base_url is not None and not base_url.startswith(("http://", "https://")):
+        raise UsageError(f"the mirror is {base_url!r}, expected a URL: write http:// or https:// in front")
     card = folder / CARD
     if card.is_file():
         return folder / str(json.loads(card.read_text("utf-8"))["place"])

@@ -24,13 +24,17 @@ _STYLE = (Path(__file__).parent / "report.css").read_text("utf-8") + (
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """`counts[i, j]` pictures of class i were taken for class j: shape (classes, classes)."""
+    """`counts[i, j]` pictures of class i were taken for class j: shape (classes, classes).
+
+    `unreadable` more could not be read.
+    """
 
     model: str
     classes: Sequence[str]
     counts: NDArray[np.int64]
     top1: Estimate
     top5: Estimate
+    unreadable: int = 0
 
     @property
     def mistakes(self) -> list[tuple[str, str, int]]:
@@ -45,6 +49,7 @@ class Confusion:
         return {
             "model": self.model,
             "pictures": int(self.counts.sum()),
+            "unreadable": self.unreadable,
             **{name: [found.mean, found.low, found.high] for name, found in (("top1", self.top1), ("top5", self.top5))},
             "classes": list(self.classes),
             "confusion": self.counts.tolist(),
@@ -61,8 +66,8 @@ def confusion(encoder: Encoder, folder: Path, cache: Path, templates: Sequence[s
     chances = probabilities(found.vectors, label_vectors(judged.queries, encoder, templates), encoder)
     counts = np.zeros((len(judged.queries), len(judged.queries)), np.int64)
     np.add.at(counts, (labels, chances.argmax(axis=1)), 1)
-    tops = [bootstrap(metrics.top_accuracy(chances, labels, k)) for k in (1, 5)]
-    return Confusion(encoder.name, judged.queries, counts, *tops)
+    top1, top5 = (bootstrap(metrics.top_accuracy(chances, labels, k)) for k in (1, 5))
+    return Confusion(encoder.name, judged.queries, counts, top1, top5, len(judged.images) - len(found.positions))
 
 
 def html(confusion: Confusion, title: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, UsageError
 from sightline.images.read import read
-from sightline.sources.folder import path_of
+from sightline.sources.base import read_here
 from sightline.stores.base import Store
 from sightline.stores.exact import chunks
 from sightline.types import Vector
@@ -82,18 +83,26 @@ class Copies:
         return asdict(self)
 
 
-def measure(store: Store, encoder: Encoder, *, sample: int = 100, threshold: float | None = None) -> Copies:
+def measure(
+    store: Store, encoder: Encoder, *, sample: int = 100, threshold: float | None = None, cache: Path | None = None
+) -> Copies:
     """Copy some of the index's own pictures, and see how near the copies come, and how near different pictures.
 
     Without a threshold the lowest one is chosen that at most one of 1,000 pictures reaches with a different one, or
-    halfway from there to the least alike copy. Raises `UsageError` where fewer than 8 of the files can be read.
+    halfway from there to the least alike copy. `cache` keeps pictures of the web. Raises `UsageError` where fewer than
+    8 pictures can be read.
     """
-    taken = list(islice(_copied(store, encoder), sample))
+    if sample < _LEAST:
+        raise UsageError(f"{sample} pictures are too few to measure on, expected at least {_LEAST}: 100 take seconds")
+    taken = list(islice(_copied(store, encoder, cache), sample))
     if len(taken) < _LEAST:
-        raise UsageError(f"{len(taken)} pictures can be read again, expected at least {_LEAST}: name a threshold")
+        raise UsageError(
+            f"of the index's pictures {len(taken)} can be read again, expected at least {_LEAST}: see that their files "
+            "are there, or give a threshold"
+        )
     scores = dict(zip(COPIES, np.stack(taken).T, strict=True))  # n of (kinds,) -> (kinds, n)
     right = np.concatenate([scores[name] for name in _CHOSEN_ON])
-    others = _nearest_others(store, float(right.min()))
+    others = _nearest_others(store, float(right.min()), cache)
     apart = others[~np.isnan(others)]
     threshold = _threshold(right, apart) if threshold is None else threshold
     copies, wrong = float((right >= threshold).mean()), float((apart >= threshold).sum() / max(len(apart), 1))
@@ -108,20 +117,20 @@ def measure(store: Store, encoder: Encoder, *, sample: int = 100, threshold: flo
     )
 
 
-def _copied(store: Store, encoder: Encoder) -> Iterator[Vector]:
-    """The cosine of each kind of copy to its original, (kinds,), for pictures whose file is here; one at a time.
+def _copied(store: Store, encoder: Encoder, cache: Path | None) -> Iterator[Vector]:
+    """The cosine of each kind of copy to its original, (kinds,), for pictures that are here; one at a time.
 
     They come in order of id, a hash, and so at random.
     """
     for record in store.scan():
-        image = _read(record.uri)
+        image = _read(record.uri, cache)
         if image is not None:
             pixels = np.stack([encoder.preprocess(copy(image)) for copy in COPIES.values()])
             vectors = encoder.encode_images(pixels)  # (kinds, 3, h, w) -> (kinds, dim)
             yield np.asarray(vectors @ record.vector, np.float32)
 
 
-def _nearest_others(store: Store, above: float) -> NDArray[np.float32]:
+def _nearest_others(store: Store, above: float, cache: Path | None) -> NDArray[np.float32]:
     """The cosine of pictures to the nearest other one: (n,), NaN where that shows the very same, if it is above."""
     nearest, checked = list[float](), 0
     for records in chunks(islice(store.scan(), _OTHERS), _AT_ONCE):
@@ -130,19 +139,19 @@ def _nearest_others(store: Store, above: float) -> NDArray[np.float32]:
             if other is not None:
                 is_worth_a_look = other.score >= above and checked < _MOST_CHECKED
                 checked += is_worth_a_look
-                is_same = is_worth_a_look and _shows_the_same(record.uri, other.uri)
+                is_same = is_worth_a_look and _shows_the_same(record.uri, other.uri, cache)
                 nearest.append(np.nan if is_same else other.score)
     return np.array(nearest, np.float32)
 
 
-def _shows_the_same(one_uri: str, other_uri: str) -> bool:
-    one, other = _read(one_uri), _read(other_uri)
+def _shows_the_same(one_uri: str, other_uri: str, cache: Path | None) -> bool:
+    one, other = _read(one_uri, cache), _read(other_uri, cache)
     return one is not None and other is not None and float(_grey(one) @ _grey(other)) >= _SAME_PIXELS
 
 
-def _read(uri: str) -> Image.Image | None:
+def _read(uri: str, cache: Path | None) -> Image.Image | None:
     try:
-        return read(path_of(uri).read_bytes(), image_size=_READ_SIDE)
+        return read(read_here(uri, cache), image_size=_READ_SIDE)
     except (OSError, ValueError, SightlineError):
         return None
 

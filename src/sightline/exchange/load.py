@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sightline.encoders.base import load_encoder
+from sightline.encoders.hub import Hub
 from sightline.errors import IndexMismatch, UsageError
 from sightline.exchange.read import Saved, open_saved
 from sightline.exchange.write import BATCH_RECORDS, batched
@@ -11,14 +12,21 @@ from sightline.index import Index
 from sightline.stores.base import Store, open_store
 
 
-def load(path: Path, url: str, *, model: str | None = None, on_progress: Callable[[int], None] = lambda _: None) -> int:
+def load(
+    path: Path,
+    url: str,
+    *,
+    model: str | None = None,
+    hub: Hub | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> int:
     """Write the vectors in files into the index of that URL, made when it is not there; gives how many.
 
     Files that Sightline did not write do not say which model made them: `model` must. Raises `IndexMismatch` if the
     index holds another model's vectors, `UsageError` if the model is not told or gives vectors of another length.
     """
     saved = open_saved(path)
-    store = _store_for(saved, path, url, model)
+    store = _store_for(saved, path, url, model, hub)
     written = 0
     try:
         for few in batched(saved.records(), BATCH_RECORDS):
@@ -30,9 +38,9 @@ def load(path: Path, url: str, *, model: str | None = None, on_progress: Callabl
     return written
 
 
-def _store_for(saved: Saved, path: Path, url: str, model: str | None) -> Store:
+def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> Store:
     if not saved.identity:
-        _make(saved, path, url, model)
+        _make(saved, path, url, model, hub)
     store = open_store(url, dim=saved.dim)
     there = store.notes("index").get("index", {})
     identity = {name: value for name, value in saved.identity.items() if name != "dim"}
@@ -47,11 +55,11 @@ def _store_for(saved: Saved, path: Path, url: str, model: str | None) -> Store:
     return store
 
 
-def _make(saved: Saved, path: Path, url: str, model: str | None) -> None:
+def _make(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> None:
     """An index of the model that the user names, if it is not there."""
     if model is None:
         raise UsageError(f"{path} does not say which model made its vectors, expected its name: give --model")
-    encoder = load_encoder(model)
+    encoder = load_encoder(model, hub=hub)
     if encoder.dim != saved.dim:
         raise UsageError(
             f"{path} has vectors of {saved.dim} dimensions and {model!r} makes {encoder.dim}, expected the model that "

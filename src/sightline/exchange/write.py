@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -55,7 +55,6 @@ def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: N
         not folder.is_dir() or {path.name for path in folder.iterdir()} - {IDENTITY, RECORDS, VECTORS}
     ):
         raise UsageError(f"{folder} is there already, expected a new name or an empty folder: choose another")
-    folder.mkdir(parents=True, exist_ok=True)
     written = 0
     with (
         _in_place_of(folder / VECTORS) as npy,
@@ -146,10 +145,17 @@ def _arrow() -> tuple[Any, Any]:
 
 @contextmanager
 def _in_place_of(path: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of the file when all is written."""
+    """A name to write to, which takes the place of the file when all is written; `UsageError` where it cannot be."""
     partial_path = path.with_name(f"{path.name}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial_path
         os.replace(partial_path, path)  # noqa: PTH105
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UsageError(
+            f"cannot write {path} ({reason}), expected a place with room for it: choose another"
+        ) from error
     finally:
-        partial_path.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial_path.unlink(missing_ok=True)

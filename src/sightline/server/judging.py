@@ -1,19 +1,17 @@
 """Hits of a batch of queries turned into the scores from which on they are likely, by one look into the store."""
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 from sightline.encoders.base import Encoder
 from sightline.stores.base import Store
-from sightline.structure.line import chance_scores
-from sightline.types import Hit, Note, Record
+from sightline.structure.line import Line, Stand, chance_scores, drawn, stands_of
+from sightline.types import Hit
 
-MOST_JUDGED = 1_000
-"""Hits of a query that are judged: the vector of each is read, 10 us from a folder and more from a database."""
-
-_KIND = "line"
-_KEPT_S = 10.0  # the note: from a database it is a round trip, and it changes when an index has doubled
+_KEPT_S = 10.0  # the line: from a database it is a round trip, and it changes when an index has doubled
+_REMEMBERED = 65_536  # pictures, 15 MB: who scrolls or types on meets the same ones again
 
 
 class Judge:
@@ -21,37 +19,45 @@ class Judge:
 
     def __init__(self, store: Store, encoder: Encoder) -> None:
         self._store, self._encoder = store, encoder
-        self._known: tuple[float, dict[str, Note]] | None = None
+        self._drawn: tuple[float, Line | None] | None = None
+        self._stands: OrderedDict[tuple[str, str], Stand] = OrderedDict()  # by id and stamp, for the line of now
+        self._remembering = threading.Lock()
 
     @property
     def has_line(self) -> bool:
         """Whether the index has a line that was drawn with this model."""
-        return any(note["fingerprint"] == self._encoder.fingerprint for note in self._notes().values())
+        return self._line() is not None
 
     def chances(self, found: Sequence[Sequence[Hit]]) -> list[tuple[float, ...] | None]:
         """For each query's hits, best first, the scores that they have to reach; None where nothing was found."""
-        if not any(found):
+        line = self._line()
+        if line is None:
             return [None] * len(found)
-        ids = list(dict.fromkeys(hit.id for hits in found for hit in hits))
-        records = {record.id: record for record in self._store.fetch(ids)}
-        seen = cast(Store, _Seen(self._notes(), records))  # no more of a store is asked for
-        return [chance_scores(seen, self._encoder, hits) if hits else None for hits in found]
+        stands = self._stands_of(line, {hit.id: hit for hits in found for hit in hits})
+        return [chance_scores(line, hits, stands) if hits else None for hits in found]
 
-    def _notes(self) -> dict[str, Note]:
-        known = self._known
+    def _stands_of(self, line: Line, hits: Mapping[str, Hit]) -> dict[str, Stand]:
+        """Those of the pictures that are still there. One whose stamp has changed is read anew."""
+        keys = {(name, str(hit.payload.get("stamp", ""))): name for name, hit in hits.items()}
+        with self._remembering:
+            stands = {name: stand for key, name in keys.items() if (stand := self._stands.get(key))}
+        missing = [name for name in hits if name not in stands]
+        stands |= stands_of(line, self._store.fetch(missing)) if missing else {}
+        with self._remembering:
+            for key, name in keys.items():
+                if name in stands and key[1]:
+                    self._stands[key] = stands[name]
+                    self._stands.move_to_end(key)
+            while len(self._stands) > _REMEMBERED:
+                self._stands.popitem(last=False)
+        return stands
+
+    def _line(self) -> Line | None:
+        known = self._drawn
         if known is None or time.monotonic() - known[0] > _KEPT_S:
-            known = self._known = (time.monotonic(), self._store.notes(_KIND))
+            line = drawn(self._store, self._encoder)
+            if not (known and line and known[1] and line.puts_pictures_as(known[1])):
+                with self._remembering:
+                    self._stands.clear()
+            known = self._drawn = (time.monotonic(), line)
         return known[1]
-
-
-class _Seen:
-    """What was read of a store for a whole batch."""
-
-    def __init__(self, notes: dict[str, Note], records: Mapping[str, Record]) -> None:
-        self._notes, self._records = notes, records
-
-    def notes(self, kind: str) -> dict[str, Note]:
-        return self._notes if kind == _KIND else {}
-
-    def fetch(self, ids: Sequence[str]) -> list[Record]:
-        return [self._records[name] for name in ids if name in self._records]

@@ -65,7 +65,13 @@ def search(
     began = time.perf_counter()
     asked = _asked(parts, terms)
     encoded = time.perf_counter()
-    found = _ranked(asked, offset + k, where)[offset : offset + k]
+    ranked = _ranked(asked, offset + k, where)
+    if not ranked and where is None and all(one.index.count() for one in asked):
+        raise UsageError(
+            f"{' and '.join(one.index.url for one in asked)} have no picture in common, expected indexes of the same "
+            "files, each by another model: index the same folder into both"
+        )
+    found = ranked[offset : offset + k]
     hits = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
     took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
     models = " + ".join(f"{one.share:.2g} {one.index.encoder.name}" for one in asked)

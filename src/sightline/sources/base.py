@@ -1,5 +1,6 @@
 """What a source is, a location turned into one, and a URI into the bytes of its picture."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,23 @@ def read_uri(uri: str, opening: Opening | None = None) -> bytes:
     return item.read()
 
 
+def read_here(uri: str, cache: Path | None = None) -> bytes:
+    """The bytes of a picture that can be had at once and without a network: a file, or one in an archive or a video.
+
+    Of the web only what the folder `cache` keeps; of tables nothing, for a row is found by reading all before it.
+    Raises `SourceError` for all others, and what is gone.
+    """
+    from sightline.sources import rows
+
+    path = file_of(uri)
+    if path is not None and not ("#" in uri and rows.is_table(path)):
+        return read_uri(uri)
+    kept = Opening(cache).downloader.kept(uri) if cache and uri.startswith(("http://", "https://")) else None
+    if kept is None:
+        raise SourceError(f"{uri} does not lie here, expected a file on this machine: fetch it first")
+    return kept
+
+
 def file_of(uri: str) -> Path | None:
     """The file on this machine that holds the picture of a URI; None if it lies elsewhere."""
     return path_of(uri.partition("#")[0]) if uri.startswith("file:///") else None
@@ -142,20 +160,21 @@ def _remote(url: str, opening: Opening) -> Source:
 def _local(path: Path, opening: Opening) -> Source:
     from sightline.sources import archive, rows, video
 
+    whole = Path(os.path.abspath(path))  # noqa: PTH100  without "..": one file has one name
     if rows.is_table(path) and path.is_file():
         from sightline.sources.table import open_table
 
         return open_table(
-            path.absolute(),
+            whole,
             downloader=opening.downloader,
             image=opening.image,
             caption=opening.caption,
             base=opening.base,
         )
     if archive.is_archive(path) and not path.is_dir():
-        return archive.open_archive(path.absolute())
+        return archive.open_archive(whole)
     if video.is_video(path) and not path.is_dir():
-        return video.open_video(path.absolute(), opening.cache)
+        return video.open_video(whole, opening.cache)
     source = open_path(path)
     if opening.archives and isinstance(source, Folder):
         from sightline.sources.unpacked import Unpacked

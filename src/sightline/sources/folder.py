@@ -88,7 +88,8 @@ def open_path(path: Path) -> Folder | SingleFile:
     if not is_picture(path.name):
         raise SourceError(
             f"{printable(str(path))} is neither a folder nor a picture: expected a folder, or a file that ends in "
-            ".jpg, .png, .webp or another picture format; check the path"
+            ".jpg, .png, .webp or another picture format, or a table (.csv, .tsv, .jsonl, .parquet), an archive (.zip, "
+            ".tar) or a video; check the path"
         )
     return SingleFile(path)
 

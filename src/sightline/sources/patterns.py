@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ def several(pattern: str, opened: Callable[[Path], _Part]) -> Several:
 
     What a range in braces names is expected to be there; of what `*` names, whatever is there is taken.
     """
-    absolute = str(Path(pattern).expanduser().absolute())
+    absolute = os.path.abspath(Path(pattern).expanduser())  # noqa: PTH100  without "..": one file has one name
     if not expand(absolute):
         raise SourceError(f"{pattern} names no file, expected at least one: check the pattern, and quote it in a shell")
     return Several(f"file://{quote(absolute)}", partial(expand, absolute), opened)

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from sightline.errors import ExtraMissing, SourceError
 from sightline.sources.files import unreadable
+from sightline.sources.folder import is_picture
 from sightline.text import printable
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
@@ -43,7 +44,8 @@ def open_rows(path: Path) -> Rows:
     """The rows of a table; raises `SourceError` if it cannot be read and `ExtraMissing` for Parquet without pyarrow.
 
     Delimiter and encoding are read off the file: UTF-8, UTF-16 with its mark, else Windows-1252, which old spreadsheets
-    write. A first line with a URL in it is no header: its columns are then called url, caption, column3 and so on.
+    write. A first line with a URL or the name of a picture in it is no header: its columns are then called url or
+    image, caption, column3 and so on.
     """
     name = path.name.lower().removesuffix(".gz")
     try:
@@ -79,7 +81,7 @@ def _delimited(path: Path) -> Rows:
                 ) from error
 
     header = next(iter(lists()), [])
-    is_headless = any(_is_url(cell) for cell in header)
+    is_headless = any(_is_url(cell) or is_picture(cell.strip()) for cell in header)
     columns = _positions(header) if is_headless else tuple(cell.strip() for cell in header)
 
     def walk() -> Iterator[Row]:
@@ -95,8 +97,8 @@ def _positions(first: list[str]) -> tuple[str, ...]:
     """Names for the columns of a table without a header."""
     names, is_captioned = list[str](), False
     for number, cell in enumerate(first, 1):
-        if _is_url(cell) and "url" not in names:
-            names.append("url")
+        if (_is_url(cell) or is_picture(cell.strip())) and "url" not in names and "image" not in names:
+            names.append("url" if _is_url(cell) else "image")
         elif not is_captioned and not cell.replace(".", "").isdecimal():
             is_captioned = True
             names.append("caption")

@@ -192,7 +192,8 @@ def _reason(error: BaseException | None) -> str:
         return f"no answer within {_READ_S:.0f} s"
     if isinstance(error, exceptions.ProtocolError):
         return "the answer broke off"
-    told = str(error).rpartition(": ")[2].strip("'\") ")
+    told = str(error).rpartition(": ")[2].strip("'\" ")
+    told = told if told.count("(") >= told.count(")") else told.rstrip("'\") ")
     return (told[:1].lower() + told[1:200]) or type(error).__name__
 
 

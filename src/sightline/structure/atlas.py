@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps
 
 from sightline.errors import SightlineError
 from sightline.images.read import read
-from sightline.sources.folder import path_of
+from sightline.sources.base import read_here
 from sightline.text import printable
 from sightline.types import Payload, Record
 
@@ -26,8 +27,12 @@ _MOST_COLOURS = 8  # values that get a colour of their own; more cannot be told 
 _TEMPLATE = (Path(__file__).parent / "atlas.html").read_text("utf-8")
 
 
-def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str) -> str:
-    """The page for n records at (n, 2) places in 0 to 1. Thumbnails come from the files; lost ones are grey tiles."""
+def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str, cache: Path | None = None) -> str:
+    """The page for n records at (n, 2) places in 0 to 1.
+
+    Thumbnails come from the files, from archives and videos, and from what the folder `cache` keeps of the web; what
+    cannot be had is a grey tile.
+    """
     colours = {"folder": [_folder(record) for record in records]}
     if any("tags" in record.payload for record in records):
         colours = {"tag": _first_tags([record.payload for record in records])} | colours
@@ -40,20 +45,21 @@ def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str) 
         "colours": {field: {"names": names, "of": of_each} for field, (names, of_each) in values.items()},
         "tile": _TILE,
         "across": _ACROSS,
-        "sheets": _sheets(records),
+        "sheets": _sheets(records, cache),
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it can end the script
     return _TEMPLATE.replace("{{title}}", escape(title)).replace("{{data}}", text)
 
 
-def _sheets(records: Sequence[Record]) -> list[str]:
+def _sheets(records: Sequence[Record], cache: Path | None) -> list[str]:
     """Thumbnails side by side in large pictures, as data addresses."""
     sheets = []
     with ThreadPoolExecutor() as workers:
         for start in range(0, len(records), _PER_SHEET):
             few = records[start : start + _PER_SHEET]
             sheet = Image.new("RGB", (_ACROSS * _TILE, -(-len(few) // _ACROSS) * _TILE), "#808080")
-            for at, tile in enumerate(workers.map(_tile, few)):
+            order = sorted(range(len(few)), key=lambda at: few[at].uri)  # those of one archive together
+            for at, tile in zip(order, workers.map(_tile, (few[at].uri for at in order), repeat(cache)), strict=False):
                 if tile is not None:
                     sheet.paste(tile, (at % _ACROSS * _TILE, at // _ACROSS * _TILE))
             data = BytesIO()
@@ -62,9 +68,9 @@ def _sheets(records: Sequence[Record]) -> list[str]:
     return sheets
 
 
-def _tile(record: Record) -> Image.Image | None:
+def _tile(uri: str, cache: Path | None) -> Image.Image | None:
     try:
-        return ImageOps.fit(read(path_of(record.uri).read_bytes(), image_size=_TILE), (_TILE, _TILE))
+        return ImageOps.fit(read(read_here(uri, cache), image_size=_TILE), (_TILE, _TILE))
     except (OSError, SightlineError, ValueError):
         return None
 

@@ -14,7 +14,7 @@ pictures of dogs need not all be extraordinary.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import TextNotSupported
-from sightline.types import Hit, Note, Vector, Vectors
+from sightline.types import Hit, Note, Record, Vector, Vectors
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
@@ -40,7 +40,16 @@ _MOST_AXES = 16  # with mini as good as all 384: area under the curve 0.953 agai
 _NOTE_BYTES = 18_000  # some engines keep 40 kB of a note at most
 _LEAST_VARIANCE = 1e-12  # of a model that gives every text the same vector
 _AT_ONCE = 2_048  # pictures compared with all draws at a time
+_WITHOUT_THREADS = 16  # pictures at a time: products of that size stay on one core, where a search may share it
+_NO_NUMBERS = np.empty(0, np.float32)
 _GROWTH = 2.0  # an index that has doubled gets another line
+
+
+Stand = tuple[float, float]
+"""The mean and the deviation of one picture's cosines to texts."""
+
+MOST_JUDGED = 1_000
+"""Hits of a query that are judged: the vector of each is read, 7 us from a folder and more from a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,56 +65,75 @@ class Line:
     rest: float
     heights: Vector
     seen: int
+    pictures: int
+    """How many the index had when the line was drawn."""
 
-    def chances(self, scores: Vector, vectors: Vectors, pictures: int) -> Vector:
-        """Cosines (n,) of a text to the nearest (n, dim) of `pictures` -> (n,) cosines that chance explains."""
-        deviations = deviations_of(vectors, self.axes, self.rest)
-        means = vectors @ self.mean  # (n, dim) @ (dim,) -> (n,)
+    def stands(self, vectors: Vectors) -> tuple[Vector, Vector]:
+        """(n, dim) pictures -> (n,) means and (n,) deviations of each one's cosines to texts."""
+        few = range(0, len(vectors), _WITHOUT_THREADS)
+        deviations = [deviations_of(vectors[at : at + _WITHOUT_THREADS], self.axes, self.rest) for at in few]
+        return np.asarray(vectors @ self.mean, np.float32), np.concatenate([*deviations, _NO_NUMBERS])
+
+    def puts_pictures_as(self, other: Line) -> bool:
+        """Whether the stands of all pictures are the same."""
+        same = np.array_equal(self.mean, other.mean) and np.array_equal(self.axes, other.axes)
+        return same and self.rest == other.rest
+
+    def chances(self, scores: Vector, means: Vector, deviations: Vector) -> Vector:
+        """Cosines (n,) of a text to the nearest pictures, all n of them -> (n,) cosines that chance explains."""
         above = (scores - means) / deviations
         order = np.argsort(-above, kind="stable")
-        heights = self.height(np.arange(1, len(above) + 1), pictures)
+        heights = self.height(np.arange(1, len(above) + 1))
         failing = np.flatnonzero(above[order] < heights)
         likely = failing[0] if len(failing) else len(above)
         needed = np.full(len(above), heights[min(likely, len(above) - 1)])
         needed[order[:likely]] = heights[:likely]
         return np.asarray(means + needed * deviations, np.float32)
 
-    def height(self, ranks: NDArray[np.int64], pictures: int) -> Vector:
-        """(n,) ranks among so many pictures -> (n,) deviations that chance explains at each.
+    def height(self, ranks: NDArray[np.int64]) -> Vector:
+        """(n,) ranks among all pictures -> (n,) deviations that chance explains at each.
 
         The best of n Gaussian scores grows by log n / sqrt(2 log n) (Fisher and Tippett 1928): that carries the height
         from the pictures looked at to all of them.
         """
-        expected = np.where(ranks == 1, _OF_THE_BEST, _OF_OTHERS * ranks) * self.seen / max(pictures, self.seen)
+        expected = np.where(ranks == 1, _OF_THE_BEST, _OF_OTHERS * ranks) * self.seen / max(self.pictures, self.seen)
         known = np.interp(np.log(expected), np.log(_EXPECTED), self.heights)
         growth = 1 / np.sqrt(2 * np.log(max(self.seen, 3)))
         return np.asarray(known - growth * np.log(np.minimum(expected / _EXPECTED[0], 1)), np.float32)
 
 
-def chance_scores(store: Store, encoder: Encoder, hits: Sequence[Hit]) -> tuple[float, ...] | None:
-    """The cosine that each hit of a text has to reach to be likely; None where no line was drawn with this model.
-
-    Reads one note and the pictures' vectors.
-    """
+def drawn(store: Store, encoder: Encoder) -> Line | None:
+    """The line that was drawn last; None where none was with this model, text tower included. Reads one note."""
     note = store.notes(_KIND).get(_KIND)
-    if note is None or note["fingerprint"] != encoder.fingerprint:
-        return None
-    vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
-    there = [hit for hit in hits if hit.id in vectors]  # one that was removed meanwhile is nobody's answer
-    if not there:
-        return (1.0,) * len(hits)
+    return _of_note(note) if note is not None and note["fingerprint"] == encoder.fingerprint else None
+
+
+def stands_of(line: Line, records: Sequence[Record]) -> dict[str, Stand]:
+    """The mean and the deviation of each picture's cosines to texts, by id."""
+    if not records:
+        return {}
+    means, deviations = line.stands(np.stack([record.vector for record in records]))
+    pairs = zip(means.tolist(), deviations.tolist(), strict=True)
+    return dict(zip((record.id for record in records), pairs, strict=True))
+
+
+def chance_scores(line: Line, hits: Sequence[Hit], stands: Mapping[str, Stand]) -> tuple[float, ...]:
+    """The cosine that each hit of a text has to reach to be likely.
+
+    Whether a hit is likely depends on its rank: `hits` are all from the best one on. One without a stand, which was
+    removed meanwhile, is nobody's answer.
+    """
+    there = [hit for hit in hits if hit.id in stands]
     scores = np.array([hit.score for hit in there], np.float32)
-    found = _of_note(note).chances(scores, np.stack([vectors[hit.id] for hit in there]), note["pictures"]).tolist()
-    chances = dict(zip((hit.id for hit in there), found, strict=True))
+    means, deviations = np.array([stands[hit.id] for hit in there], np.float32).reshape(-1, 2).T
+    chances = dict(zip((hit.id for hit in there), line.chances(scores, means, deviations).tolist(), strict=True))
     return tuple(chances.get(hit.id, 1.0) for hit in hits)
 
 
 def is_current(store: Store, encoder: Encoder) -> bool:
     """Whether the line that was drawn last is of this model, text tower included, and of half the pictures at least."""
-    note = store.notes(_KIND).get(_KIND)
-    if note is None or note["fingerprint"] != encoder.fingerprint:
-        return False
-    return store.count() <= int(_GROWTH * note["pictures"])
+    line = drawn(store, encoder)
+    return line is not None and store.count() <= int(_GROWTH * line.pictures)
 
 
 def redraw(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[str]]) -> bool:
@@ -120,8 +148,7 @@ def redraw(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[str
         texts = encoder.encode_texts(list(phrases(min(max(count, _LEAST_PHRASES), _MOST_PHRASES))))
     except TextNotSupported:
         return False
-    drawn = draw(store, texts)
-    store.write_notes(_KIND, {_KIND: _to_note(drawn) | {"fingerprint": encoder.fingerprint, "pictures": count}})
+    store.write_notes(_KIND, {_KIND: _to_note(draw(store, texts)) | {"fingerprint": encoder.fingerprint}})
     return True
 
 
@@ -141,7 +168,7 @@ def draw(store: Store, texts: Vectors, *, seed: int = 0) -> Line:
         seen += len(vectors)
     ranked = -np.sort(-best, axis=None)  # (d, kept) -> (d * kept,)
     kept = ranked[[min(int(_DRAWS * expected), len(ranked) - 1) for expected in _EXPECTED]]
-    return Line(mean, axes, rest, np.asarray(kept, np.float32), seen)
+    return Line(mean, axes, rest, np.asarray(kept, np.float32), seen, store.count())
 
 
 def deviations_of(vectors: Vectors, axes: Vectors, rest: float) -> Vector:
@@ -173,11 +200,12 @@ def _axes(spread: Vectors) -> tuple[Vectors, float]:
 def _to_note(line: Line) -> Note:
     both = np.vstack([line.mean, line.axes]).astype("<f2")  # (1 + a, dim)
     rows = base64.b64encode(both.tobytes()).decode()
-    numbers = {"rest": line.rest, "heights": line.heights.tolist(), "seen": line.seen}
+    numbers = {"rest": line.rest, "heights": line.heights.tolist(), "seen": line.seen, "pictures": line.pictures}
     return {"rows": rows, "dim": both.shape[1]} | numbers
 
 
 def _of_note(note: Note) -> Line:
     rows = np.frombuffer(base64.b64decode(note["rows"]), "<f2").astype(np.float32)
     both = rows.reshape(-1, note["dim"])  # -> (1 + a, dim)
-    return Line(both[0], both[1:], note["rest"], np.array(note["heights"], np.float32), note["seen"])
+    heights = np.array(note["heights"], np.float32)
+    return Line(both[0], both[1:], note["rest"], heights, note["seen"], note["pictures"])

@@ -77,7 +77,7 @@ function arrange() {
   views = names.map((name) => {
     const body = el("div", { class: "body" });
     const model = server.indexes.find((index) => index.name === name)?.model;
-    const title = name === null ? null : el("h2", { class: "column-title" }, name, el("small", {}, ` ${model ?? ""}`), el("small", { class: "took" }));
+    const title = name === null ? null : el("h2", { class: "column-title" }, name, el("small", {}, ` ${model ?? ""}`), el("small"), el("small", { class: "counted" }));
     place.append(el("section", { class: "column", "aria-label": name ?? "Results" }, title, body));
     return new Results(body, name, events, { canMark: state.compare });
   });
@@ -121,9 +121,9 @@ function onLoaded(view, answer) {
 }
 
 function onCounted(view) {
-  const took = view.place.parentElement.querySelector(".took");
-  const parts = [view.took !== undefined && `${Math.round(view.took)} ms`, view.likelyText].filter(Boolean);
-  if (took) took.textContent = ` ${parts.join(", ")}`;
+  const [took, counted] = view.place.parentElement.querySelectorAll(".column-title small:not(:first-child)");
+  took?.replaceChildren(view.took === undefined ? "" : ` ${Math.round(view.took)} ms`);
+  counted?.replaceChildren(view.likelyText && `, ${view.likelyText}`);
   showSummary();
 }
 

@@ -102,7 +102,7 @@ export class Grid {
   /** Put the heading at that height; gives how much it takes. */
   placeHeading(top) {
     this.heading.style.top = `${top}px`;
-    return this.heading.offsetHeight;
+    return this.heading.getBoundingClientRect().height;
   }
 
   draw() {
