@@ -3,21 +3,20 @@
 import hashlib
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sightline.datasets.recipes import File
 from sightline.errors import SourceError
+from sightline.sources.connections import Connections
 from sightline.text import size
-
-if TYPE_CHECKING:
-    import urllib3
 
 _TRIES = 4  # in a row that bring nothing
 _TRIES_AT_FIRST = 2  # before anything has come: where there is no network, that should be said soon
 _CONNECT_S = 5.0
 _PAUSE_S = 0.5
 _CHUNK_BYTES = 1 << 20
+_HEADERS = {"User-Agent": "sightline"}
 _ELSEWHERE = "try again where there is a network, or name a mirror with --mirror"
 
 
@@ -43,11 +42,11 @@ def _persist(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
     tries = 0
     retries = urllib3.Retry(None, connect=0, read=0, status=0, other=0, redirect=5)  # the loop goes on from where it is
     timeout = urllib3.Timeout(_CONNECT_S, 30)
-    with urllib3.PoolManager(headers={"User-Agent": "sightline"}, timeout=timeout, retries=retries) as pool:
+    with closing(Connections(headers=_HEADERS, timeout=timeout, retries=retries)) as connections:
         while True:
             before = part.stat().st_size if part.exists() else 0
             try:
-                return _append(pool, url, part, on_bytes)
+                return _append(connections, url, part, on_bytes)
             except urllib3.exceptions.HTTPError as error:
                 tries = 0 if part.exists() and part.stat().st_size > before else tries + 1
                 if tries == (_TRIES if before else _TRIES_AT_FIRST):
@@ -64,10 +63,9 @@ def _told(error: Exception) -> str:
     return (told if told.count("(") >= told.count(")") else told.rstrip("'\") "))[:200] or type(error).__name__
 
 
-def _append(pool: "urllib3.PoolManager", url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
+def _append(connections: Connections, url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
     start = part.stat().st_size if part.exists() else 0
-    headers = {"Range": f"bytes={start}-", "User-Agent": "sightline"} if start else None
-    response = pool.request("GET", url, headers=headers, preload_content=False)
+    response = connections.get(url, headers={"Range": f"bytes={start}-", **_HEADERS} if start else None)
     try:
         if start and response.status == 416:  # nothing is left
             return

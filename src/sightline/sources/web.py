@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from sightline.errors import SourceError
+from sightline.sources.connections import Connections
 from sightline.types import Item
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Downloader:
         from urllib3 import exceptions
 
         try:
-            response = self._pools.request("GET", url, preload_content=False)
+            response = self._connections.get(url)
             try:
                 _check(url, response, refused)
                 return _body(url, response, until)
@@ -96,10 +97,10 @@ class Downloader:
             raise SourceError(f"{url} cannot be fetched ({_reason(error)}): check the URL") from error
 
     @cached_property
-    def _pools(self) -> urllib3.PoolManager:
+    def _connections(self) -> Connections:
         import urllib3  # 50 ms that folders do not need
 
-        return urllib3.PoolManager(
+        return Connections(
             num_pools=1024,
             maxsize=_PER_HOST,
             block=True,

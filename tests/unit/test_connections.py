@@ -1,0 +1,58 @@
+"""What lies on the web is reached through the proxy that the system names, and directly where it says so."""
+
+import base64
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+from tests.pages import web
+from tests.pictures import encoded, scene
+from tests.serving import answering
+
+from sightline.errors import SourceError
+from sightline.sources.web import Downloader
+
+PICTURE = encoded(scene(1), "JPEG")
+ASKED: list[tuple[str, str]] = []
+
+
+class Proxy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        ASKED.append((self.path, self.headers.get("Proxy-Authorization", "")))
+        self.send_response(200)
+        self.send_header("Content-Type", "image/jpeg")
+        self.send_header("Content-Length", str(len(PICTURE)))
+        self.end_headers()
+        self.wfile.write(PICTURE)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(autouse=True)
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    ASKED.clear()
+    with answering(Proxy) as address:
+        yield address
+
+
+def test_a_proxy_of_the_environment_is_asked(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://ann:s%20t@{proxy}")
+    assert Downloader().fetch("http://pictures.invalid/1.jpg") == PICTURE
+    assert [("http://pictures.invalid/1.jpg", f"Basic {base64.b64encode(b'ann:s t').decode()}")] == ASKED
+
+
+def test_hosts_of_no_proxy_are_asked_directly(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with web(lambda _: encoded(scene(2), "JPEG")) as served:
+        assert Downloader().fetch(f"{served.url}/ok/1") != PICTURE
+    assert ASKED == []
+
+
+def test_without_a_proxy_a_host_that_is_nowhere_is_told(proxy: str) -> None:
+    with pytest.raises(SourceError, match=r"pictures.invalid/1.jpg cannot be fetched"):
+        Downloader().fetch("http://pictures.invalid/1.jpg")
+    assert ASKED == []
