@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
+from sightline.cli.main import main
 from sightline.index import Index
 from sightline.results import Hits, Took, page
 from sightline.stores.memory import MemoryStore
@@ -133,6 +134,18 @@ def test_a_later_page_is_judged_with_those_before_it(index: Index) -> None:
     assert (list(below), below.chances) == (list(whole[3:5]), index.search("balloons", k=5).chances[3:])  # type: ignore[index]
     assert index.search("balloons", k=5, offset=990).chances is None
     assert index.search("balloons", k=5, offset=996).chances is None
+
+
+def test_programs_are_told_beside_their_lines(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = "xylophone quartz bureaucracy"
+    assert index.search(nothing, k=3).likely == ()
+    for options in ([], ["--paths"]):
+        assert main(["search", nothing, "--index", index.url, "-k", "3", *options]) == 0
+        told = capsys.readouterr()
+        assert len(told.out.splitlines()) == 3
+        assert told.err == "sightline: probably nothing here; the nearest are\n"
+    main(["search", nothing, "--index", index.url, "--json"])
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_below_the_line_is_shown_below_it(tmp_path: Path) -> None:

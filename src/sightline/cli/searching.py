@@ -201,6 +201,9 @@ def _show(hits: "Hits", options: argparse.Namespace) -> int:
         print(_table(hits))
     else:
         print("\n".join(f"{hit.score:.3f}\t{_path(hit)}" for hit in hits))
+    is_marked = options.json or (sys.stdout.isatty() and not options.paths and not options.nul)
+    if hits.likely == () and not is_marked and hits:
+        print(f"sightline: {hits.verdict}", file=sys.stderr)
     return 0 if hits else 1
 
 

@@ -36,7 +36,8 @@ def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str, 
     colours = {"folder": [_folder(record) for record in records]}
     if any("tags" in record.payload for record in records):
         colours = {"tag": _first_tags([record.payload for record in records])} | colours
-    values = {field: _numbered(of_each) for field, of_each in colours.items()}
+    several = {field: of_each for field, of_each in colours.items() if len(set(of_each)) > 1}
+    values = {field: _numbered(of_each) for field, of_each in several.items()}
     data = {
         "title": title,
         "places": np.round(places.astype(float), 4).tolist(),
