@@ -19,6 +19,7 @@ from sightline.errors import TextNotSupported
 from sightline.types import Pixels, Vectors
 
 EXACT = 0.99999
+ROUNDING = 1e-5  # a library that splits a product over its own threads adds in another order
 
 
 @dataclass(frozen=True)
@@ -183,9 +184,11 @@ def test_eight_threads_get_what_one_gets(encoder: Encoder, case: Case) -> None:
     def work(number: int) -> None:
         for _ in range(3):
             pixels = np.stack([encoder.preprocess(images[number])] * 2)
-            if not np.array_equal(encoder.encode_images(pixels), alone[number]):
+            if not np.allclose(encoder.encode_images(pixels), alone[number], atol=ROUNDING):
                 trouble.append(f"picture {number}")
-            if case.knows_words and not np.array_equal(encoder.encode_texts([texts[number]]), spoken[number]):
+            if case.knows_words and not np.allclose(
+                encoder.encode_texts([texts[number]]), spoken[number], atol=ROUNDING
+            ):
                 trouble.append(f"text {number}")
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from sightline.cli.options import Commands, add_command, hub
 from sightline.text import count, duration
 
-QUERIES = ("a cat", "a cup of coffee", "a motorcycle")
+QUERIES = ("a motorcycle", "a printed page", "a cup of coffee")
 _PACKAGES = (("skimage", "data"), ("sklearn", "datasets/images"))
 
 
@@ -33,9 +33,10 @@ def demo(options: argparse.Namespace) -> int:
         results = [index.search(query, k=4) for query in QUERIES]
         results.append(replace(index.search(image=folders[1] / "china.jpg", k=4), query="like china.jpg"))
     for hits in results:
-        print(f"\n{hits.query}")
-        for hit in hits:
-            print(f"  {hit.score:.3f}  {Path(show(hit)).name}")
+        likely, rest = hits.sides
+        lines = [f"  {hit.score:.3f}  {Path(show(hit)).name}" for hit in (*likely, *rest)]
+        lines.insert(len(likely), f"  {hits.verdict}:") if rest else None
+        print("\n".join(["", hits.query, *lines]))
     Path(options.html).write_text(page(results, title="Sightline demo"), "utf-8")
     print(f"\nThe same with pictures: open {options.html} in a browser.")
     print("Your own folder:        sightline index ~/Pictures")
