@@ -106,6 +106,16 @@ def test_the_line_is_drawn_again_for_a_doubled_index_and_for_other_words() -> No
     assert not is_current(store, Words())  # type: ignore[arg-type]
 
 
+def test_hits_that_were_all_removed_meanwhile_are_nobodys_answer() -> None:
+    store = store_of(pictures(10))
+    redraw(store, Words(), words)  # type: ignore[arg-type]
+    (hits,) = store.search(pictures(1), 3)
+    store.delete([hit.id for hit in hits])
+    line = drawn(store, Words())  # type: ignore[arg-type]
+    assert line is not None
+    assert chance_scores(line, hits, stands_of(line, store.fetch([hit.id for hit in hits]))) == (1.0,) * 3
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     folder = tmp_path_factory.mktemp("photos")

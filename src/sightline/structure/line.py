@@ -124,6 +124,8 @@ def chance_scores(line: Line, hits: Sequence[Hit], stands: Mapping[str, Stand]) 
     removed meanwhile, is nobody's answer.
     """
     there = [hit for hit in hits if hit.id in stands]
+    if not there:
+        return (1.0,) * len(hits)
     scores = np.array([hit.score for hit in there], np.float32)
     means, deviations = np.array([stands[hit.id] for hit in there], np.float32).reshape(-1, 2).T
     chances = dict(zip((hit.id for hit in there), line.chances(scores, means, deviations).tolist(), strict=True))
