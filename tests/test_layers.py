@@ -14,6 +14,7 @@ FLOORS = {
     "types": 0,
     "errors": 0,
     "text": 0,
+    "chunks": 0,
     "images": 1,
     "sources": 1,
     "encoders": 1,

@@ -207,12 +207,6 @@ class Index:
         others = [hit for hit in found if hit.id != record.id]
         return replace(found, hits=tuple(others[offset : offset + k]))
 
-    def _chances(self, hits: Sequence[Hit]) -> tuple[float, ...] | None:
-        line = drawn(self.store, self.encoder)
-        if line is None:
-            return None
-        return chance_scores(line, hits, stands_of(line, self.store.fetch([hit.id for hit in hits])))
-
     def record(self, picture: str) -> Record:
         """The record of an indexed picture, named by id, URI or path; `UsageError` if it is not in the index."""
         found = self.store.fetch([_id_of(picture)])
@@ -282,6 +276,12 @@ class Index:
         if not isinstance(model, str):
             return model
         return load_encoder(choose_model(model, self._hub).name, hub=self._hub)
+
+    def _chances(self, hits: Sequence[Hit]) -> tuple[float, ...] | None:
+        line = drawn(self.store, self.encoder)
+        if line is None:
+            return None
+        return chance_scores(line, hits, stands_of(line, self.store.fetch([hit.id for hit in hits])))
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector

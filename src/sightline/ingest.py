@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any, TypeVar
 
 import numpy as np
 
+from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
 from sightline.images.decode import LIMIT_MEGAPIXELS
@@ -78,7 +78,7 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
     pending: deque[Future[Batch]] = deque()
     pool = ThreadPoolExecutor(options.workers, "sightline-worker")
     try:
-        for few in _chunks(read_ahead(run.changed(items)), encoder.batch_size):
+        for few in chunks(read_ahead(run.changed(items)), encoder.batch_size):
             pending.append(pool.submit(work, few, encoder, store, options.limit_megapixels))
             if len(pending) > _WINDOW * options.workers:
                 run.take(pending.popleft().result())
@@ -154,7 +154,7 @@ class Run:
 
     def changed(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items that are new or have another stamp than their record or their failure."""
-        for few in _chunks(items, _LOOK_UP):
+        for few in chunks(items, _LOOK_UP):
             ids = [record_id(item.uri) for item in few]
             stamps = {record.id: record.payload.get("stamp") for record in self._store.fetch(ids)}
             for identity, item in zip(ids, few, strict=True):
@@ -240,8 +240,3 @@ def _folders(payload: Mapping[str, Any]) -> list[str]:
 
 def _failure(item: Item, stage: str, error: Exception) -> Failure:
     return Failure(item.uri, stage, str(error), datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(values)
-    return iter(lambda: list(islice(iterator, size)), [])

@@ -123,10 +123,12 @@ class Hits(Sequence[Hit]):
     def _lines(self) -> list[dict[str, Any]]:
         if self.chances is None:
             return [{}] * len(self)
-        return [
-            {"line": round(chance, 4), "is_likely": hit.score >= chance}
-            for hit, chance in zip(self, self.chances, strict=True)
-        ]
+        return [line_of(hit, chance) for hit, chance in zip(self, self.chances, strict=True)]
+
+
+def line_of(hit: Hit, chance: float) -> dict[str, Any]:
+    """From which score on a hit is likely, and whether it is, as JSON has it."""
+    return {"line": round(chance, 4), "is_likely": hit.score >= chance}
 
 
 def plain(payload: Mapping[str, Any]) -> dict[str, Any]:

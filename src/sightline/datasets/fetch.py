@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sightline.datasets.recipes import File
 from sightline.errors import SourceError
-from sightline.sources.connections import Connections
+from sightline.sources.connections import Connections, told
 from sightline.text import size
 
 _TRIES = 4  # in a row that bring nothing
@@ -51,16 +51,14 @@ def _persist(url: str, part: Path, on_bytes: Callable[[int], None]) -> None:
                 tries = 0 if part.exists() and part.stat().st_size > before else tries + 1
                 if tries == (_TRIES if before else _TRIES_AT_FIRST):
                     raise SourceError(
-                        f"{url} could not be fetched ({_told(error)}), expected an answer: "
+                        f"{url} could not be fetched ({_reason(error)}), expected an answer: "
                         + (f"{size(before)} are here, run the same again to go on" if before else _ELSEWHERE)
                     ) from error
             time.sleep(_PAUSE_S * tries)
 
 
-def _told(error: Exception) -> str:
-    """The end of what an HTTP client tells, without its objects."""
-    told = str(getattr(error, "reason", None) or error).rpartition(": ")[2].strip("'\" ")
-    return (told if told.count("(") >= told.count(")") else told.rstrip("'\") "))[:200] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return told(getattr(error, "reason", None) or error)[:200] or type(error).__name__
 
 
 def _append(connections: Connections, url: str, part: Path, on_bytes: Callable[[int], None]) -> None:

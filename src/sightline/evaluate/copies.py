@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
+from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, UsageError
 from sightline.images.read import read
 from sightline.sources.base import read_here
 from sightline.stores.base import Store
-from sightline.stores.exact import chunks
 from sightline.types import Vector
 
 _WRONG = 0.001  # of the pictures, so many may have a different one that reaches the threshold

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from sightline.chunks import chunks
 from sightline.encoders.base import load_encoder
 from sightline.encoders.hub import Hub
 from sightline.errors import IndexMismatch, UsageError
 from sightline.exchange.read import Saved, open_saved
-from sightline.exchange.write import BATCH_RECORDS, batched
+from sightline.exchange.write import BATCH_RECORDS
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
 
@@ -29,7 +30,7 @@ def load(
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:
-        for few in batched(saved.records(), BATCH_RECORDS):
+        for few in chunks(saved.records(), BATCH_RECORDS):
             store.upsert(few)
             written += len(few)
             on_progress(written)

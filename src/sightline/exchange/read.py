@@ -14,8 +14,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.chunks import chunks
 from sightline.errors import SourceError
-from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS, batched
+from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
 from sightline.sources.rows import Row, open_rows
 from sightline.sources.values import field_of, value_of
 from sightline.stores.documents import load_payload
@@ -94,7 +95,7 @@ def _parquet(path: Path) -> Saved:
     kinds = {name: (schema.field(name).metadata or {}).get(b"kind", b"").decode() for name in table.columns}
 
     def records() -> Iterator[Record]:
-        for few in batched(table.walk(), BATCH_RECORDS):
+        for few in chunks(table.walk(), BATCH_RECORDS):
             vectors = np.asarray([row.pop(column) for row in few], np.float32)  # -> (n, dim)
             known = [_known(row, kinds) if identity else _payload(row) for row in few]
             yield from _records(zip((_uri(row, path.parent) for row in few), known, strict=True), vectors)
@@ -105,7 +106,7 @@ def _parquet(path: Path) -> Saved:
 
 def _joined(path: Path, vectors: NDArray[Any], rows: Iterator[tuple[str, Payload]]) -> Iterator[Record]:
     begin = 0
-    for few in batched(rows, BATCH_RECORDS):
+    for few in chunks(rows, BATCH_RECORDS):
         piece = np.asarray(vectors[begin : begin + len(few)], np.float32)
         begin += len(few)
         if len(piece) < len(few):

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
 
+from sightline.chunks import chunks
 from sightline.errors import ExtraMissing, UsageError
 from sightline.stores.base import Store
 from sightline.stores.documents import dump_payload
@@ -39,7 +39,7 @@ def write_parquet(store: Store, path: Path, on_progress: Progress = lambda _: No
     schema = _schema(arrow, columns, store)
     written = 0
     with _in_place_of(path) as partial_path, parquet.ParquetWriter(partial_path, schema, compression="zstd") as writer:
-        for few in batched(store.scan(), BATCH_RECORDS):
+        for few in chunks(store.scan(), BATCH_RECORDS):
             writer.write_batch(_batch(arrow, schema, columns, few))
             written += len(few)
             on_progress(written)
@@ -63,7 +63,7 @@ def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: N
         lines.open("w", encoding="utf-8") as records,
     ):
         _npy_header(vectors, 0, store.dim)
-        for few in batched(store.scan(), BATCH_RECORDS):
+        for few in chunks(store.scan(), BATCH_RECORDS):
             vectors.write(np.stack([record.vector for record in few]).astype("<f4").tobytes())
             records.writelines(_line(record) for record in few)
             written += len(few)
@@ -73,12 +73,6 @@ def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: N
     with _in_place_of(folder / IDENTITY) as path:
         path.write_text(json.dumps(_identity(store), indent=2), "utf-8")
     return written
-
-
-def batched(values: Iterator[T], size: int) -> Iterator[list[T]]:
-    """Lists of that many values, the last one shorter."""
-    while few := list(islice(values, size)):
-        yield few
 
 
 def _identity(store: Store) -> dict[str, Any]:

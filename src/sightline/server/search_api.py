@@ -13,7 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from sightline.query import describe
-from sightline.results import plain
+from sightline.results import line_of, plain
 from sightline.server.access import answer, desk, problems_of, shown
 from sightline.server.gallery import Gallery
 from sightline.server.problems import Problem
@@ -176,7 +176,7 @@ async def _search(
 def _lines(found: Found) -> dict[str, dict[str, Any]]:
     """For each hit that was judged from which score on it is likely, and whether it is."""
     judged = zip(found.hits, found.chances, strict=True) if found.chances is not None else ()
-    return {hit.id: {"line": round(chance, 4), "is_likely": hit.score >= chance} for hit, chance in judged}
+    return {hit.id: line_of(hit, chance) for hit, chance in judged}
 
 
 async def _found(request: Request, gallery: Gallery, asked: Asked) -> Found:

@@ -138,7 +138,7 @@ def item_at(uri: str, opening: Opening) -> Item:
 
 
 def _remote(url: str, opening: Opening) -> Source:
-    from sightline.sources.web import SingleUrl, is_url
+    from sightline.sources.web import is_url, url_item
 
     if url.startswith("hf://"):
         from sightline.sources.huggingface import open_dataset, row_item
@@ -151,7 +151,7 @@ def _remote(url: str, opening: Opening) -> Source:
             from sightline.sources.webfolder import WebFolder
 
             return WebFolder(url, opening.downloader)
-        return SingleUrl(url, opening.downloader)
+        return Single(url_item(url, opening.downloader))
     from sightline.sources.cloud import open_bucket
 
     return open_bucket(url)

@@ -45,6 +45,12 @@ class Connections:
             return self._managers[proxy]
 
 
+def told(error: object) -> str:
+    """The end of what an HTTP client says of an error, without the objects and traces that its own text shows."""
+    end = str(error).rpartition(": ")[2].strip("'\" ")
+    return end if end.count("(") >= end.count(")") else end.rstrip("'\") ")
+
+
 def _proxy_of(url: str) -> str:
     """The URL of the proxy for a URL, empty for none."""
     parts = urlsplit(url)

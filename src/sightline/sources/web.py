@@ -7,19 +7,16 @@ import hashlib
 import os
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from sightline.errors import SourceError
-from sightline.sources.connections import Connections
+from sightline.sources.connections import Connections, told
 from sightline.types import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import urllib3
 
 _PER_HOST = 8  # connections to one host, so that none is flooded; the others wait
@@ -110,23 +107,6 @@ class Downloader:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class SingleUrl:
-    """One picture on the web."""
-
-    url: str
-    downloader: Downloader
-
-    @property
-    def root(self) -> str:
-        """The URL."""
-        return normal_url(self.url)
-
-    def __iter__(self) -> Iterator[Item]:
-        """The one item."""
-        yield url_item(self.url, self.downloader)
-
-
 def url_item(url: str, downloader: Downloader) -> Item:
     """A picture on the web; its stamp is always the same, for what lies at a URL is taken to stay."""
     url = normal_url(url)
@@ -186,16 +166,15 @@ def _seconds(text: str) -> float:
 
 
 def _reason(error: BaseException | None) -> str:
-    """The error in a few words, without the objects and traces that its own text shows."""
+    """The error in a few words."""
     from urllib3 import exceptions
 
     if isinstance(error, exceptions.TimeoutError) and not isinstance(error, exceptions.NewConnectionError):
         return f"no answer within {_READ_S:.0f} s"
     if isinstance(error, exceptions.ProtocolError):
         return "the answer broke off"
-    told = str(error).rpartition(": ")[2].strip("'\" ")
-    told = told if told.count("(") >= told.count(")") else told.rstrip("'\") ")
-    return (told[:1].lower() + told[1:200]) or type(error).__name__
+    end = told(error)
+    return (end[:1].lower() + end[1:200]) or type(error).__name__
 
 
 def _name(url: str) -> str:

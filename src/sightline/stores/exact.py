@@ -1,10 +1,10 @@
 """A store's records turned into the exact answers that its own answers are compared with."""
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 
 import numpy as np
 
+from sightline.chunks import chunks
 from sightline.stores.base import Store
 from sightline.types import Hit, Record, Vectors
 
@@ -48,9 +48,3 @@ def sample_pictures(store: Store, count: int, *, seed: int = 0) -> Vectors:
     vectors = np.stack([record.vector for record in kept])
     moved = vectors + 0.3 / np.sqrt(vectors.shape[1]) * rng.standard_normal(vectors.shape).astype(np.float32)
     return np.asarray(moved / np.linalg.norm(moved, axis=1, keepdims=True), np.float32)
-
-
-def chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
-    """Records in lists of at most `size`."""
-    while few := list(islice(records, size)):
-        yield few

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sightline.chunks import chunks
 from sightline.errors import UsageError
 from sightline.stores.base import Store
-from sightline.stores.exact import chunks
 from sightline.types import Hit, Note, Payload, Record, Vectors, Where
 
 SAME = 0.93

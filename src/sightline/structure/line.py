@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.chunks import chunks
 from sightline.errors import TextNotSupported
 from sightline.types import Hit, Note, Record, Vector, Vectors
 
@@ -41,7 +42,6 @@ _NOTE_BYTES = 18_000  # some engines keep 40 kB of a note at most
 _LEAST_VARIANCE = 1e-12  # of a model that gives every text the same vector
 _AT_ONCE = 2_048  # pictures compared with all draws at a time
 _WITHOUT_THREADS = 16  # pictures at a time: products of that size stay on one core, where a search may share it
-_NO_NUMBERS = np.empty(0, np.float32)
 _GROWTH = 2.0  # an index that has doubled gets another line
 
 
@@ -72,7 +72,7 @@ class Line:
         """(n, dim) pictures -> (n,) means and (n,) deviations of each one's cosines to texts."""
         few = range(0, len(vectors), _WITHOUT_THREADS)
         deviations = [deviations_of(vectors[at : at + _WITHOUT_THREADS], self.axes, self.rest) for at in few]
-        return np.asarray(vectors @ self.mean, np.float32), np.concatenate([*deviations, _NO_NUMBERS])
+        return np.asarray(vectors @ self.mean, np.float32), np.concatenate(deviations)
 
     def puts_pictures_as(self, other: Line) -> bool:
         """Whether the stands of all pictures are the same."""
@@ -182,7 +182,7 @@ def deviations_of(vectors: Vectors, axes: Vectors, rest: float) -> Vector:
 def _sampled(store: Store) -> Iterator[Vectors]:
     """At most `_PICTURES` of a store in arrays of (n, dim): in order of id, a hash, and so at random."""
     pictures = (record.vector for record in islice(store.scan(), _PICTURES))
-    while few := list(islice(pictures, _AT_ONCE)):
+    for few in chunks(pictures, _AT_ONCE):
         yield np.stack(few)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from itertools import islice
 from typing import Any, TypeVar
 
 import httpr
@@ -10,6 +9,7 @@ from requests.exceptions import HTTPError
 from vespa.application import Vespa, VespaSync
 from vespa.exceptions import VespaError
 
+from sightline.chunks import chunks
 from sightline.errors import StoreError, StoreForbidden, StoreFull
 from sightline.stores.address import Address
 from sightline.stores.retries import persist
@@ -92,8 +92,7 @@ class Client:
 
     def _each(self, do: Callable[[D], Any], documents: Iterable[D]) -> None:
         self._check_open()
-        source = iter(documents)
-        while few := list(islice(source, _AT_ONCE)):
+        for few in chunks(documents, _AT_ONCE):
             try:
                 futures = [self._workers.submit(do, document) for document in few]
             except RuntimeError:  # closed meanwhile by another thread
