@@ -34,9 +34,9 @@ class Reader:
     ) -> list[Row]:
         """The rows for which an expression holds, in any order."""
         level = consistency or self.place.consistency
-        read = self.connection.read
+        call = self.connection.call
         return list(
-            read("query", collection, filter=expression, output_fields=columns, consistency_level=level, **options)
+            call("query", collection, filter=expression, output_fields=columns, consistency_level=level, **options)
         )
 
     def count(self, expression: str) -> int:
@@ -105,7 +105,7 @@ class Reader:
     def _found(self, queries: Vectors, limit: int, expression: str, width: int) -> list[list[Hit]]:
         # A graph refuses an ef below the number of hits.
         params = {"hnsw": {"ef": min(max(width, limit), _WIDEST_GRAPH)}, "ivf": {"nprobe": width}}
-        found = self.connection.read(
+        found = self.connection.call(
             "search",
             self.place.collection,
             data=list(queries),
