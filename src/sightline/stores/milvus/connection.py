@@ -29,7 +29,7 @@ _lite_writers: dict[Path, threading.Lock] = {}
 
 
 class Connection:
-    """Milvus at a place. `writing` is held while something is written: Lite takes one writer at a time."""
+    """Milvus at a place. `writing` is held while something is written, and of a Lite file while it is read."""
 
     def __init__(self, place: Place) -> None:
         self._place, self._is_closed = place, False

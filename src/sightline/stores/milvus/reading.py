@@ -35,9 +35,10 @@ class Reader:
         """The rows for which an expression holds, in any order."""
         level = consistency or self.place.consistency
         call = self.connection.call
-        return list(
-            call("query", collection, filter=expression, output_fields=columns, consistency_level=level, **options)
-        )
+        with self.connection.writing:  # beside a write or a flush of another thread Lite misses rows that are there
+            return list(
+                call("query", collection, filter=expression, output_fields=columns, consistency_level=level, **options)
+            )
 
     def count(self, expression: str) -> int:
         """How many records there are for which an expression holds."""
@@ -105,17 +106,18 @@ class Reader:
     def _found(self, queries: Vectors, limit: int, expression: str, width: int) -> list[list[Hit]]:
         # A graph refuses an ef below the number of hits.
         params = {"hnsw": {"ef": min(max(width, limit), _WIDEST_GRAPH)}, "ivf": {"nprobe": width}}
-        found = self.connection.call(
-            "search",
-            self.place.collection,
-            data=list(queries),
-            anns_field="vector",
-            limit=limit,
-            filter=expression,
-            search_params={"metric_type": "IP", "params": params.get(self.index, {})},
-            output_fields=["uri", "payload"],
-            consistency_level=self.place.consistency,
-        )
+        with self.connection.writing:
+            found = self.connection.call(
+                "search",
+                self.place.collection,
+                data=list(queries),
+                anns_field="vector",
+                limit=limit,
+                filter=expression,
+                search_params={"metric_type": "IP", "params": params.get(self.index, {})},
+                output_fields=["uri", "payload"],
+                consistency_level=self.place.consistency,
+            )
         return [[hit_of(hit) for hit in hits] for hits in found]
 
 
