@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.calibration.line import Line, draw
+from sightline.calibration.phrases import phrases
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.evaluate.judgements import Judgements, load
 from sightline.evaluate.vectors import image_vectors, text_vectors
 from sightline.stores.memory import MemoryStore
-from sightline.structure.line import Line, draw
-from sightline.structure.phrases import phrases
 from sightline.text import table
 from sightline.types import Record, Vectors, record_id
 

@@ -20,12 +20,12 @@ import pytest
 from tests.clip_like import ClipLike
 from tests.engines import engine_url
 
+from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.tuning import tune
+from sightline.exchange.copying import BATCH_RECORDS, Options, copy_records
+from sightline.exchange.verifying import verify
 from sightline.stores.base import Droppable, Store, Tunable, open_store
-from sightline.stores.copying import BATCH_RECORDS, Options, copy_records
-from sightline.stores.exact import exact_scores, recall
 from sightline.stores.milvus.rows import record_rows
-from sightline.stores.tuning import tune
-from sightline.stores.verifying import verify
 from sightline.types import Record, Value, Vectors, record_id
 
 K, QUERIES = 10, 100

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1] / "src" / "sightline"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
@@ -15,6 +13,8 @@ FLOORS = {
     "errors": 0,
     "text": 0,
     "chunks": 0,
+    "filters": 0.5,  # also on the ground: on values and errors, below every room
+    "web": 0.5,
     "images": 1,
     "sources": 1,
     "encoders": 1,
@@ -22,23 +22,23 @@ FLOORS = {
     "query": 2,
     "ingest": 2,
     "results": 2,
-    "select": 2,
-    "structure": 2,
+    "analysis": 2,
+    "calibration": 2,
     "datasets": 2,
-    "index": 3,
     "identity": 2,
+    "index": 3,
     "several": 4,
     "__init__": 4,
-    "server": 5,
     "distribute": 5,
-    "exchange": 5,
     "evaluate": 5,
+    "exchange": 5,
     "train": 5,
+    "server": 5,
     "cli": 6,
     "notebook": 6,
     "__main__": 7,
 }
-LONGEST_FILE, LONGEST_FUNCTION = 300, 50
+LONGEST_FILE, LONGEST_FUNCTION = 600, 60  # lines, statements
 SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
 
 
@@ -76,30 +76,41 @@ def imported_rooms(path: Path) -> Iterator[str]:
                     yield parts[1] if parts[1:] else "__init__"
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_imports_go_down_only(path: Path) -> None:
-    here = room(path)
-    for other in imported_rooms(path):
-        assert other == here or FLOORS[other] < FLOORS[here], f"{here} imports {other}"
+def test_imports_go_down_only() -> None:
+    upward = [
+        f"{named(path)} imports {other}"
+        for path in FILES
+        for other in imported_rooms(path)
+        if other != room(path) and FLOORS[other] >= FLOORS[room(path)]
+    ]
+    assert upward == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_files_and_functions_are_short(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert len(text.splitlines()) <= LONGEST_FILE
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, node.name
+def test_files_and_functions_can_be_read_at_a_sitting() -> None:
+    too_long = list[str]()
+    for path in FILES:
+        text = path.read_text("utf-8")
+        if len(text.splitlines()) > LONGEST_FILE:
+            too_long.append(named(path))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and statements(node) > LONGEST_FUNCTION:
+                too_long.append(f"{named(path)}: {node.name}")
+    assert too_long == []
 
 
-@pytest.mark.parametrize("path", SILENT, ids=named)
-def test_only_the_top_floor_prints_exits_and_reads_the_environment(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Name):
-            assert node.id != "print"
-        if isinstance(node, ast.Attribute):
-            assert ast.unparse(node) not in ("sys.exit", "os.environ", "os.getenv")
-        assert not isinstance(node, ast.Assert)
+def test_only_the_top_floor_prints_exits_and_reads_the_environment() -> None:
+    found = list[str]()
+    for path in SILENT:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            is_print = isinstance(node, ast.Name) and node.id == "print"
+            reads = isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.exit", "os.environ", "os.getenv")
+            if is_print or reads or isinstance(node, ast.Assert):
+                found.append(f"{named(path)}:{node.lineno}")
+    assert found == []
+
+
+def statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return sum(isinstance(node, ast.stmt) for node in ast.walk(function)) - 1
 
 
 def test_importing_sightline_imports_no_runtime() -> None:

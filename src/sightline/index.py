@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sightline import query
+from sightline.calibration.line import MOST_JUDGED, chance_scores, drawn, stands_of
 from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
 from sightline.errors import SourceError, StoreNotFound, UsageError
 from sightline.identity import check
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
 from sightline.stores.base import Store, Tunable, open_store, redacted
-from sightline.structure.line import MOST_JUDGED, chance_scores, drawn, stands_of
 from sightline.types import FAILURE, Failure, Hit, Item, Note, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
+    from sightline.calibration.tuning import Tuning
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
     from sightline.ingest import Options, Summary
     from sightline.sources.base import Opening, Source
-    from sightline.stores.tuning import Tuning
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
@@ -118,9 +118,9 @@ class Index:
         by: Callable[..., Summary] | None = None,
     ) -> Summary:
         """Read the pictures of the failures table again; those that no longer exist leave it."""
+        from sightline.filters.documents import load_payload
         from sightline.ingest import Options, ingest
         from sightline.sources.base import Opening, open_source
-        from sightline.stores.documents import load_payload
 
         opening = opening or Opening()
         items = list[Item]()
@@ -141,8 +141,8 @@ class Index:
 
         With `only_if_grown` an index that has not doubled since the last time is left as it is.
         """
-        from sightline.stores.tuning import needs_tuning, tune
-        from sightline.structure.phrases import sample_queries
+        from sightline.calibration.phrases import sample_queries
+        from sightline.calibration.tuning import needs_tuning, tune
 
         if not isinstance(self.store, Tunable) or (only_if_grown and not needs_tuning(self.store)):
             return None
@@ -153,8 +153,8 @@ class Index:
 
         With `only_if_grown` it is left as it is, unless the index has doubled or the model reads words another way.
         """
-        from sightline.structure import line
-        from sightline.structure.phrases import phrases
+        from sightline.calibration import line
+        from sightline.calibration.phrases import phrases
 
         if only_if_grown and line.is_current(self.store, self.encoder):
             return True

@@ -15,11 +15,11 @@ import numpy as np
 from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
+from sightline.filters.documents import dump_payload
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
 from sightline.sources.ahead import forget_frames, read_ahead
 from sightline.stores.base import Store
-from sightline.stores.documents import dump_payload
 from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's

@@ -13,11 +13,11 @@ import pytest
 from tests.records import plain_record, random_vector
 
 from sightline.errors import StoreBusy, StoreError
+from sightline.filters.where import parse_where
 from sightline.stores.local.filters import passing
 from sightline.stores.local.schema import read_state
 from sightline.stores.local.store import LocalStore
 from sightline.stores.local.views import Stale
-from sightline.stores.where import parse_where
 from sightline.types import Record
 
 DIM, COUNT = 16, 200

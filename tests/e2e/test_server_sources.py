@@ -8,8 +8,8 @@ from tests.pictures import encoded, scene
 from tests.serving import serving
 
 from sightline.index import Index
-from sightline.select import Selected
 from sightline.sources.base import Opening, open_source
+from sightline.sources.select import Selected
 
 
 def test_a_picture_in_an_archive_has_a_thumbnail(tmp_path: Path) -> None:

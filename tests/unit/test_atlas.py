@@ -15,11 +15,11 @@ from PIL import Image
 from tests.archives import make_zip
 from tests.pictures import encoded, scene
 
+from sightline.analysis.atlas import page
+from sightline.analysis.projection import principal_components, project
 from sightline.cli.main import main
 from sightline.errors import ExtraMissing, UsageError
 from sightline.index import Index
-from sightline.structure.atlas import page
-from sightline.structure.projection import principal_components, project
 from sightline.types import Record
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

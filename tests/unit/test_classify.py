@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
+from sightline.analysis.classify import TEMPLATES, classify, label_vectors, probabilities
+from sightline.analysis.tags import tag
 from sightline.cli.main import main
 from sightline.encoders.base import load_encoder
 from sightline.errors import UsageError
 from sightline.evaluate.confusion import confusion, html
 from sightline.index import Index
 from sightline.stores.memory import MemoryStore
-from sightline.structure.classify import TEMPLATES, classify, label_vectors, probabilities
-from sightline.structure.tags import tag
 from sightline.types import Payload, Record, Vectors, record_id
 
 
@@ -215,7 +215,7 @@ def test_only_commands_that_keep_what_is_done_say_so_when_they_are_stopped(
     monkeypatch.setattr("sightline.encoders.base.choose_model", stopped)
     assert main(["classify", str(photos), "--labels", "a,b"]) == 130
     assert "stopped; nothing was changed" in capsys.readouterr().err
-    monkeypatch.setattr("sightline.structure.tags.tag", stopped)
+    monkeypatch.setattr("sightline.analysis.tags.tag", stopped)
     with Index(str(photos.parent / "stopped.index"), model="mini") as index:
         index.add(photos)
     assert main(["tag", "--labels", "a,b", "--index", str(photos.parent / "stopped.index")]) == 130

@@ -8,11 +8,11 @@ import pytest
 from tests.records import plain_record, random_vector
 
 from sightline.errors import DimensionMismatch, StoreError
-from sightline.stores import copying
+from sightline.exchange import copying
+from sightline.exchange.copying import Copied, Options, copy_records
+from sightline.exchange.verifying import verify
 from sightline.stores.base import open_store
-from sightline.stores.copying import Copied, Options, copy_records
 from sightline.stores.memory import MemoryStore
-from sightline.stores.verifying import verify
 from sightline.types import Record
 
 DIM = 16

@@ -9,13 +9,13 @@ from PIL import Image
 from tests.archives import make_zip
 from tests.pictures import encoded, scene
 
+from sightline.analysis.duplicates import groups, keep_threshold, threshold_of
 from sightline.cli.main import main
 from sightline.encoders.base import load_encoder
 from sightline.errors import UsageError
 from sightline.evaluate.copies import COPIES, measure
 from sightline.index import Index
 from sightline.stores.memory import MemoryStore
-from sightline.structure.duplicates import groups, keep_threshold, threshold_of
 from sightline.types import Record, Vectors, record_id
 
 

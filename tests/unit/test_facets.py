@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from sightline.analysis.classify import classify
+from sightline.analysis.duplicates import fold
+from sightline.analysis.facets import facets
 from sightline.encoders.pixels import PixelsEncoder
 from sightline.errors import TextNotSupported, UsageError
-from sightline.structure.classify import classify
-from sightline.structure.duplicates import fold
-from sightline.structure.facets import facets
 from sightline.types import Payload, Vectors
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from tests.pictures import scene
 
+from sightline.calibration.line import chance_scores, drawn, stands_of
 from sightline.index import Index
 from sightline.server.judging import Judge
-from sightline.structure.line import chance_scores, drawn, stands_of
 from sightline.types import Hit
 
 

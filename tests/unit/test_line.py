@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
+from sightline.calibration.line import chance_scores, draw, drawn, is_current, redraw, stands_of
 from sightline.cli.main import main
 from sightline.index import Index
 from sightline.results import Hits, Took, page
 from sightline.stores.memory import MemoryStore
-from sightline.structure.line import chance_scores, draw, drawn, is_current, redraw, stands_of
 from sightline.types import Hit, Record, Vectors, record_id
 
 DIM = 32

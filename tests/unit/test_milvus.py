@@ -15,6 +15,7 @@ from tests.contract.test_store import DIM, Pair, Plug, discard
 from tests.engines import engine_url
 from tests.records import plain_record, random_payload, random_vector, random_where
 
+from sightline.calibration.exact import exact_scores, recall
 from sightline.errors import (
     DimensionMismatch,
     ExtraMissing,
@@ -24,12 +25,11 @@ from sightline.errors import (
     StoreUnreachable,
     UsageError,
 )
+from sightline.filters.where import matches, parse_where
 from sightline.stores.base import Tunable, open_store
-from sightline.stores.exact import exact_scores, recall
 from sightline.stores.milvus.filters import Translator, joined
 from sightline.stores.milvus.place import parse_place
 from sightline.stores.milvus.store import MilvusStore
-from sightline.stores.where import matches, parse_where
 from sightline.types import Record
 
 pytest.importorskip("pymilvus")

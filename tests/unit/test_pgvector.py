@@ -13,6 +13,8 @@ from tests.clip_like import ClipLike
 from tests.engines import engine_url
 from tests.records import plain_record, random_vector
 
+from sightline.calibration import tuning
+from sightline.calibration.exact import exact_scores, recall
 from sightline.errors import (
     DimensionMismatch,
     StoreError,
@@ -22,13 +24,11 @@ from sightline.errors import (
     StoreUnreachable,
     UsageError,
 )
-from sightline.stores import tuning
+from sightline.filters.where import parse_where
 from sightline.stores.base import Droppable, Tunable, open_store
-from sightline.stores.exact import exact_scores, recall
 from sightline.stores.pgvector.filters import condition_of
 from sightline.stores.pgvector.server import parse_server
 from sightline.stores.pgvector.store import PgvectorStore
-from sightline.stores.where import parse_where
 from sightline.types import Record, Value, Vectors
 
 pytestmark = pytest.mark.skipif(

@@ -21,11 +21,11 @@ from sightline.errors import (
     StoreUnreachable,
     UsageError,
 )
+from sightline.filters.where import matches, parse_where
 from sightline.stores.pinecone.entries import batches, entries_of, fields, key_of, place
 from sightline.stores.pinecone.filters import push
 from sightline.stores.pinecone.opening import connect
 from sightline.stores.pinecone.store import PineconeStore, open_url
-from sightline.stores.where import matches, parse_where
 from sightline.types import Record, record_id
 
 DIM = 16

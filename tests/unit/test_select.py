@@ -8,8 +8,8 @@ from tests.pictures import encoded, scene, write
 
 from sightline.errors import UsageError, WhereError
 from sightline.index import Index
-from sightline.select import Selected
 from sightline.sources.base import open_source
+from sightline.sources.select import Selected
 from sightline.types import Item
 
 ITEMS = [Item(f"file:///{n:03}.jpg", "1", bytes, {"n": n}) for n in range(200)]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tests.clip_like import ClipLike
 
-from sightline.stores.exact import exact_scores, recall
+from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.tuning import needs_tuning, tune, tuning_of
 from sightline.stores.memory import MemoryStore
-from sightline.stores.tuning import needs_tuning, tune, tuning_of
 from sightline.types import Hit, Record, Vectors, Where, record_id
 
 DIM = 32

@@ -32,6 +32,7 @@ from sightline.errors import (
     StoreUnreachable,
     UsageError,
 )
+from sightline.filters.where import parse_where
 from sightline.stores.address import parse_address
 from sightline.stores.base import Droppable, Tunable, open_store
 from sightline.stores.memory import MemoryStore
@@ -42,7 +43,6 @@ from sightline.stores.vespa.longs import places, rank, value_long
 from sightline.stores.vespa.package import build
 from sightline.stores.vespa.paging import pages
 from sightline.stores.vespa.records import document_id
-from sightline.stores.where import parse_where
 from sightline.types import Record, Value
 
 DIM = 16

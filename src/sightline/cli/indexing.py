@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from sightline.index import Index
     from sightline.ingest import Options, Summary
-    from sightline.select import Selected
     from sightline.sources.base import Opening, Source
+    from sightline.sources.select import Selected
 
 _EXAMPLES = """\
 examples:
@@ -173,7 +173,7 @@ def _opening(options: argparse.Namespace) -> "Opening":
 def _selected(source: "Source", options: argparse.Namespace) -> "Source | Selected":
     """The part of a source that is wanted; the source itself if that is all of it."""
     from sightline.cli.where import parse_where
-    from sightline.select import Selected
+    from sightline.sources.select import Selected
 
     if not options.where and options.sample is None and options.limit is None:
         return source

@@ -89,8 +89,8 @@ def classify(options: argparse.Namespace) -> int:
 
 def tag(options: argparse.Namespace) -> int:
     """Tag an index."""
-    from sightline.structure import tags
-    from sightline.structure.classify import label_vectors, probabilities
+    from sightline.analysis import tags
+    from sightline.analysis.classify import label_vectors, probabilities
 
     labels = _labels(options)
     with open_index(options) as index:
@@ -122,7 +122,7 @@ def tag(options: argparse.Namespace) -> int:
 def _classified(options: argparse.Namespace, encoder: "Encoder") -> int:
     import numpy as np
 
-    from sightline.structure.classify import label_vectors, probabilities
+    from sightline.analysis.classify import label_vectors, probabilities
 
     labels = _labels(options)
     vectors = label_vectors(labels, encoder, _templates(options))
@@ -220,8 +220,8 @@ def _lines(path: Path) -> list[str]:
 
 
 def _templates(options: argparse.Namespace) -> "Sequence[str]":
+    from sightline.analysis.classify import TEMPLATES
     from sightline.errors import UsageError
-    from sightline.structure.classify import TEMPLATES
 
     if options.templates and options.templates not in TEMPLATES:
         raise UsageError(f"there is no set of templates {options.templates!r}, expected one of {', '.join(TEMPLATES)}")

@@ -27,8 +27,8 @@ def add_commands(commands: Commands) -> None:
 def status(options: argparse.Namespace) -> int:
     """Show an index."""
     damaged = _verified(options) if options.verify or options.repair else None
+    from sightline.calibration.tuning import Tuning
     from sightline.cli.moving import tuning_text
-    from sightline.stores.tuning import Tuning
 
     with open_index(options) as index:
         info = index.info()

@@ -34,10 +34,10 @@ def draw(options: argparse.Namespace) -> int:
     """Write the page."""
     import numpy as np
 
+    from sightline.analysis import atlas
+    from sightline.analysis.projection import project
     from sightline.cli.searching import write
     from sightline.errors import UsageError
-    from sightline.structure import atlas
-    from sightline.structure.projection import project
 
     options.model = None
     with open_index(options) as index:

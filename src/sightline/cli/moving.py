@@ -13,10 +13,10 @@ from sightline.text import count, duration, printable, table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from sightline.calibration.tuning import Tuning
+    from sightline.exchange.copying import Copied
+    from sightline.exchange.verifying import Verdict
     from sightline.index import Index
-    from sightline.stores.copying import Copied
-    from sightline.stores.tuning import Tuning
-    from sightline.stores.verifying import Verdict
 
 _EXAMPLES = """\
 examples:

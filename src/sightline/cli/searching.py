@@ -121,7 +121,7 @@ def _found(find: "Callable[..., Hits]", store: "Store", options: argparse.Namesp
         return find(**cut)
     import numpy as np
 
-    from sightline.structure.duplicates import SAME, fold, threshold_of
+    from sightline.analysis.duplicates import SAME, fold, threshold_of
 
     same, last = threshold_of(store) or SAME, options.offset + options.k
     width = last

@@ -10,8 +10,8 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, h
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
+    from sightline.analysis.duplicates import Group
     from sightline.evaluate.copies import Copies
-    from sightline.structure.duplicates import Group
     from sightline.types import Hit
 
 _EXAMPLES = """\
@@ -57,7 +57,7 @@ def add_commands(commands: Commands) -> None:
 
 def duplicates(options: argparse.Namespace) -> int:
     """Measure, or find the groups; exit code 1 when there are none."""
-    from sightline.structure.duplicates import SAME, groups, threshold_of
+    from sightline.analysis.duplicates import SAME, groups, threshold_of
 
     if options.measure is not None:
         return _measured(options)
@@ -78,8 +78,8 @@ def duplicates(options: argparse.Namespace) -> int:
 
 
 def _measured(options: argparse.Namespace) -> int:
+    from sightline.analysis.duplicates import keep_threshold
     from sightline.evaluate.copies import measure
-    from sightline.structure.duplicates import keep_threshold
 
     cache = hub().cache / "pictures"
     with open_index(options) as index:

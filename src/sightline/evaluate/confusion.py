@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.analysis.classify import label_vectors, probabilities
 from sightline.encoders.base import Encoder
 from sightline.errors import UsageError
 from sightline.evaluate import metrics
 from sightline.evaluate.intervals import Estimate, bootstrap
 from sightline.evaluate.judgements import load
 from sightline.evaluate.vectors import image_vectors
-from sightline.structure.classify import label_vectors, probabilities
 
 _STYLE = (Path(__file__).parent / "report.css").read_text("utf-8") + (
     Path(__file__).parent / "confusion.css"

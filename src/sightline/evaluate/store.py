@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.phrases import sample_queries
 from sightline.errors import UsageError
 from sightline.index import Index
 from sightline.stores.base import Store
-from sightline.stores.exact import exact_scores, recall
-from sightline.structure.phrases import sample_queries
 from sightline.types import Vectors
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
+from sightline.calibration.exact import sample_pictures
+from sightline.calibration.phrases import sample_queries
 from sightline.errors import EncoderError, IndexMismatch
+from sightline.exchange.copying import Copied, Options, copy_records
+from sightline.exchange.verifying import Verdict, verify
 from sightline.index import Index
 from sightline.stores.base import open_store
-from sightline.stores.copying import Copied, Options, copy_records
-from sightline.stores.exact import sample_pictures
-from sightline.stores.verifying import Verdict, verify
-from sightline.structure.phrases import sample_queries
 from sightline.types import FAILURE, Vectors
 
 _KINDS = ("index", "root", FAILURE)  # the notes that make an index; what a store measured of itself stays behind

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sightline.chunks import chunks
 from sightline.errors import SourceError
 from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
+from sightline.filters.documents import load_payload
 from sightline.sources.rows import Row, open_rows
 from sightline.sources.values import field_of, value_of
-from sightline.stores.documents import load_payload
 from sightline.types import Payload, Record, Value, Vectors, record_id
 
 _URIS = ("uri", "url", "image_url", "image_path", "path", "filename")

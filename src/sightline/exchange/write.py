@@ -13,8 +13,8 @@ import numpy as np
 
 from sightline.chunks import chunks
 from sightline.errors import ExtraMissing, UsageError
+from sightline.filters.documents import dump_payload
 from sightline.stores.base import Store
-from sightline.stores.documents import dump_payload
 from sightline.types import Record, Value
 
 BATCH_RECORDS = 4096

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sightline.analysis.facets import Facet, facets
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
 from sightline.index import Index
@@ -24,7 +25,6 @@ from sightline.server.searcher import Asked, Found, Searcher
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import Thumbnails
 from sightline.stores.base import Store
-from sightline.structure.facets import Facet, facets
 from sightline.types import Record, Vector
 
 _FACETS_S = 60.0  # the least age at which facets are counted again

@@ -5,9 +5,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
+from sightline.calibration.line import Line, Stand, chance_scores, drawn, stands_of
 from sightline.encoders.base import Encoder
 from sightline.stores.base import Store
-from sightline.structure.line import Line, Stand, chance_scores, drawn, stands_of
 from sightline.types import Hit
 
 _KEPT_S = 10.0  # the line: from a database it is a round trip, and it changes when an index has doubled

@@ -4,6 +4,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from sightline.analysis.classify import classify as probabilities_of
 from sightline.errors import UsageError
 from sightline.query import Term
 from sightline.server.access import answer, desk
@@ -17,7 +18,6 @@ from sightline.server.schemas import (
     QueryTerm,
 )
 from sightline.server.searcher import Asked
-from sightline.structure.classify import classify as probabilities_of
 from sightline.types import Vectors
 
 router = APIRouter(tags=["model"])

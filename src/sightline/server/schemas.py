@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
-from sightline.structure.duplicates import SAME
+from sightline.analysis.duplicates import SAME
 
 MOST_HITS = 1000
 DEEPEST = 100_000

@@ -12,6 +12,7 @@ from fastapi import Query as Parameter
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
+from sightline.analysis.duplicates import fold
 from sightline.query import describe
 from sightline.results import line_of, plain
 from sightline.server.access import answer, desk, problems_of, shown
@@ -29,7 +30,6 @@ from sightline.server.schemas import (
     SearchRequest,
 )
 from sightline.server.searcher import Asked, Found
-from sightline.structure.duplicates import fold
 from sightline.types import Hit, Record
 
 router = APIRouter(tags=["search"])

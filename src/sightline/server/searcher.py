@@ -11,6 +11,7 @@ import numpy as np
 from PIL.Image import Image
 
 from sightline import query
+from sightline.calibration.line import MOST_JUDGED
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError
 from sightline.query import Term
@@ -18,7 +19,6 @@ from sightline.results import Took
 from sightline.server.judging import Judge
 from sightline.server.problems import Problem
 from sightline.stores.base import Store
-from sightline.structure.line import MOST_JUDGED
 from sightline.types import Hit, Pixels, Vector, Vectors, Where
 
 _REMEMBERED = 2048  # texts: a page that scrolls asks for the same one again and again

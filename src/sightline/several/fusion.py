@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from sightline import query
 from sightline.errors import TextNotSupported, UsageError
+from sightline.filters.where import matches
 from sightline.query import Term
 from sightline.results import Hits, Took
-from sightline.stores.where import matches
 from sightline.types import Hit, Record, Vector, Where
 
 if TYPE_CHECKING:

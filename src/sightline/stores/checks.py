@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 
 from sightline.errors import DimensionMismatch, UsageError
-from sightline.stores.where import LARGEST_INTEGER
+from sightline.filters.where import LARGEST_INTEGER
 from sightline.types import Payload, Record, Vectors
 
 _LARGEST_DIM = 65_536

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.stores.documents import TIME
+from sightline.filters.documents import TIME
 
 MISSING, NUMBER, TRUTH, TEXT, MOMENT, LIST = range(6)
 """The kinds of values in `Column.kinds`."""

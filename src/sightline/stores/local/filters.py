@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 from sightline.stores.local.columns import (
     MISSING,
     MOMENT,
@@ -21,7 +22,6 @@ from sightline.stores.local.columns import (
 from sightline.stores.local.scan import Slots
 from sightline.stores.local.schema import INDEXED_FIELDS
 from sightline.stores.local.views import Stale, View
-from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
 Mask: TypeAlias = NDArray[np.bool_]
 """Shape (slots,)."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.stores.documents import load_payload
+from sightline.filters.documents import load_payload
 from sightline.stores.local.quantise import Quantiser
 from sightline.stores.local.scan import NEVER, Scanner, Scores, Slots, exact_scores, near_best
 from sightline.stores.local.views import View

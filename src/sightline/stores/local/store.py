@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from sightline.errors import StoreDamaged, StoreError
+from sightline.filters.documents import load_note, load_payload
+from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.checks import check_dim, check_records, check_search
-from sightline.stores.documents import load_note, load_payload
 from sightline.stores.local.database import Database, connect_writer, translated_errors
 from sightline.stores.local.filters import passing
 from sightline.stores.local.quantise import quantiser
@@ -20,7 +21,6 @@ from sightline.stores.local.upkeep import Damage, check_last_batch, compact, fin
 from sightline.stores.local.vectors import remove_other_files, sync_folder
 from sightline.stores.local.views import Stale, View, Views
 from sightline.stores.local.writes import delete_records, find, write_documents, write_records
-from sightline.stores.where import Node, matches, parse_where
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _Result = TypeVar("_Result")

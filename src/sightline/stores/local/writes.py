@@ -8,12 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from sightline.stores.documents import dump_note, dump_payload
+from sightline.filters.documents import dump_note, dump_payload
+from sightline.filters.words import payload_words
 from sightline.stores.local.quantise import Quantiser
 from sightline.stores.local.schema import State, read_state, write_state
 from sightline.stores.local.vectors import VECTOR, appending, write_rows
 from sightline.stores.local.views import mark_dead
-from sightline.stores.words import payload_words
 from sightline.types import Note, Record, Vectors
 
 BATCH_ROWS = 4096

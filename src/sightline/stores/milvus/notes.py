@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sightline.stores.documents import load_note
+from sightline.filters.documents import load_note
 from sightline.stores.milvus.connection import Connection
 from sightline.stores.milvus.filters import quoted
 from sightline.stores.milvus.place import Place

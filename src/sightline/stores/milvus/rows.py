@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import UsageError
-from sightline.stores.documents import dump_note, dump_payload, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_payload
 from sightline.stores.milvus.filters import TYPED, filter_row, partition_of
 from sightline.types import Hit, Note, Record, Vectors
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from sightline.filters.where import matches, parse_where
 from sightline.stores.checks import check_records, check_search
 from sightline.stores.milvus.connection import Connection
 from sightline.stores.milvus.filters import Translator
@@ -12,7 +13,6 @@ from sightline.stores.milvus.place import Place, parse_place
 from sightline.stores.milvus.reading import Reader
 from sightline.stores.milvus.rows import record_of, record_rows
 from sightline.stores.milvus.writing import delete_ids, write_rows
-from sightline.stores.where import matches, parse_where
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _SEAL_S = 600.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import UsageError
-from sightline.stores.documents import dump_payload, load_payload
+from sightline.filters.documents import dump_payload, load_payload
 from sightline.stores.pgvector.connections import Connection
 from sightline.stores.pgvector.filters import Condition, fields_of, is_storable
 from sightline.stores.pgvector.schema import Table

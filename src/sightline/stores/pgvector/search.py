@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from sightline.stores.documents import load_payload
+from sightline.filters.documents import load_payload
 from sightline.stores.pgvector.connections import Connection
 from sightline.stores.pgvector.filters import Condition
 from sightline.stores.pgvector.schema import Table

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
-from sightline.stores.documents import dump_payload, load_payload
-from sightline.stores.words import payload_words
+from sightline.filters.documents import dump_payload, load_payload
+from sightline.filters.words import payload_words
 from sightline.types import Hit, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960

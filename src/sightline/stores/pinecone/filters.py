@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 from sightline.stores.pinecone.entries import microseconds
-from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
 _KINDS = ("text", "number", "truth", "time", "none")
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}

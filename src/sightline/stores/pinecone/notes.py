@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from hashlib import sha256
 
-from sightline.stores.documents import dump_note, load_note
+from sightline.filters.documents import dump_note, load_note
 from sightline.stores.pinecone.connection import Connection
 from sightline.stores.pinecone.entries import MOST_METADATA_BYTES, Entry, entry, mark, too_large
 from sightline.stores.pinecone.reading import walk

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from sightline.errors import UsageError
+from sightline.filters.where import Node, matches
 from sightline.stores.pinecone.connection import Connection
 from sightline.stores.pinecone.entries import hit_of, record_of
 from sightline.stores.pinecone.filters import Pushed, push
 from sightline.stores.pinecone.reading import MOST_FOUND, fetch, query, walk
 from sightline.stores.ties import in_order, settle
-from sightline.stores.where import Node, matches
 from sightline.types import Hit, Vector
 
 _WITH_METADATA = 100  # matches of 40 KB each are the 4 MB that an answer may have

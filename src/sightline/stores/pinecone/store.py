@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from sightline.errors import ExtraMissing, StoreError, StoreNotFound
+from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_records, check_search
-from sightline.stores.where import And, Node, matches, parse_where
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 try:

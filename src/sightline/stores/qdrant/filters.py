@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from qdrant_client import models
 
-from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of, matches
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of, matches
 from sightline.types import Payload
 
 NAMES, TEXTS, WORDS = "has", "texts", "words"

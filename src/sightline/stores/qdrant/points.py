@@ -9,10 +9,10 @@ from uuid import UUID, uuid5
 import numpy as np
 from qdrant_client import models
 
-from sightline.stores.documents import dump_note, dump_payload, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_payload
+from sightline.filters.where import kind_of
+from sightline.filters.words import payload_words
 from sightline.stores.qdrant.filters import NAMES, PREFIXES, TEXTS, WORDS, moment
-from sightline.stores.where import kind_of
-from sightline.stores.words import payload_words
 from sightline.types import Hit, Note, Payload, Record, Vector
 
 ID, IS_NAMED, URI, DOCUMENT = "id", "named", "uri", "payload"

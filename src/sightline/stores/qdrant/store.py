@@ -6,8 +6,9 @@ from heapq import merge
 
 from qdrant_client import QdrantClient, models
 
+from sightline.filters.documents import load_note
+from sightline.filters.where import parse_where
 from sightline.stores.checks import check_records, check_search
-from sightline.stores.documents import load_note
 from sightline.stores.qdrant.connection import Connection
 from sightline.stores.qdrant.filters import Pushed, has_value, passes, push
 from sightline.stores.qdrant.paging import PAGE, Pages, batches
@@ -27,7 +28,6 @@ from sightline.stores.qdrant.points import (
 from sightline.stores.qdrant.schema import ask_filtered, drop_collections, open_collections
 from sightline.stores.qdrant.search import Finder, consistency
 from sightline.stores.qdrant.settings import settings_of
-from sightline.stores.where import parse_where
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _WRITERS = 4  # requests at a time: the client makes one batch while the server takes in others

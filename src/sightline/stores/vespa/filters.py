@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, kind_of
 from sightline.stores.vespa.longs import exists_long, is_whole, order_long, rank, value_long, word_long
-from sightline.stores.where import And, Compare, Exists, In, Match, Node, Not, Or, kind_of
 
 EVERYTHING, NOTHING = "true", "false"
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 
-from sightline.stores.where import Scalar, kind_of
-from sightline.stores.words import payload_words
+from sightline.filters.where import Scalar, kind_of
+from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 PLACES = 5

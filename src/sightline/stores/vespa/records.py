@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from sightline.stores.documents import dump_note, dump_payload, load_note, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.stores.vespa.longs import id_long, kind_long, payload_longs, payload_ranks, places
 from sightline.types import Note, Record, Vector
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sightline.errors import StoreError, UsageError
+from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_records, check_search
 from sightline.stores.ties import settle
 from sightline.stores.vespa.client import Client
@@ -21,7 +22,6 @@ from sightline.stores.vespa.records import (
     note_document,
     record_document,
 )
-from sightline.stores.where import And, Node, matches, parse_where
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 WIDTHS = (0, 100, 200, 400, 800, 1600, 3200)

@@ -6,10 +6,10 @@ from itertools import product
 
 import numpy as np
 
+from sightline.calibration.exact import sample_pictures
 from sightline.encoders.base import Encoder
 from sightline.errors import TextNotSupported
 from sightline.stores.base import Store
-from sightline.stores.exact import sample_pictures
 from sightline.types import Vectors
 
 _THINGS = (

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sightline.calibration.exact import SAME, exact_scores, recall
+from sightline.exchange.copying import is_same
 from sightline.stores.base import Store
-from sightline.stores.copying import is_same
-from sightline.stores.exact import SAME, exact_scores, recall
 from sightline.types import Hit, Record, Vectors
 
 _K = 10

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from sightline.calibration.exact import exact_scores, recall
 from sightline.stores.base import Store, Tunable
-from sightline.stores.exact import exact_scores, recall
 from sightline.types import Vectors
 
 GOAL = 0.98

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from itertools import islice
 
 from sightline.errors import UsageError, WhereError
-from sightline.stores.where import And, Compare, Exists, In, Node, Not, Or, matches, parse_where
+from sightline.filters.where import And, Compare, Exists, In, Node, Not, Or, matches, parse_where
 from sightline.text import printable
 from sightline.types import Item, Where
 

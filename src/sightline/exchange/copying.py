@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from sightline.calibration.exact import SAME
 from sightline.chunks import chunks
 from sightline.errors import DimensionMismatch
 from sightline.stores.base import Store
-from sightline.stores.exact import SAME
 from sightline.types import Record
 
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s

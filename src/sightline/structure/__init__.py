@@ -1,1 +1,0 @@
-"""What an index says of itself without training: labels, copies, facets, a map, and which hits are chance."""
