@@ -33,7 +33,7 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.filters.where import parse_where
-from sightline.stores.address import parse_address
+from sightline.stores.url import parse_address
 from sightline.stores.base import Droppable, Tunable, open_store
 from sightline.stores.memory import MemoryStore
 from sightline.stores.vespa import VespaStore, application_package, open_url

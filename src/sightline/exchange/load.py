@@ -11,11 +11,12 @@ from sightline.exchange.read import Saved, open_saved
 from sightline.exchange.write import BATCH_RECORDS
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
+from sightline.stores.url import StoreUrl
 
 
 def load(
     path: Path,
-    url: str,
+    url: str | StoreUrl,
     *,
     model: str | None = None,
     hub: Hub | None = None,
@@ -26,7 +27,7 @@ def load(
     Files that Sightline did not write do not say which model made them: `model` must. Raises `IndexMismatch` if the
     index holds another model's vectors, `UsageError` if the model is not told or gives vectors of another length.
     """
-    saved = open_saved(path)
+    saved, url = open_saved(path), StoreUrl(url)
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:
@@ -39,7 +40,7 @@ def load(
     return written
 
 
-def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> Store:
+def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> Store:
     if not saved.identity:
         _make(saved, path, url, model, hub)
     store = open_store(url, dim=saved.dim)
@@ -56,7 +57,7 @@ def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub |
     return store
 
 
-def _make(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> None:
+def _make(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> None:
     """An index of the model that the user names, if it is not there."""
     if model is None:
         raise UsageError(f"{path} does not say which model made its vectors, expected its name: give --model")

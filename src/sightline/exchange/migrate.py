@@ -9,19 +9,21 @@ from sightline.exchange.copying import Copied, Options, copy_records
 from sightline.exchange.verifying import Verdict, verify
 from sightline.index import Index
 from sightline.stores.base import open_store
+from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Vectors
 
 _KINDS = ("index", "root", FAILURE)  # the notes that make an index; what a store measured of itself stays behind
 
 
 def copy(
-    source: Index, url: str, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
+    source: Index, url: str | StoreUrl, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
 ) -> Copied:
     """Write the records and notes of an index into the store of that URL, made when it is not there.
 
     Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source
     no longer has are removed. Raises `IndexMismatch` if another model's pictures are there.
     """
+    url = StoreUrl(url)
     target = open_store(url, dim=source.store.dim)
     try:
         identity, there = source.store.notes("index"), target.notes("index")

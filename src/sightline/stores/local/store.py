@@ -33,14 +33,15 @@ _MOST_TRIES = 20  # a reader begins again when a compaction overtakes it; more o
 _logger = logging.getLogger(__name__)
 
 
-def open_url(url: str, *, dim: int | None = None) -> "LocalStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "LocalStore":
     """The store at a path or a file: URL, created if `dim` is given and nothing is there."""
-    if not url.lower().startswith("file:"):
-        return LocalStore(url, dim)
+    text = url.reveal()
+    if not text.lower().startswith("file:"):
+        return LocalStore(text, dim)
     from urllib.parse import urlsplit
     from urllib.request import url2pathname  # 10 ms, for all of HTTP
 
-    return LocalStore(url2pathname(urlsplit(url).path), dim)
+    return LocalStore(url2pathname(urlsplit(text).path), dim)
 
 
 def repair_store(path: str | Path) -> list[Damage]:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sightline.stores.pgvector.store import PgvectorStore
 
 
-def open_url(url: str, *, dim: int | None = None) -> "PgvectorStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "PgvectorStore":
     """The index in a table that a postgresql: URL names, created if `dim` is given and nothing is there."""
     try:
         from sightline.stores.pgvector.store import PgvectorStore

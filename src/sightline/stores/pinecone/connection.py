@@ -11,7 +11,7 @@ from pinecone import Pinecone
 from pinecone.errors import exceptions as errors
 
 from sightline.errors import StoreError, StoreForbidden, StoreNotFound
-from sightline.stores.address import Address
+from sightline.stores.url import Address
 from sightline.stores.pinecone.entries import one_hot
 from sightline.stores.retries import PATIENCE_S, persist
 

@@ -27,7 +27,7 @@ _MARKER = "store"  # the kind of note, and its key, that says that the namespace
 _FORMAT = 1
 
 
-def open_url(url: str, *, dim: int | None = None) -> "PineconeStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "PineconeStore":
     """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there.
 
     Raises `StoreNotFound`, `StoreForbidden`, `StoreUnreachable`, `DimensionMismatch`, or `StoreError` for an index or a

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from sightline.stores.qdrant.store import QdrantStore
 
 
-def open_url(url: str, *, dim: int | None = None) -> "QdrantStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "QdrantStore":
     """The store in a collection of Qdrant, created if `dim` is given and nothing is there.
 
     `qdrant://:key@host:6333/collection?option=value`, or `qdrant:///folder?collection=name` for its local mode.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from sightline.errors import UsageError
-from sightline.stores.address import Address, parse_address
+from sightline.stores.url import Address, parse_address
 
 OPTIONS = (
     "collection",

@@ -11,7 +11,7 @@ from vespa.exceptions import VespaError
 
 from sightline.chunks import chunks
 from sightline.errors import StoreError, StoreForbidden, StoreFull
-from sightline.stores.address import Address
+from sightline.stores.url import Address
 from sightline.stores.retries import persist
 
 WORKERS = 16

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import UsageError
-from sightline.stores.address import parse_address, with_key
+from sightline.stores.url import parse_address, with_key
 from sightline.stores.base import open_store, redacted
 
 
