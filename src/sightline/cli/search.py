@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, with_key
+from sightline.cli.output import write_page
 from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
@@ -190,7 +191,7 @@ def _show(hits: "Hits", options: argparse.Namespace) -> int:
     from sightline.results import page
 
     if options.html:
-        write(Path(options.html), page([hits], title=f"Sightline: {hits.query}"))
+        write_page(Path(options.html), page([hits], title=f"Sightline: {hits.query}"))
     if options.json:
         print(json.dumps(hits.to_dict(), indent=2, ensure_ascii=True))
     elif options.paths or options.nul:
@@ -243,15 +244,3 @@ def _write_paths(hits: "Hits", end: bytes) -> None:
     for hit in hits:
         sys.stdout.buffer.write(os.fsencode(show(hit)) + end)
     sys.stdout.buffer.flush()
-
-
-def write(path: Path, text: str) -> None:
-    """Write a page where the user wants it."""
-    from sightline.errors import UsageError
-
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path} ({error.strerror}): expected a file in a folder that you may write to"
-        ) from error

@@ -56,10 +56,10 @@ def compare(options: argparse.Namespace) -> int:
         found = searched(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
-        from sightline.cli.searching import write
+        from sightline.cli.output import write_page
 
         title = " and ".join(indexes) + " on the same queries"
-        write(Path(options.html), comparison_page(found, title=title, facts=figures))
+        write_page(Path(options.html), comparison_page(found, title=title, facts=figures))
     if options.json:
         plain = {name: [hits.to_dict() for hits in all_hits] for name, all_hits in found.items()}
         models = {"models": [model.to_dict() for model in measured]} if measured else {}

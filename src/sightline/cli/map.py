@@ -36,7 +36,7 @@ def draw(options: argparse.Namespace) -> int:
 
     from sightline.analysis import atlas
     from sightline.analysis.projection import project
-    from sightline.cli.searching import write
+    from sightline.cli.output import write_page
     from sightline.errors import UsageError
 
     options.model = None
@@ -47,6 +47,6 @@ def draw(options: argparse.Namespace) -> int:
         raise UsageError(f"{count(len(records), 'picture')} to draw, expected at least 3: index more, or raise --limit")
     places, method = project(np.stack([record.vector for record in records]), options.method)
     page = Path(options.html)
-    write(page, atlas.page(records, places, title=name, cache=hub().cache / "pictures"))
+    write_page(page, atlas.page(records, places, title=name, cache=hub().cache / "pictures"))
     print(f"{count(len(records), 'picture')} by {method} in {page}, {size(page.stat().st_size)}")
     return 0

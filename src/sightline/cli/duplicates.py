@@ -65,9 +65,9 @@ def duplicates(options: argparse.Namespace) -> int:
         same = options.threshold if options.threshold is not None else threshold_of(index.store) or SAME
         found = groups(index.store, same=same)
     if options.html:
-        from sightline.cli.searching import write
+        from sightline.cli.output import write_page
 
-        write(Path(options.html), _page(found, same))
+        write_page(Path(options.html), _page(found, same))
     if options.json:
         print(json.dumps({"threshold": same, "groups": [_plain(group) for group in found]}, indent=2))
     elif options.keep:

@@ -170,13 +170,13 @@ def _plain(record: "Record", best: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def _measured(options: argparse.Namespace, encoder: "Encoder") -> int:
-    from sightline.cli.searching import write
+    from sightline.cli.output import write_page
     from sightline.evaluate.confusion import confusion, html
 
     folder = Path(options.evaluate)
     found = confusion(encoder, folder, hub().cache / "evaluate", _templates(options))
     if options.html:
-        write(Path(options.html), html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
+        write_page(Path(options.html), html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
         return 0
