@@ -47,7 +47,9 @@ __all__ = [
 ]
 
 
-def open(url: "str | Path | StoreUrl" = "photos.index", *, model: "str | Encoder | None" = None, hub: "Hub | None" = None) -> "Index":
+def open(
+    url: "str | Path | StoreUrl" = "photos.index", *, model: "str | Encoder | None" = None, hub: "Hub | None" = None
+) -> "Index":
     """Open an index by URL: a folder, or `memory:`; it is created by the first `add` if it does not exist.
 
     `model` is a name (`sightline models` lists them), a folder with a model in it, or an encoder of your own; without

@@ -44,7 +44,9 @@ class Index:
     does not exist yet is created by the first `add`.
     """
 
-    def __init__(self, url: str | Path | StoreUrl, *, model: str | Encoder | None = None, hub: Hub | None = None) -> None:
+    def __init__(
+        self, url: str | Path | StoreUrl, *, model: str | Encoder | None = None, hub: Hub | None = None
+    ) -> None:
         self._address = StoreUrl(url)
         self._model, self._hub = model, hub
         self._encoder: Encoder | None = None

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, with_key
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
 from sightline.cli.output import write_page
 from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
@@ -51,6 +51,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         action="append",
         default=[],
         help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "
@@ -104,7 +105,7 @@ def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
     if options.model:
         raise UsageError(f"--model is for one index, got {len(urls)}: each is opened with the model that built it")
     with ExitStack() as stack:
-        indexes = [stack.enter_context(open_at(with_key(url), None)) for url in urls]
+        indexes = [stack.enter_context(open_at(url, None)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
         return _found(partial(fusion.search, parts, terms), indexes[0].store, options)
 

@@ -83,7 +83,8 @@ OPENERS = {
     "qdrant": "sightline.stores.qdrant:open_url",
     "vespa": "sightline.stores.vespa:open_url",
 }
-"""For each scheme of a URL the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""
+"""For each scheme the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""
+
 
 def open_store(url: str | StoreUrl, *, dim: int | None = None) -> Store:
     """The store that a path or URL names, created if `dim` is given and nothing is there.

@@ -13,9 +13,20 @@ HIDDEN = "***"
 """What stands in messages for a password or key."""
 
 _KEYED = ("qdrant", "milvus", "pinecone", "vespa")  # PostgreSQL has variables and a password file of its own
+_PASSWORD = re.compile(r"([a-z][a-z0-9+.-]+://?[^\s:@/]*):\S*@", re.IGNORECASE)
 _KEY_ALONE = ("qdrant", "pinecone", "vespa")  # these have no users: what stands before the @ is meant as the key
+_KEY = re.compile(rf"((?:{'|'.join(_KEY_ALONE)})://?)[^\s:@]+@", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)  # two characters at least: C:\photos is a path
-_SECRET_OPTION = re.compile(r"([?&][^=&#]*(?:password|passwd|secret|token|api_?key|access_?key)[^=&#]*=)[^&#]*", re.IGNORECASE)
+_SECRET_OPTION = re.compile(
+    r"([?&][^=&#]*(?:password|passwd|secret|token|api_?key|access_?key)[^=&#]*=)[^&#\s]*", re.IGNORECASE
+)
+
+
+def redact(text: str) -> str:
+    """A message of others without the passwords of the URLs in it."""
+    for secret in (_PASSWORD, _KEY):
+        text = secret.sub(rf"\1:{HIDDEN}@", text)
+    return _SECRET_OPTION.sub(rf"\1{HIDDEN}", text)
 
 
 class StoreUrl:
@@ -62,13 +73,23 @@ class StoreUrl:
 
     @property
     def is_remote(self) -> bool:
-        """Whether a server keeps the store, to which a password may belong."""
-        return "://" in self._text and self.scheme != "file"
+        """Whether a server keeps the store."""
+        return self.scheme not in ("file", "memory") and bool(urlsplit(self._text).netloc)
+
+    @property
+    def path(self) -> Path:
+        """Of a path or a file: URL."""
+        if not self._text.lower().startswith("file:"):
+            return Path(self._text)
+        from urllib.request import url2pathname  # 10 ms, for all of HTTP
+
+        return Path(url2pathname(urlsplit(self._text).path))
 
     @property
     def name(self) -> str:
         """The last part, without `.index` and options: what people call the index."""
-        return str(self).partition("?")[0].rstrip("/").rpartition("/")[2].removesuffix(".index")
+        text = self._text if self.scheme == "file" else str(self).partition("?")[0].partition("#")[0]
+        return Path(text.rstrip("/")).name.removesuffix(".index") or "index"
 
     def with_key(self, key: str | None) -> "StoreUrl":
         """The URL with the key as its password, if it is a server's that takes one and has none yet."""
@@ -132,7 +153,8 @@ def parse_address(url: str | StoreUrl, options: Sequence[str]) -> Address:
         port = parts.port
     except ValueError:  # its text would repeat what stands where the port should, perhaps half a password
         raise UsageError(
-            f"{url} is not a valid URL, expected one like {example}: write %2F, %3F, %23 and %40 for / ? # @ in a password"
+            f"{url} is not a valid URL, expected one like {example}: in a password write %2F, %3F, %23 and %40 "
+            "for / ? # and @"
         ) from None
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - {*options, "key_file"})
@@ -142,9 +164,11 @@ def parse_address(url: str | StoreUrl, options: Sequence[str]) -> Address:
     name = unquote(parts.path.strip("/"))
     if not name:
         raise UsageError(f"{url} names no index, expected one like {example}: add its name")
-    key = unquote(parts.password or "") or _key_of(given.pop("key_file", ""))
-    given.pop("key_file", None)
-    return Address(parts.scheme.lower(), parts.hostname or "", port, name, unquote(parts.username or ""), key, given)
+    user, key = unquote(parts.username or ""), unquote(parts.password or "")
+    if url.scheme in _KEY_ALONE and not key:
+        user, key = "", user
+    key_file = given.pop("key_file", "")
+    return Address(url.scheme, parts.hostname or "", port, name, user, key or _key_of(key_file), given)
 
 
 def _key_of(path: str) -> str:

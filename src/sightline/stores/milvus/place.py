@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sightline.errors import UsageError
-from sightline.stores.url import parse_address
 from sightline.stores.retries import PATIENCE_S
+from sightline.stores.url import StoreUrl, parse_address
 
 INDEXES = ("hnsw", "ivf", "flat")
 CONSISTENCIES = {"strong": "Strong", "session": "Session", "bounded": "Bounded", "eventually": "Eventually"}

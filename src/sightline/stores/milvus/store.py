@@ -13,6 +13,7 @@ from sightline.stores.milvus.place import Place, parse_place
 from sightline.stores.milvus.reading import Reader
 from sightline.stores.milvus.rows import record_of, record_rows
 from sightline.stores.milvus.writing import delete_ids, write_rows
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _SEAL_S = 600.0

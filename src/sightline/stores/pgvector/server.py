@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 from psycopg import pq
 
 from sightline.errors import UsageError
-from sightline.stores.url import parse_address
 from sightline.stores.retries import PATIENCE_S
+from sightline.stores.url import StoreUrl, parse_address
 
 EXACT_BELOW = 20_000
 """Comparing so many takes 25 ms at 512 dimensions, no more than a graph that finds as much."""

@@ -9,9 +9,9 @@ from pinecone import Pinecone
 from pinecone.errors import exceptions as errors
 
 from sightline.errors import DimensionMismatch, StoreError, StoreForbidden, StoreNotFound, UsageError
-from sightline.stores.url import Address, parse_address
 from sightline.stores.checks import check_dim
 from sightline.stores.pinecone.connection import TAG, Connection, namespace_of, reach
+from sightline.stores.url import Address, StoreUrl, parse_address
 
 OPTIONS = (
     "namespace",

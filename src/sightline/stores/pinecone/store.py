@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sightline.errors import ExtraMissing, StoreError, StoreNotFound
 from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_records, check_search
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 try:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sightline.errors import ExtraMissing
+from sightline.stores.url import StoreUrl
 
 if TYPE_CHECKING:
     from sightline.stores.qdrant.store import QdrantStore
