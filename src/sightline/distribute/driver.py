@@ -21,12 +21,12 @@ from sightline.encoders.hub import Hub, default_cache
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError
 from sightline.ingest import Batch, Options, Run, Summary
 from sightline.sources.folder import path_of
+from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
     from sightline.stores.base import Store
-    from sightline.stores.url import StoreUrl
 
 _EXAMPLE = "ray://head:10001?workers=8&cpus=2"
 _KNOCK_S = 5.0
@@ -89,12 +89,12 @@ class Cluster:
         )
 
 
-def open_cluster(address: str, url: StoreUrl, hub: Hub | None = None) -> Cluster:
+def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> Cluster:
     """The cluster of an address, for the index at a URL; raises `UsageError` if either cannot be.
 
     An index in a folder is refused: other hosts cannot write to it, and on this one threads are faster.
     """
-    parts = urlsplit(address)
+    parts, url = urlsplit(address), StoreUrl(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - {"workers", "cpus", "gpus"})
     try:
