@@ -156,10 +156,10 @@ def _encoded(sources: "Sequence[str]", encoder: "Encoder") -> "tuple[list[Record
 
 
 def _rows(found: "list[tuple[Record, list[tuple[str, float]]]]") -> list[str]:
-    from sightline.results import show
+    from sightline.results import location
 
     return [
-        "\t".join([printable(show(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
+        "\t".join([printable(location(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
         for record, best in found
     ]
 
