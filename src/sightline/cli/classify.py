@@ -89,13 +89,12 @@ def classify(options: argparse.Namespace) -> int:
 
 def tag(options: argparse.Namespace) -> int:
     """Tag an index."""
-    from sightline.analysis import tags
-    from sightline.analysis.classify import label_vectors, probabilities
+    from sightline.analysis.classify import label_vectors, probabilities, tag_pictures
 
     labels = _labels(options)
     with open_index(options) as index:
         vectors = label_vectors(labels, index.encoder, _templates(options))
-        done = tags.tag(
+        done = tag_pictures(
             index.store,
             labels,
             lambda pictures: probabilities(pictures, vectors, index.encoder),

@@ -10,7 +10,7 @@ from sightline.cli.options import Commands, add_command, hub, open_at, with_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sightline.evaluate.run import Measured
+    from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
 
@@ -95,7 +95,7 @@ def _names(urls: list[str]) -> list[str]:
     return ends if len(set(ends)) == len(ends) else urls
 
 
-def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[Measured], str]":
+def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":
     """How well the indexes' models do on the judgements, and that as text."""
     from dataclasses import replace
 

@@ -12,8 +12,8 @@ from sightline.analysis.classify import label_vectors, probabilities
 from sightline.encoders.base import Encoder
 from sightline.errors import UsageError
 from sightline.evaluate import metrics
-from sightline.evaluate.intervals import Estimate, bootstrap
 from sightline.evaluate.judgements import load
+from sightline.evaluate.metrics import Interval, bootstrap
 from sightline.evaluate.vectors import image_vectors
 from sightline.pages.render import render
 
@@ -28,8 +28,8 @@ class Confusion:
     model: str
     classes: Sequence[str]
     counts: NDArray[np.int64]
-    top1: Estimate
-    top5: Estimate
+    top1: Interval
+    top5: Interval
     unreadable: int = 0
 
     @property

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sightline.errors import SightlineError
-from sightline.evaluate.intervals import paired_difference
 from sightline.evaluate.judgements import Judgements
-from sightline.evaluate.run import Measured, Miss
+from sightline.evaluate.metrics import paired_difference
+from sightline.evaluate.run import Miss, ModelResult
 from sightline.pages.render import render
 from sightline.results import embedded
 from sightline.text import printable, size, table
@@ -22,7 +22,7 @@ _COSTS = ["model", "dim", "size", "memory", "pictures/s", "ms per text"]
 _SIDE = 240  # pixels of a thumbnail
 
 
-def terminal(models: Sequence[Measured], judgements: Judgements) -> str:
+def terminal(models: Sequence[ModelResult], judgements: Judgements) -> str:
     """One table for each task, a row for each model, percent with half the width of the 95 % interval."""
     pictures, queries = len(judgements.images), len(judgements.queries)
     parts = [f"{judgements.name}: {pictures:,} pictures, {queries:,} queries"]
@@ -35,7 +35,7 @@ def terminal(models: Sequence[Measured], judgements: Judgements) -> str:
     return "\n\n".join(parts)
 
 
-def comparisons(models: Sequence[Measured]) -> list[str]:
+def comparisons(models: Sequence[ModelResult]) -> list[str]:
     """Whether the first model is better than each other one on text to image, with the paired difference."""
     sentences = []
     for other in models[1:]:
@@ -52,7 +52,7 @@ def comparisons(models: Sequence[Measured]) -> list[str]:
     return sentences
 
 
-def html(models: Sequence[Measured], judgements: Judgements) -> str:
+def html(models: Sequence[ModelResult], judgements: Judgements) -> str:
     """A self-contained page: the tables, then for each model the queries that went worst."""
     return render(
         "report.html",
@@ -64,7 +64,7 @@ def html(models: Sequence[Measured], judgements: Judgements) -> str:
     )
 
 
-def _costs(model: Measured) -> list[str]:
+def _costs(model: ModelResult) -> list[str]:
     return [
         model.name,
         str(model.dim),
@@ -75,7 +75,7 @@ def _costs(model: Measured) -> list[str]:
     ]
 
 
-def _tables(models: Sequence[Measured]) -> list[tuple[str, list[str], list[list[str]]]]:
+def _tables(models: Sequence[ModelResult]) -> list[tuple[str, list[str], list[list[str]]]]:
     tables = []
     for task, metrics in _MAIN.items():
         with_task = [model for model in models if task in model.tasks]
@@ -85,7 +85,7 @@ def _tables(models: Sequence[Measured]) -> list[tuple[str, list[str], list[list[
     return tables
 
 
-def _cells(model: Measured, task: str, metrics: Sequence[str]) -> list[str]:
+def _cells(model: ModelResult, task: str, metrics: Sequence[str]) -> list[str]:
     found = model.tasks[task].estimates()
     return [f"{100 * found[name].mean:.1f} ± {50 * (found[name].high - found[name].low):.1f}" for name in metrics]
 
