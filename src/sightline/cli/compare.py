@@ -10,7 +10,7 @@ from sightline.cli.options import Commands, add_command, hub, open_at, store_url
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sightline.evaluate.run import Measured
+    from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
     from sightline.stores.url import StoreUrl
@@ -98,7 +98,7 @@ def _names(urls: "list[StoreUrl]") -> list[str]:
     return names if len(set(names)) == len(names) else [str(url) for url in urls]
 
 
-def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[Measured], str]":
+def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":
     """How well the indexes' models do on the judgements, and that as text."""
     from dataclasses import replace
 

@@ -136,8 +136,8 @@ def _found(find: "Callable[..., Hits]", store: "Store", options: argparse.Namesp
             break
         width = min(4 * width, _MOST_FOLDED)
     first = [here[group[0]] for group in groups[options.offset : last]]
-    chances = None if hits.chances is None else tuple(hits.chances[position] for position in first)
-    return replace(hits, hits=tuple(hits[position] for position in first), chances=chances)
+    thresholds = None if hits.thresholds is None else tuple(hits.thresholds[position] for position in first)
+    return replace(hits, hits=tuple(hits[position] for position in first), thresholds=thresholds)
 
 
 def _add_results(command: argparse.ArgumentParser) -> None:
@@ -205,7 +205,7 @@ def _show(hits: "Hits", options: argparse.Namespace) -> int:
         print("\n".join(f"{hit.score:.3f}\t{_path(hit)}" for hit in hits))
     is_marked = options.json or (sys.stdout.isatty() and not options.paths and not options.nul)
     if hits.likely == () and not is_marked and hits:
-        print(f"sightline: {hits.verdict}", file=sys.stderr)
+        print("sightline: no confident match: these are the closest results", file=sys.stderr)
     return 0 if hits else 1
 
 
@@ -230,18 +230,18 @@ def _day(hit: "Hit") -> str:
 
 
 def _path(hit: "Hit") -> str:
-    from sightline.results import show
+    from sightline.results import location
 
-    path = show(hit)
+    path = location(hit)
     here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118  the user's own spelling, links not resolved
     return printable(path.removeprefix(here))
 
 
 def _write_paths(hits: "Hits", end: bytes) -> None:
     """Paths as the bytes that the file system knows, whatever their encoding."""
-    from sightline.results import show
+    from sightline.results import location
 
     sys.stdout.flush()
     for hit in hits:
-        sys.stdout.buffer.write(os.fsencode(show(hit)) + end)
+        sys.stdout.buffer.write(os.fsencode(location(hit)) + end)
     sys.stdout.buffer.flush()
