@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, hub, open_at, with_key
+from sightline.cli.options import Commands, add_command, hub, open_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def compare(options: argparse.Namespace) -> int:
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
-        indexes = {name: stack.enter_context(open_at(with_key(url), None)) for name, url in urls}
+        indexes = {name: stack.enter_context(open_at(url)) for name, url in urls}
         found = searched(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:

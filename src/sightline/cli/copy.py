@@ -58,7 +58,7 @@ def copy(options: argparse.Namespace) -> int:
 
     is_silent = options.json or options.quiet
     target_url = with_key(options.target)
-    with open_at(with_key(options.source), model_name(options)) as source, _bar(source, is_silent) as listen:
+    with open_at(options.source, model_name(options)) as source, _bar(source, is_silent) as listen:
         copied = copy_index(source, target_url, prune=options.prune, on_progress=listen)
     tuning = None
     with open_at(target_url, model_name(options)) as target:
@@ -82,7 +82,7 @@ def verify(options: argparse.Namespace) -> int:
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")
     model = model_name(options)
-    with open_at(with_key(options.source), model) as source, open_at(with_key(options.target), model) as target:
+    with open_at(options.source, model) as source, open_at(options.target, model) as target:
         verdict = verify_index(source, target, sample=options.sample)
     print(json.dumps(verdict.to_dict(), indent=2) if options.json else _verdict(verdict))
     return 0 if verdict.is_same else 1
