@@ -55,7 +55,7 @@ def compare(options: argparse.Namespace) -> int:
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
-        indexes = {name: stack.enter_context(open_at(url, None)) for name, url in urls}
+        indexes = {name: stack.enter_context(open_at(url)) for name, url in urls}
         found = searched(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
