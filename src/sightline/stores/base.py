@@ -77,10 +77,10 @@ OPENERS = {
     "file": "sightline.stores.local.store:open_url",
     "memory": "sightline.stores.memory:open_url",
     "milvus": "sightline.stores.milvus.engine:open_url",
-    "pinecone": "sightline.stores.pinecone.store:open_url",
+    "pinecone": "sightline.stores.pinecone.engine:open_url",
     "postgres": "sightline.stores.pgvector.engine:open_url",
     "postgresql": "sightline.stores.pgvector.engine:open_url",
-    "qdrant": "sightline.stores.qdrant:open_url",
+    "qdrant": "sightline.stores.qdrant.engine:open_url",
     "vespa": "sightline.stores.vespa:open_url",
 }
 """For each scheme the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""

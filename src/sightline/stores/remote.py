@@ -39,7 +39,8 @@ class Calls:
     """Calls to one server: made again while it is away, refused after `close`, with the client's errors as ours.
 
     `what` names the server in messages. `is_transient` tells an error that may pass, so that the call, which must be
-    safe to repeat, is made again for up to `timeout_s`; `translate` gives our error for any other one of the client.
+    safe to repeat, is made again for up to `timeout_s`; `translate` gives our error for any other one of the client,
+    and `summary` what an error says in one line.
     """
 
     def __init__(
@@ -49,16 +50,19 @@ class Calls:
         *,
         is_transient: Callable[[Exception], bool],
         translate: Callable[[Exception], StoreError | None],
+        summary: Callable[[Exception], str] | None = None,
     ) -> None:
         self.what, self.timeout_s, self.is_closed = what, timeout_s, False
-        self._is_transient, self._translate = is_transient, translate
+        self._is_transient, self._translate, self._summary = is_transient, translate, summary or first_line
 
     def make(self, call: Callable[[], T], *, timeout_s: float | None = None) -> T:
         """What the call gives. Raises `StoreUnreachable` in the end, and what `translate` makes of other errors."""
         self.check_open()
         patience_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            return retry(call, is_transient=self._is_transient, what=self.what, timeout_s=patience_s)
+            return retry(
+                call, is_transient=self._is_transient, what=self.what, timeout_s=patience_s, summary=self._summary
+            )
         except SightlineError:
             raise
         except Exception as error:
@@ -345,8 +349,18 @@ def in_order(hits: Sequence[Hit]) -> list[Hit]:
     return ordered + sorted(tied, key=lambda one: one.id)
 
 
+def first_line(error: object) -> str:
+    """The first line of what an error says, or its kind where it has no words; some clients print whole traces."""
+    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
+
+
 def retry(
-    call: Callable[[], T], *, is_transient: Callable[[Exception], bool], what: str, timeout_s: float = TIMEOUT_S
+    call: Callable[[], T],
+    *,
+    is_transient: Callable[[Exception], bool],
+    what: str,
+    timeout_s: float = TIMEOUT_S,
+    summary: Callable[[Exception], str] = first_line,
 ) -> T:
     """What the call gives; while it raises an error that `is_transient`, it is made again for up to `timeout_s`.
 
@@ -364,17 +378,12 @@ def retry(
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise StoreUnreachable(
-                    f"{what} does not answer ({first_line(error)}) and did not for {timeout_s:.0f} s: start the "
+                    f"{what} does not answer ({summary(error)}) and did not for {timeout_s:.0f} s: start the "
                     "server, or check host, port and network; what was acknowledged is kept"
                 ) from error
-            _log.info("%s: %s; trying again", what, first_line(error))
+            _log.info("%s: %s; trying again", what, summary(error))
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-
-
-def first_line(error: object) -> str:
-    """The first line of what an error says, or its kind where it has no words; some clients print whole traces."""
-    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
 
 
 def batches(items: Iterable[T], size_of: Callable[[T], int], *, most: int, most_bytes: int) -> Iterator[list[T]]:
@@ -401,14 +410,19 @@ def missing_index(what: str, dim: int | None) -> int:
 
 def check_marker(what: str, marker: Mapping[str, Any], dim: int | None, *, newest: int = 1) -> int:
     """The dim of an existing index by its marker `{"format", "dim"}`; raises for a newer format or another dim."""
-    if marker["format"] > newest:
-        raise StoreTooNew(f"{what} has the format {marker['format']}, expected at most {newest}: upgrade Sightline")
+    check_format(what, marker["format"], newest=newest)
     if dim not in (None, marker["dim"]):
         raise DimensionMismatch(
             f"{what} holds vectors of {marker['dim']} dimensions, expected {dim}: open it with the model it was built "
             "with, or give the new index another name"
         )
     return int(marker["dim"])
+
+
+def check_format(what: str, found: int, *, newest: int = 1) -> None:
+    """Raise `StoreTooNew` for a format of later versions."""
+    if found > newest:
+        raise StoreTooNew(f"{what} has the format {found}, expected at most {newest}: upgrade Sightline")
 
 
 def check_reach(needed: int, most_hits: int, what: str) -> None:

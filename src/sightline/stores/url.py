@@ -144,7 +144,7 @@ class Address:
         """An option that is one of some words; `UsageError` if it is not."""
         text = self.options.get(option, default).lower()
         if text != default and text not in known:
-            raise UsageError(f"{option}={text} of {self.text} is unknown, expected {', '.join(known)}: use one of them")
+            raise UsageError(f"{option}={text} of {self.text} is unknown, expected one of {', '.join(known)}")
         return text
 
 

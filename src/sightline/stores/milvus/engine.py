@@ -79,10 +79,12 @@ class MilvusEngine:
         if place.file:
             _check_file(place.file, place, may_create=dim is not None)
         self.place = place
-        self.calls = Calls(place.text, place.patience_s, is_transient=_is_transient, translate=self._translated)
+        self.calls = Calls(
+            place.text, place.timeout_s, is_transient=_is_transient, translate=self._translated, summary=_message
+        )
         self.writing: Any = _lite_writers.setdefault(place.file, threading.Lock()) if place.file else _NoLock()
         self.client: Any = _lite_client(place.file) if place.file else None
-        self._timeout_s = max(_SHORTEST_TIMEOUT_S, place.patience_s)
+        self._timeout_s = max(_SHORTEST_TIMEOUT_S, place.timeout_s)
         self._unsealed_rows: Counter[str] = Counter()
         self._is_sealed = False
         try:

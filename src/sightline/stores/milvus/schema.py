@@ -71,7 +71,7 @@ class Place:
     replicas: int
     shards: int
     consistency: str
-    patience_s: float
+    timeout_s: float
 
     def __repr__(self) -> str:
         return f"Place({self.text!r})"
@@ -117,7 +117,7 @@ def parse_place(url: str | StoreUrl) -> Place:
         replicas=max(1, address.number("replicas", 1)),
         shards=max(1, address.number("shards", 1)),
         consistency=CONSISTENCIES[address.choice("consistency", tuple(CONSISTENCIES), "session")],
-        patience_s=address.number("patience_s", int(TIMEOUT_S)),
+        timeout_s=address.number("patience_s", int(TIMEOUT_S)),
     )
 
 
