@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "text": 0,
     "chunks": 0,
+    "files": 0,
     "filters": 0.5,  # also on the ground: on values and errors, below every room
     "web": 0.5,
     "images": 1,
