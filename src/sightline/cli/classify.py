@@ -89,13 +89,12 @@ def classify(options: argparse.Namespace) -> int:
 
 def tag(options: argparse.Namespace) -> int:
     """Tag an index."""
-    from sightline.analysis import tags
-    from sightline.analysis.classify import label_vectors, probabilities
+    from sightline.analysis.classify import label_vectors, probabilities, tag_pictures
 
     labels = _labels(options)
     with open_index(options) as index:
         vectors = label_vectors(labels, index.encoder, _templates(options))
-        done = tags.tag(
+        done = tag_pictures(
             index.store,
             labels,
             lambda pictures: probabilities(pictures, vectors, index.encoder),
@@ -156,10 +155,10 @@ def _encoded(sources: "Sequence[str]", encoder: "Encoder") -> "tuple[list[Record
 
 
 def _rows(found: "list[tuple[Record, list[tuple[str, float]]]]") -> list[str]:
-    from sightline.results import show
+    from sightline.results import location
 
     return [
-        "\t".join([printable(show(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
+        "\t".join([printable(location(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
         for record, best in found
     ]
 

@@ -122,9 +122,9 @@ def _facts(hit: "Hit") -> str:
 
 
 def _path(hit: "Hit") -> str:
-    from sightline.results import show
+    from sightline.results import location
 
-    return printable(show(hit))
+    return printable(location(hit))
 
 
 def _plain(group: "Group") -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _plain(group: "Group") -> dict[str, Any]:
 
 
 def _page(found: "list[Group]", same: float) -> str:
-    from sightline.results import rows_page
+    from sightline.results import groups_page
 
     rows = [
         (
@@ -143,4 +143,4 @@ def _page(found: "list[Group]", same: float) -> str:
         )
         for group in found
     ]
-    return rows_page(rows, title=f"{count(len(found), 'group')} of pictures alike from {same:.3f} on")
+    return groups_page(rows, title=f"{count(len(found), 'group')} of pictures alike from {same:.3f} on")

@@ -51,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _store(options: argparse.Namespace) -> int:
     from sightline.errors import UsageError
-    from sightline.evaluate.store import store_recall
+    from sightline.evaluate.run import store_recall
 
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")

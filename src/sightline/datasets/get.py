@@ -47,14 +47,14 @@ def fetch(file: File, folder: Path, *, base_url: str | None = None, on_bytes: Ca
 
     Raises `SourceError`: what has come so far stays for the next attempt, what has another checksum does not.
     """
-    from sightline.web.client import Client
+    from sightline.web.client import HttpClient
     from sightline.web.download import Expected, download
 
     target = folder / file.local_name
     if target.is_file():
         return target
     url = f"{base_url.rstrip('/')}/{file.local_name}" if base_url else file.url
-    client = Client(connect_s=5.0, read_s=30.0)
+    client = HttpClient(connect_s=5.0, read_s=30.0)
     expected = Expected(sha256=file.sha256)
     try:
         download(client, url, target, expected, first_patience_s=_FIRST_PATIENCE_S, on_bytes=on_bytes)

@@ -166,9 +166,9 @@ class Hub:
                 f"{self.cache} has {size(free)} free, expected {size(listing.size_bytes - here)} for {repository}: "
                 "free some space, or choose another folder with SIGHTLINE_CACHE"
             )
-        from sightline.web.client import Client
+        from sightline.web.client import HttpClient
 
-        client, done = Client(read_s=_STALL_S), 0
+        client, done = HttpClient(read_s=_STALL_S), 0
 
         def on_bytes(count: int) -> None:
             nonlocal done

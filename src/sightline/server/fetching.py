@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from sightline.errors import AddressRefused, WebError
 from sightline.server.problems import Problem, overloaded
 from sightline.sources.web import normal_url
-from sightline.web.addresses import Address, Guard, is_public
+from sightline.web.addresses import Address, AddressGuard, is_public
 
 _MOST_AT_ONCE = 8
 _ADVICE = "download the picture and send its bytes"
@@ -38,7 +38,7 @@ class Fetcher:
         _check(url)
         if self._running >= _MOST_AT_ONCE:
             raise overloaded(f"{self._running} URLs are fetched already: try again in a moment")
-        guard = Guard(self._limits.may_reach)
+        guard = AddressGuard(self._limits.may_reach)
         job = asyncio.get_running_loop().run_in_executor(self._threads, self._get, normal_url(url), guard)
         self._running += 1
         job.add_done_callback(self._ended)
@@ -54,10 +54,10 @@ class Fetcher:
         finally:
             guard.abort()  # the thread ends soon, whatever the server does
 
-    def _get(self, url: str, guard: Guard) -> bytes:
-        from sightline.web.client import Client
+    def _get(self, url: str, guard: AddressGuard) -> bytes:
+        from sightline.web.client import HttpClient
 
-        client = Client(headers={"Accept": "image/*"}, read_s=self._limits.total_s, guard=guard)
+        client = HttpClient(headers={"Accept": "image/*"}, read_s=self._limits.total_s, guard=guard)
         try:
             return client.fetch(url, most_bytes=self._limits.size_bytes).data
         finally:

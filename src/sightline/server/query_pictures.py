@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from sightline.files import DiskCache
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import thumbnail
 from sightline.server.problems import Problem
 
 PREFIX = "q-"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sightline.files import DiskCache
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import thumbnail
 from sightline.types import Hit, Record
 
 SIDES = (160, 320, 640, 1280, 2048)

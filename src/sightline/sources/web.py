@@ -13,7 +13,7 @@ from sightline.files import DiskCache
 from sightline.types import Item
 
 if TYPE_CHECKING:
-    from sightline.web.client import Answer, Client
+    from sightline.web.client import Answer, HttpClient
 
 _PER_HOST = 8  # connections to one host, so that none is flooded; the others wait
 _WHOLE_S = 60.0
@@ -72,10 +72,10 @@ class Downloader:
             raise SourceError(f"{error}: {advice}") from error
 
     @cached_property
-    def _client(self) -> Client:
-        from sightline.web.client import Client  # 50 ms that folders do not need
+    def _client(self) -> HttpClient:
+        from sightline.web.client import HttpClient  # 50 ms that folders do not need
 
-        return Client(headers={"Accept": "image/*,*/*;q=0.5"}, per_host=_PER_HOST)
+        return HttpClient(headers={"Accept": "image/*,*/*;q=0.5"}, per_host=_PER_HOST)
 
 
 def url_item(url: str, downloader: Downloader) -> Item:

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from sightline.errors import AddressRefused, WebError
 
@@ -37,8 +37,8 @@ def is_public(address: Address) -> bool:
     return not is_special and address.is_global
 
 
-class Guard:
-    """Opens connections to addresses that may be reached, and ends them all when it is told to.
+class AddressGuard:
+    """Opens connections to addresses that may be reached, and ends them all when its block ends.
 
     What was checked is what is connected to. A second look-up of the name could give others (DNS rebinding).
     """
@@ -47,6 +47,12 @@ class Guard:
         self._may_reach = may_reach
         self._sockets = list[socket.socket]()
         self._is_over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
 
     def connect(self, host: str, port: int, *, timeout_s: float | None, options: Sequence[Any]) -> socket.socket:
         """A connected socket. Raises `AddressRefused`, a `WebError` for an unknown host, or an `OSError`."""

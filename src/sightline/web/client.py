@@ -35,7 +35,7 @@ from urllib3.exceptions import (
 
 from sightline.errors import WebError
 from sightline.text import size
-from sightline.web.addresses import Guard
+from sightline.web.addresses import AddressGuard
 
 RETRY_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 """The answers after which the same request may succeed."""
@@ -92,7 +92,7 @@ class Answer:
     content_type: str
 
 
-class Client:
+class HttpClient:
     """Asks servers, from many threads at once, over at most `per_host` kept connections to each.
 
     Proxies are those of `http_proxy`, `https_proxy` and `no_proxy`, or of the system's settings, as for Python's own
@@ -109,7 +109,7 @@ class Client:
         per_host: int = 8,
         connect_s: float = 10.0,
         read_s: float = 15.0,
-        guard: Guard | None = None,
+        guard: AddressGuard | None = None,
     ) -> None:
         self._headers = {"User-Agent": "sightline", **(headers or {})}
         self._redirects = urllib3.Retry(
@@ -251,7 +251,7 @@ def refused(url: str, status: int) -> WebError:
 
 def fetch_json(url: str, *, answer_s: float, headers: Mapping[str, str] | None = None) -> Any:
     """The JSON at a URL, within so many seconds in all; `WebError` if there is none, or the status is not 200."""
-    client = Client(connect_s=answer_s, read_s=answer_s)
+    client = HttpClient(connect_s=answer_s, read_s=answer_s)
     answer = within(answer_s, url, lambda: client.fetch(url, most_bytes=_LARGEST_JSON_BYTES, headers=headers))
     client.close()
     try:
@@ -262,7 +262,7 @@ def fetch_json(url: str, *, answer_s: float, headers: Mapping[str, str] | None =
 
 def see_that_it_answers(url: str, *, answer_s: float) -> None:
     """`WebError` if nobody answers there within so many seconds; any answer will do."""
-    client = Client(connect_s=answer_s, read_s=answer_s)
+    client = HttpClient(connect_s=answer_s, read_s=answer_s)
     within(answer_s, url, lambda: client.open(url, method="HEAD").close())
     client.close()
 
@@ -293,7 +293,7 @@ def within(answer_s: float, url: str, ask: Callable[[], Result]) -> Result:
 class _Connection(HTTPConnection):
     """Connects through a guard where there is one, and reads redirects that are written in plain UTF-8."""
 
-    def __init__(self, *args: Any, guard: Guard | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, guard: AddressGuard | None = None, **options: Any) -> None:
         super().__init__(*args, **options)
         self._guard = guard
 

@@ -13,7 +13,7 @@ from sightline.errors import WrongContent
 if TYPE_CHECKING:
     import urllib3
 
-    from sightline.web.client import Client, Retries
+    from sightline.web.client import HttpClient, Retries
 
 PATIENCE_S = 150.0
 """How long a download that brings nothing is tried again."""
@@ -31,7 +31,7 @@ class Expected:
 
 
 def download(
-    client: Client,
+    client: HttpClient,
     url: str,
     target: Path,
     expected: Expected,

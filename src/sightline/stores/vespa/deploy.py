@@ -31,10 +31,10 @@ class ConfigServer:
     """The HTTP API that deploys applications: docs.vespa.ai, "Deploy API". `root` is http://host:19071."""
 
     def __init__(self, root: str, patience_s: float) -> None:
-        from sightline.web.client import Client
+        from sightline.web.client import HttpClient
 
         self._root, self._patience_s = root, patience_s
-        self._client = Client(read_s=_TIMEOUT_S)
+        self._client = HttpClient(read_s=_TIMEOUT_S)
 
     def is_empty(self) -> bool:
         """Whether a config server answers, and runs no application."""
