@@ -114,7 +114,12 @@ def test_the_time_in_the_picture_is_better_than_takeouts(tmp_path: Path) -> None
 
 def test_the_table_of_a_folder_tells_of_the_pictures_below(tmp_path: Path) -> None:
     lines = [{"file_name": "cat/1.jpg", "text": "a cat"}, {"file_name": "2.jpg", "caption": "a dog", "n": 2}]
-    files = {"cat/1.jpg": PICTURE, "2.jpg": PICTURE, "3.jpg": PICTURE, "2.txt": "the table is the last word"}
+    files: dict[str, str | bytes] = {
+        "cat/1.jpg": PICTURE,
+        "2.jpg": PICTURE,
+        "3.jpg": PICTURE,
+        "2.txt": "the table is the last word",
+    }
     text = "\n".join(map(json.dumps, lines)) + "\nbroken\n"
     found = payloads(folder(tmp_path / "jsonl", files | {"metadata.jsonl": text}))
     assert (found["1.jpg"]["caption"], found["2.jpg"]["caption"], found["2.jpg"]["n"]) == ("a cat", "a dog", 2)
