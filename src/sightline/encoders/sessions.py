@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from sightline.errors import EncoderError, ModelDamaged, UsageError
+from sightline.errors import EncoderError, ModelDamaged, UsageError, summary
 
 Session: TypeAlias = Any
 """An onnxruntime.InferenceSession; the package has no types."""
@@ -64,7 +64,7 @@ def open_session(graph: Path, provider: str, threads: int) -> Session:
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise ModelDamaged(
-            f"{graph} cannot be loaded by onnxruntime {onnxruntime.__version__} ({_first_line(error)}), "
+            f"{graph} cannot be loaded by onnxruntime {onnxruntime.__version__} ({summary(error)}), "
             "expected a graph with its weights beside it: fetch the model again, or pip install -U onnxruntime"
         ) from error
     if wanted not in session.get_providers():
@@ -88,7 +88,7 @@ def run(session: Session, output: str, inputs: dict[str, Any]) -> Any:
     except Exception as error:  # as above
         shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in inputs.items())
         raise EncoderError(
-            f"the model failed on {shapes} ({_first_line(error)}), expected to run: "
+            f"the model failed on {shapes} ({summary(error)}): "
             "fetch the model again, or choose another processor or a smaller batch"
         ) from error
 
@@ -135,8 +135,3 @@ class Tower(Generic[G]):
 
     def _load(self, threads: int) -> G:
         return self._wrap(open_session(self._graph, self._provider, threads))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
