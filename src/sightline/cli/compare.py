@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, hub, open_at
+from sightline.cli.options import Commands, add_command, hub, open_at, store_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
+    from sightline.stores.url import StoreUrl
 
 _LISTS = (".txt", ".tsv", ".csv")  # the ends of the names of files with a query a line
 _EXAMPLES = """\
@@ -35,7 +36,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query per line"
     )
-    command.add_argument("--index", metavar="URL", action="append", default=[], help="an index; give two or more")
+    command.add_argument(
+        "--index", metavar="URL", type=store_url, action="append", default=[], help="an index; give two or more"
+    )
     command.add_argument("-k", metavar="N", type=int, default=8, help="how many pictures each (default: 8)")
     command.add_argument("--html", metavar="FILE", help="write a page: for each query a row of pictures of each index")
     command.add_argument("--judgements", metavar="TABLE", help="also measure the indexes' models on this table")
@@ -90,14 +93,14 @@ def _queries(text: str) -> "list[Picture]":
     return [Path(str(term.value)).expanduser() if term.kind == "image" else text]
 
 
-def _names(urls: list[str]) -> list[str]:
+def _names(urls: "list[StoreUrl]") -> list[str]:
     """What to call each index: the end of its URL, or all of it where two ends are the same."""
     from sightline.errors import UsageError
 
     if twice := next((url for url in urls if urls.count(url) > 1), None):
         raise UsageError(f"{twice} is given twice, expected different indexes: name each once")
-    ends = [url.rstrip("/").rpartition("/")[2].removesuffix(".index") for url in urls]
-    return ends if len(set(ends)) == len(ends) else urls
+    names = [url.name for url in urls]
+    return names if len(set(names)) == len(names) else [str(url) for url in urls]
 
 
 def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
 from sightline.cli.output import shown_path, write_page
 from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
@@ -55,6 +55,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         action="append",
         default=[],
         help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "

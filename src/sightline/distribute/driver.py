@@ -21,6 +21,7 @@ from sightline.encoders.hub import Hub, default_cache
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
 from sightline.ingest import Batch, Options, Run, Summary
 from sightline.sources.folder import path_of
+from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _KNOCK_S = 5.0
 _ASK_S = 60.0  # for the cluster to start one small task
 _LOOK_S = 1.0
 _PORT = 10001
-_LOCAL = ("file:", "memory:", "qdrant:///", "milvus:///")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Cluster:
 
     host: str
     port: int
-    url: str = field(repr=False)
+    url: StoreUrl
     hub: Hub = field(default_factory=Hub, repr=False)
     workers: int = 0
     cpus: int = 1
@@ -89,12 +89,12 @@ class Cluster:
         )
 
 
-def open_cluster(address: str, url: str, hub: Hub | None = None) -> Cluster:
+def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> Cluster:
     """The cluster of an address, for the index at a URL; raises `UsageError` if either cannot be.
 
     An index in a folder is refused: other hosts cannot write to it, and on this one threads are faster.
     """
-    parts = urlsplit(address)
+    parts, url = urlsplit(address), StoreUrl(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - {"workers", "cpus", "gpus"})
     try:
@@ -104,7 +104,7 @@ def open_cluster(address: str, url: str, hub: Hub | None = None) -> Cluster:
         raise UsageError(f"{address} is no cluster ({error}), expected one like {_EXAMPLE}: correct it") from error
     if parts.scheme != "ray" or not parts.hostname or unknown or min(numbers.values(), default=1) < 0:
         raise UsageError(f"{address} is no cluster, expected a number of threads, or one like {_EXAMPLE}: correct it")
-    if "://" not in url or url.lower().startswith(_LOCAL):
+    if not url.is_remote:
         raise UsageError(
             f"{url} is on this machine alone, expected a server that every node of {address} can write to, such as "
             "postgresql://host/database: index into one, and copy it with `sightline copy` where a folder is wanted"

@@ -1,4 +1,4 @@
-"""ONNX graphs turned into running sessions, on the processor that the user chose."""
+"""ONNX Runtime sessions on the processor that the user chose, loaded when they are first needed."""
 
 import logging
 import os
@@ -93,7 +93,7 @@ def run(session: Session, output: str, inputs: dict[str, Any]) -> Any:
         ) from error
 
 
-class Tower(Generic[G]):
+class LazySession(Generic[G]):
     """One graph, loaded when it is first used.
 
     Many workers that each bring a batch want one shared session with a single thread inside, a person who waits for one
@@ -107,31 +107,31 @@ class Tower(Generic[G]):
         self._is_shared = threads is not None or provider != "cpu" or all_threads() == 1
         self._threads = threads or all_threads()
         self._lock = threading.Lock()
-        self._for_batches: G | None = None
-        self._for_one: G | None = None
+        self._throughput: G | None = None
+        self._latency: G | None = None
 
-    def for_batches(self) -> G:
-        """The graph for workers."""
+    def throughput_session(self) -> G:
+        """For workers that bring batches."""
         with self._lock:
-            if self._for_batches is None:
-                self._for_batches = self._load(self._threads if self._is_shared else 1)
-            return self._for_batches
+            if self._throughput is None:
+                self._throughput = self._load(self._threads if self._is_shared else 1)
+            return self._throughput
 
-    def for_one(self) -> G:
-        """The graph for a query."""
+    def latency_session(self) -> G:
+        """For a query, which somebody waits for."""
         with self._lock:
-            ready = self._for_one or self._for_batches
+            ready = self._latency or self._throughput
             if ready is None:
                 ready = self._load(self._threads)
-                self._for_one = ready
+                self._latency = ready
                 if self._is_shared:
-                    self._for_batches = ready
+                    self._throughput = ready
             return ready
 
     def unload(self) -> None:
         """Forget the sessions; their memory is given back when the last run in flight ends."""
         with self._lock:
-            self._for_batches = self._for_one = None
+            self._throughput = self._latency = None
 
     def _load(self, threads: int) -> G:
         return self._wrap(open_session(self._graph, self._provider, threads))
