@@ -201,7 +201,7 @@ def test_an_interrupted_run_goes_on(how: signal.Signals, tmp_path: Path) -> None
     _, message = process.communicate(timeout=30)
     assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
-        assert b"run the same command to go on" in message
+        assert b"run the same command to continue" in message
         assert b"Traceback" not in message
     done = json.loads(sightline("index", "pictures", "--json", cwd=tmp_path).stdout)
     assert done["encoded"] + done["reused"] + done["unchanged"] == COUNT

@@ -77,9 +77,9 @@ def test_the_command_says_what_it_did_and_what_is_wrong(folder: Path, capsys: py
     assert main(["compare", "a dog", *both]) == 0
     assert "pixels: nothing for 'a dog', model pixels (knows no words)" in capsys.readouterr().out
     assert main(["compare", "a dog", *both, "--html", str(folder / "a.html")]) == 0
-    assert f"{folder / 'a.html'} shows what 2 indexes find" in capsys.readouterr().out
+    assert f"wrote {folder / 'a.html'}: 2 indexes" in capsys.readouterr().out
     assert main(["compare", str(folder / "missing.txt"), *both]) == 2
-    assert "there is no file" in capsys.readouterr().err
+    assert "missing.txt does not exist" in capsys.readouterr().err
     assert main(["compare", "a dog", "--index", mini, "--index", mini]) == 2
     assert "is given twice" in capsys.readouterr().err
 
