@@ -55,7 +55,7 @@ def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: N
     if folder.exists() and (
         not folder.is_dir() or {path.name for path in folder.iterdir()} - {IDENTITY, RECORDS, VECTORS}
     ):
-        raise UsageError(f"{folder} is there already, expected a new name or an empty folder: choose another")
+        raise UsageError(f"{folder} exists already: choose a new name or an empty folder")
     written = 0
     with (
         _in_place_of(folder / VECTORS) as npy,
@@ -146,6 +146,4 @@ def _in_place_of(path: Path) -> Iterator[Path]:
             yield part
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise UsageError(
-            f"cannot write {path} ({reason}), expected a place with room for it: choose another"
-        ) from error
+        raise UsageError(f"cannot write {path} ({reason}): choose another place") from error

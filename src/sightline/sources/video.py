@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
-from sightline.errors import ExtraMissing, SourceError
+from sightline.errors import ExtraMissing, SourceError, summary
 from sightline.files import write_atomically
 from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.folder import valid
@@ -165,7 +165,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise unreadable(str(path), error) from error
         raise SourceError(
-            f"{printable(str(path))} is no video ({_told(error)}), expected one: fetch it again"
+            f"{printable(str(path))} is not a readable video ({summary(error)}): fetch it again"
         ) from error
     with container:
         if not container.streams.video:
@@ -181,13 +181,7 @@ def _frames(path: Path, container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from (frame for frame in container.decode(stream) if frame.time is not None)
     except av.FFmpegError as error:
-        raise SourceError(
-            f"{printable(str(path))} breaks off ({_told(error)}), expected a whole video: fetch it again"
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
+        raise SourceError(f"{printable(str(path))} is incomplete ({summary(error)}): fetch it again") from error
 
 
 def _without_frames(path: Path) -> SourceError:
