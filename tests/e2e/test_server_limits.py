@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
+from tests.waiting import BUSY_S
 
 from sightline.index import Index
 from sightline.server.addresses import is_public
@@ -269,7 +270,7 @@ def test_a_thousand_silent_connections_keep_nobody_out(index: Path, cache: Path)
             stack.enter_context(connect(running)).sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
         began = time.monotonic()
         assert running.ask("/api/images?k=1").status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < BUSY_S  # long before the patience with the silent ones ends
 
 
 @pytest.mark.parametrize(
