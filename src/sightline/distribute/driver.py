@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlsplit
 import sightline
 from sightline.distribute.plan import Chunk, Plan, chunks
 from sightline.encoders.hub import Hub, default_cache
-from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError
+from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
 from sightline.ingest import Batch, Options, Run, Summary
 from sightline.sources.folder import path_of
 from sightline.stores.url import StoreUrl
@@ -160,7 +160,7 @@ def _client(ray: Any, host: str, port: int) -> Iterator[None]:
         _connect(ray, where)
     except Exception as error:  # grpc's errors, ConnectionError, RuntimeError for another version: no common base
         raise ClusterError(
-            f"{where} cannot be used ({_first_line(error)}), expected the port for clients of a Ray {ray.__version__} "
+            f"{where} cannot be used ({summary(error)}), expected the port for clients of a Ray {ray.__version__} "
             f"with Python {platform.python_version()}, as here: check the port, and install the same on both sides"
         ) from error
     try:
@@ -188,7 +188,7 @@ def _check_versions(ray: Any, where: str) -> None:
         there = ray.get(ray.remote(num_cpus=0)(_version).remote(), timeout=_ASK_S)
     except Exception as error:
         raise ClusterError(
-            f"{where} cannot run Sightline ({_first_line(error)}), expected it to be installed on each node: "
+            f"{where} cannot run Sightline ({summary(error)}): it must be installed on each node, "
             f"pip install 'sightline[ray]=={sightline.__version__}' there"
         ) from error
     if there != sightline.__version__:
@@ -234,8 +234,8 @@ def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> No
         raise
     except Exception as error:  # whatever Ray raises for a node or an actor that is gone
         raise ClusterError(
-            f"the cluster gave up ({_first_line(error)}), expected it to run to the end: what is done is kept; "
-            "look into Ray's logs on its head, and run the same command to go on"
+            f"the cluster stopped ({summary(error)}): what is done is kept; see the logs of Ray on its head "
+            "node, and run the same command to go on"
         ) from error
     _show(run, outcome.done)
     run.take(Batch(failures=[(_deadly(item), item) for item in outcome.deadly]))
@@ -249,7 +249,7 @@ def _packed(ray: Any, chunk: Chunk) -> bytes:
         return bytes(ray.cloudpickle.dumps(chunk))
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise UsageError(
-            f"{chunk.items[0].uri} cannot be sent to another host ({_first_line(error)}), expected pictures in files, "
+            f"{chunk.items[0].uri} cannot be sent to another host ({summary(error)}), expected pictures in files, "
             "in a table, in a plain tar or zip, or on the web: unpack them, or index them with threads (--workers 8)"
         ) from error
 
@@ -277,8 +277,3 @@ def _place(items: Iterable[Item]) -> str | None:
     root = str(getattr(items, "root", ""))
     path = path_of(root) if root.startswith("file:///") and "#" not in root else None
     return str(path) if path is not None and path.is_dir() else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
