@@ -81,7 +81,7 @@ OPENERS = {
     "postgres": "sightline.stores.pgvector.engine:open_url",
     "postgresql": "sightline.stores.pgvector.engine:open_url",
     "qdrant": "sightline.stores.qdrant.engine:open_url",
-    "vespa": "sightline.stores.vespa:open_url",
+    "vespa": "sightline.stores.vespa.engine:open_url",
 }
 """For each scheme the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""
 
