@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower:
+class EmbedderFiles:
     """The files of a text tower, the names in its graph (empty for what it has not), and its longest text in tokens."""
 
     model: Path
@@ -174,7 +174,7 @@ def _summary(name: str, fields: Sequence[str]) -> parts.DocumentSummary:
     return parts.DocumentSummary(name, summary_fields=[parts.Summary(field) for field in fields])
 
 
-def _component(name: str, tower: TextTower) -> parts.Component:
+def _component(name: str, tower: EmbedderFiles) -> parts.Component:
     """Vespa's embedder for any Hugging Face tokenizer and ONNX graph; the graph pools by itself."""
     settings = {
         "max-tokens": str(tower.longest),
@@ -199,12 +199,12 @@ def _component(name: str, tower: TextTower) -> parts.Component:
 _TAGS = ("transformer-model", "tokenizer-model")
 
 
-def _files(name: str, tower: TextTower) -> list[tuple[Path, str]]:
+def _files(name: str, tower: EmbedderFiles) -> list[tuple[Path, str]]:
     start = component_of(name)
     return [(tower.model, f"{start}.onnx"), (tower.tokenizer, f"{start}.tokenizer.json")]
 
 
-def read_tower(folder: Path, dim: int) -> TextTower:
+def read_tower(folder: Path, dim: int) -> EmbedderFiles:
     """What Vespa needs of a model in the open_clip ONNX layout; `UsageError`, with the reason, if it cannot run it.
 
     It cannot run graphs of a fixed length or that see their padding (SigLIP), texts that are cleaned in a way that the
@@ -224,7 +224,7 @@ def read_tower(folder: Path, dim: int) -> TextTower:
     return _tower(folder, model, tokenizer, longest, dim, masks_padding=bool(text.get("masks_padding")))
 
 
-def _tower(folder: Path, model: Path, tokenizer: Path, longest: int, dim: int, *, masks_padding: bool) -> TextTower:
+def _tower(folder: Path, model: Path, tokenizer: Path, longest: int, dim: int, *, masks_padding: bool) -> EmbedderFiles:
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(model), providers=["CPUExecutionProvider"])
@@ -239,7 +239,7 @@ def _tower(folder: Path, model: Path, tokenizer: Path, longest: int, dim: int, *
         raise _refusal(folder, f"the graph gives no float32 of the shape (batch, {dim})")
     if isinstance(inputs[others[0]].shape[1], int):
         raise _refusal(folder, "the graph wants texts of a fixed length, and Vespa's embedder never pads")
-    tower = TextTower(model, tokenizer, others[0], mask, types, outputs[0].name, longest)
+    tower = EmbedderFiles(model, tokenizer, others[0], mask, types, outputs[0].name, longest)
     if not masks_padding and not _is_same_when_cut(session, tower):
         raise _refusal(folder, "the vector of a text changes with its padding, and Vespa's embedder never pads")
     return tower
@@ -261,7 +261,7 @@ def _check_cleaning(folder: Path, text: Mapping[str, Any], tokenizer: Path) -> N
         raise _refusal(folder, f"it wants text cleaned ({clean}) in a way that its tokenizer.json does not")
 
 
-def _is_same_when_cut(session: Any, tower: TextTower) -> bool:
+def _is_same_when_cut(session: Any, tower: EmbedderFiles) -> bool:
     """Whether padding to the full length leaves a vector as it is; some graphs only claim that any length fits."""
     import numpy as np
     from tokenizers import Tokenizer
