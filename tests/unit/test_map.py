@@ -15,8 +15,7 @@ from PIL import Image
 from tests.archives import make_zip
 from tests.pictures import encoded, scene
 
-from sightline.analysis.atlas import page
-from sightline.analysis.projection import principal_components, project
+from sightline.analysis.map import page, principal_components, project
 from sightline.cli.main import main
 from sightline.errors import ExtraMissing, UsageError
 from sightline.index import Index

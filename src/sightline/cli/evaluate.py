@@ -51,7 +51,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def _store(options: argparse.Namespace) -> int:
     from sightline.errors import UsageError
-    from sightline.evaluate.store import store_recall
+    from sightline.evaluate.run import store_recall
 
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")
@@ -70,7 +70,7 @@ def _store(options: argparse.Namespace) -> int:
 
 
 def _models(options: argparse.Namespace) -> int:
-    from sightline.cli.searching import write
+    from sightline.cli.output import write_page
     from sightline.encoders.base import choose_model, load_encoder
     from sightline.evaluate import judgements, report, run
 
@@ -87,7 +87,7 @@ def _models(options: argparse.Namespace) -> int:
             encoder = load_encoder(choose_model(name, hub()).name, hub=hub())
             measured.append(run.evaluate(encoder, judged, cache))
     if options.report:
-        write(Path(options.report), report.html(measured, judged))
+        write_page(Path(options.report), report.html(measured, judged))
     if options.json:
         counts = {"dataset": judged.name, "gallery": len(judged.images), "queries": len(judged.queries)}
         print(json.dumps(counts | {"models": [model.to_dict() for model in measured]}, indent=2))

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, hub, open_at, with_key
+from sightline.cli.options import Commands, add_command, hub, open_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sightline.evaluate.run import Measured
+    from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
 
@@ -52,14 +52,14 @@ def compare(options: argparse.Namespace) -> int:
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
-        indexes = {name: stack.enter_context(open_at(with_key(url), None)) for name, url in urls}
+        indexes = {name: stack.enter_context(open_at(url)) for name, url in urls}
         found = searched(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
-        from sightline.cli.searching import write
+        from sightline.cli.output import write_page
 
         title = " and ".join(indexes) + " on the same queries"
-        write(Path(options.html), comparison_page(found, title=title, facts=figures))
+        write_page(Path(options.html), comparison_page(found, title=title, facts=figures))
     if options.json:
         plain = {name: [hits.to_dict() for hits in all_hits] for name, all_hits in found.items()}
         models = {"models": [model.to_dict() for model in measured]} if measured else {}
@@ -95,7 +95,7 @@ def _names(urls: list[str]) -> list[str]:
     return ends if len(set(ends)) == len(ends) else urls
 
 
-def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[Measured], str]":
+def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":
     """How well the indexes' models do on the judgements, and that as text."""
     from dataclasses import replace
 

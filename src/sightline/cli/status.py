@@ -28,7 +28,7 @@ def status(options: argparse.Namespace) -> int:
     """Show an index."""
     damaged = _verified(options) if options.verify or options.repair else None
     from sightline.calibration.tuning import Tuning
-    from sightline.cli.moving import tuning_text
+    from sightline.cli.copy import tuning_text
 
     with open_index(options) as index:
         info = index.info()

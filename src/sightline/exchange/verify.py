@@ -1,4 +1,4 @@
-"""Two stores compared: the same records, and the same answers to real queries."""
+"""Verify that two stores hold the same records and give the same answers to real queries."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sightline.calibration.exact import SAME, exact_scores, recall
-from sightline.exchange.copying import is_same
+from sightline.calibration.exact import SAME, exact_scores, recall, sample_pictures
+from sightline.calibration.phrases import sample_queries
+from sightline.errors import EncoderError
+from sightline.exchange.copy import is_same
+from sightline.index import Index
 from sightline.stores.base import Store
 from sightline.types import Hit, Record, Vectors
 
@@ -53,6 +56,14 @@ class Verdict:
         return {**asdict(self), "same": self.is_same}
 
 
+def verify_index(source: Index, target: Index, *, sample: int = 200) -> Verdict:
+    """Compare all records of two indexes, and their answers to `sample` text and picture queries.
+
+    Without the model on this machine the text queries are left out.
+    """
+    return verify(source.store, target.store, _queries(source, sample))
+
+
 def verify(source: Store, target: Store, queries: Mapping[str, Vectors]) -> Verdict:
     """Compare every record, and the answers to `queries`: unit vectors (q, dim) by kind. Memory stays constant."""
     counts = {"missing": 0, "extra": 0, "different": 0}
@@ -63,6 +74,14 @@ def verify(source: Store, target: Store, queries: Mapping[str, Vectors]) -> Verd
             named[fault].append(uri)
     answers = {kind: _compare(source, target, vectors) for kind, vectors in queries.items() if len(vectors)}
     return Verdict(source.count(), target.count(), **counts, named=named, answers=answers)
+
+
+def _queries(index: Index, sample: int) -> dict[str, Vectors]:
+    try:
+        return sample_queries(index.store, index.encoder, sample)
+    except EncoderError:
+        pictures = sample_pictures(index.store, sample)
+        return {"image": pictures} if len(pictures) else {}
 
 
 def _faults(ours: Iterator[Record], theirs: Iterator[Record]) -> Iterator[tuple[str, str]]:

@@ -65,9 +65,9 @@ def duplicates(options: argparse.Namespace) -> int:
         same = options.threshold if options.threshold is not None else threshold_of(index.store) or SAME
         found = groups(index.store, same=same)
     if options.html:
-        from sightline.cli.searching import write
+        from sightline.cli.output import write_page
 
-        write(Path(options.html), _page(found, same))
+        write_page(Path(options.html), _page(found, same))
     if options.json:
         print(json.dumps({"threshold": same, "groups": [_plain(group) for group in found]}, indent=2))
     elif options.keep:
@@ -122,9 +122,9 @@ def _facts(hit: "Hit") -> str:
 
 
 def _path(hit: "Hit") -> str:
-    from sightline.results import show
+    from sightline.results import location
 
-    return printable(show(hit))
+    return printable(location(hit))
 
 
 def _plain(group: "Group") -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _plain(group: "Group") -> dict[str, Any]:
 
 
 def _page(found: "list[Group]", same: float) -> str:
-    from sightline.results import rows_page
+    from sightline.results import groups_page
 
     rows = [
         (
@@ -143,4 +143,4 @@ def _page(found: "list[Group]", same: float) -> str:
         )
         for group in found
     ]
-    return rows_page(rows, title=f"{count(len(found), 'group')} of pictures alike from {same:.3f} on")
+    return groups_page(rows, title=f"{count(len(found), 'group')} of pictures alike from {same:.3f} on")

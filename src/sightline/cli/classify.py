@@ -89,13 +89,12 @@ def classify(options: argparse.Namespace) -> int:
 
 def tag(options: argparse.Namespace) -> int:
     """Tag an index."""
-    from sightline.analysis import tags
-    from sightline.analysis.classify import label_vectors, probabilities
+    from sightline.analysis.classify import label_vectors, probabilities, tag_pictures
 
     labels = _labels(options)
     with open_index(options) as index:
         vectors = label_vectors(labels, index.encoder, _templates(options))
-        done = tags.tag(
+        done = tag_pictures(
             index.store,
             labels,
             lambda pictures: probabilities(pictures, vectors, index.encoder),
@@ -156,10 +155,10 @@ def _encoded(sources: "Sequence[str]", encoder: "Encoder") -> "tuple[list[Record
 
 
 def _rows(found: "list[tuple[Record, list[tuple[str, float]]]]") -> list[str]:
-    from sightline.results import show
+    from sightline.results import location
 
     return [
-        "\t".join([printable(show(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
+        "\t".join([printable(location(record)), *(f"{printable(label)} {chance:.3f}" for label, chance in best)])
         for record, best in found
     ]
 
@@ -170,13 +169,13 @@ def _plain(record: "Record", best: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def _measured(options: argparse.Namespace, encoder: "Encoder") -> int:
-    from sightline.cli.searching import write
+    from sightline.cli.output import write_page
     from sightline.evaluate.confusion import confusion, html
 
     folder = Path(options.evaluate)
     found = confusion(encoder, folder, hub().cache / "evaluate", _templates(options))
     if options.html:
-        write(Path(options.html), html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
+        write_page(Path(options.html), html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
         return 0

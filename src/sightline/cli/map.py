@@ -34,9 +34,8 @@ def draw(options: argparse.Namespace) -> int:
     """Write the page."""
     import numpy as np
 
-    from sightline.analysis import atlas
-    from sightline.analysis.projection import project
-    from sightline.cli.searching import write
+    from sightline.analysis.map import page, project
+    from sightline.cli.output import write_page
     from sightline.errors import UsageError
 
     options.model = None
@@ -46,7 +45,7 @@ def draw(options: argparse.Namespace) -> int:
     if len(records) < 3:
         raise UsageError(f"{count(len(records), 'picture')} to draw, expected at least 3: index more, or raise --limit")
     places, method = project(np.stack([record.vector for record in records]), options.method)
-    page = Path(options.html)
-    write(page, atlas.page(records, places, title=name, cache=hub().cache / "pictures"))
-    print(f"{count(len(records), 'picture')} by {method} in {page}, {size(page.stat().st_size)}")
+    file = Path(options.html)
+    write_page(file, page(records, places, title=name, cache=hub().cache / "pictures"))
+    print(f"{count(len(records), 'picture')} by {method} in {file}, {size(file.stat().st_size)}")
     return 0

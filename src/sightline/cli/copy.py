@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from sightline.calibration.tuning import Tuning
-    from sightline.exchange.copying import Copied
-    from sightline.exchange.verifying import Verdict
+    from sightline.exchange.copy import Copied
+    from sightline.exchange.verify import Verdict
     from sightline.index import Index
 
 _EXAMPLES = """\
@@ -53,13 +53,13 @@ def _add_pair(command: argparse.ArgumentParser) -> None:
 def copy(options: argparse.Namespace) -> int:
     """Copy, and then measure what the target finds."""
     from sightline.errors import EncoderError
-    from sightline.exchange import migrate
+    from sightline.exchange.copy import copy as copy_index
     from sightline.stores.base import redacted
 
     is_silent = options.json or options.quiet
     target_url = with_key(options.target)
-    with open_at(with_key(options.source), model_name(options)) as source, _bar(source, is_silent) as listen:
-        copied = migrate.copy(source, target_url, prune=options.prune, on_progress=listen)
+    with open_at(options.source, model_name(options)) as source, _bar(source, is_silent) as listen:
+        copied = copy_index(source, target_url, prune=options.prune, on_progress=listen)
     tuning = None
     with open_at(target_url, model_name(options)) as target:
         try:
@@ -77,13 +77,13 @@ def copy(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     """Compare; exit code 1 when the records differ."""
     from sightline.errors import UsageError
-    from sightline.exchange import migrate
+    from sightline.exchange.verify import verify_index
 
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")
     model = model_name(options)
-    with open_at(with_key(options.source), model) as source, open_at(with_key(options.target), model) as target:
-        verdict = migrate.compare(source, target, sample=options.sample)
+    with open_at(options.source, model) as source, open_at(options.target, model) as target:
+        verdict = verify_index(source, target, sample=options.sample)
     print(json.dumps(verdict.to_dict(), indent=2) if options.json else _verdict(verdict))
     return 0 if verdict.is_same else 1
 

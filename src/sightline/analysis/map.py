@@ -1,11 +1,11 @@
-"""Pictures with their places turned into a map: one page of HTML with everything in it, to pan, zoom and colour."""
+"""Draw an index as a map: vectors are projected onto a plane, and one page of HTML shows the pictures there."""
 
 import base64
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from html import escape
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import repeat
 from pathlib import Path
@@ -14,24 +14,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from sightline.errors import SightlineError
+from sightline.errors import ExtraMissing, SightlineError, UsageError
 from sightline.images.read import read
+from sightline.pages.render import render
 from sightline.sources.base import read_here
 from sightline.text import printable
-from sightline.types import Payload, Record
+from sightline.types import Payload, Record, Vectors
 
+METHODS = ("auto", "pca", "umap")
+_NEIGHBOURS = 15  # that UMAP keeps together
 _TILE = 64  # pixels of a thumbnail
 _ACROSS = 32  # thumbnails in a row of a sheet
 _PER_SHEET = _ACROSS * _ACROSS  # 2,048 x 2,048 pixels, which every browser can hold
 _MOST_COLOURS = 8  # values that get a colour of their own; more cannot be told apart
-_TEMPLATE = (Path(__file__).parent / "atlas.html").read_text("utf-8")
+
+
+def project(vectors: Vectors, method: str = "auto") -> tuple[NDArray[np.float32], str]:
+    """(n, dim) -> (n, 2) in 0 to 1, and how: by UMAP where it is installed, else by principal components.
+
+    UMAP (McInnes et al. 2018, arXiv:1802.03426) keeps neighbours together; PCA keeps large distances, and is exact and
+    quick. Raises `ExtraMissing` where UMAP was asked for and is not there.
+    """
+    if method not in METHODS:
+        raise UsageError(f"the method is {method!r}, expected one of {', '.join(METHODS)}")
+    is_here = find_spec("umap") is not None
+    if method == "umap" and not is_here:
+        raise ExtraMissing("umap-learn is not installed, expected it for --method umap: pip install umap-learn")
+    if method == "pca" or not is_here or len(vectors) <= _NEIGHBOURS:
+        return _in_unit_square(principal_components(vectors)), "pca"
+    umap = import_module("umap").UMAP(n_neighbors=_NEIGHBOURS, metric="cosine", random_state=0, n_jobs=1)
+    places: NDArray[np.float32] = umap.fit_transform(vectors)
+    return _in_unit_square(places), "umap"
+
+
+def principal_components(vectors: Vectors) -> NDArray[np.float32]:
+    """(n, dim) -> (n, 2): along the two directions in which the vectors vary most (Hotelling 1933).
+
+    The sign of each direction is that of its largest part, so that a second run draws the same map.
+    """
+    centred = vectors - vectors.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)  # (dim, n) @ (n, dim) -> (dim, dim)
+    two = directions[:, : -min(3, directions.shape[1] + 1) : -1]  # the last ones vary most
+    two = two * np.sign(two[np.abs(two).argmax(axis=0), np.arange(two.shape[1])])
+    return np.asarray(centred @ two, np.float32)  # (n, dim) @ (dim, 2) -> (n, 2)
 
 
 def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str, cache: Path | None = None) -> str:
     """The page for n records at (n, 2) places in 0 to 1.
 
     Thumbnails come from the files, from archives and videos, and from what the folder `cache` keeps of the web; what
-    cannot be had is a grey tile.
+    is not available is a grey tile.
     """
     colours = {"folder": [_folder(record) for record in records]}
     if any("tags" in record.payload for record in records):
@@ -48,8 +80,7 @@ def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str, 
         "across": _ACROSS,
         "sheets": _sheets(records, cache),
     }
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # nothing in it can end the script
-    return _TEMPLATE.replace("{{title}}", escape(title)).replace("{{data}}", text)
+    return render("map.html", title=title, data=data)
 
 
 def _sheets(records: Sequence[Record], cache: Path | None) -> list[str]:
@@ -93,3 +124,11 @@ def _numbered(values: Sequence[str]) -> tuple[list[str], list[int]]:
     frequent = [value for value, _ in Counter(value for value in values if value).most_common(_MOST_COLOURS)]
     numbers = {value: number for number, value in enumerate(frequent)}
     return frequent, [numbers.get(value, -1) for value in values]
+
+
+def _in_unit_square(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Moved and scaled, with the same scale for both; a few far ones are drawn in to the edge."""
+    low, high = np.percentile(places, [0.5, 99.5], axis=0)
+    scale = max(float((high - low).max()), 1e-9)
+    middle = (low + high) / 2
+    return np.asarray(np.clip((places - middle) / scale + 0.5, -0.02, 1.02), np.float32)

@@ -1,22 +1,24 @@
-"""The records of one store written into another, with constant memory, again and again until both are the same."""
+"""Copy an index into another store, with constant memory; an interrupted copy goes on where it stopped."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sightline.calibration.exact import SAME
 from sightline.chunks import chunks
-from sightline.errors import DimensionMismatch
-from sightline.stores.base import Store
-from sightline.types import Record
+from sightline.errors import DimensionMismatch, IndexMismatch
+from sightline.index import Index
+from sightline.stores.base import Store, open_store
+from sightline.types import FAILURE, Record
 
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
 _WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine
 _WAITING = 2  # batches in memory besides: 16 MB each
+_KINDS = ("index", "root", FAILURE)  # the notes that make an index; what a store measured of itself stays behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +32,35 @@ class Copied:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to copy. `prune` removes what the source does not hold."""
+def copy(
+    source: Index, url: str, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
+) -> Copied:
+    """Write the records and notes of an index into the store of that URL, made when it is not there.
 
-    prune: bool = False
-    on_progress: Callable[[Copied], None] = field(default=lambda _: None)
+    Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source
+    no longer has are removed. Raises `IndexMismatch` if another model's pictures are there.
+    """
+    target = open_store(url, dim=source.store.dim)
+    try:
+        identity, there = source.store.notes("index"), target.notes("index")
+        if there and _model(there) != _model(identity):
+            raise IndexMismatch(
+                f"{url} was built with {_model(there)[0]!r}, not {_model(identity)[0]!r}, expected the same model: "
+                "copy into a new index"
+            )
+        target.write_notes("index", dict(identity))
+        copied = copy_records(source.store, target, prune=prune, on_progress=on_progress)
+        for kind in _KINDS:
+            kept, old = source.store.notes(kind), target.notes(kind)
+            target.write_notes(kind, {**dict.fromkeys(old), **kept})
+    finally:
+        target.close()
+    return copied
 
 
-def copy_records(source: Store, target: Store, options: Options) -> Copied:
+def copy_records(
+    source: Store, target: Store, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
+) -> Copied:
     """Write what the target lacks or holds otherwise; what is there already is only read.
 
     So an interrupted copy goes on by being started again. Raises `DimensionMismatch` and what the stores raise.
@@ -57,7 +79,7 @@ def copy_records(source: Store, target: Store, options: Options) -> Copied:
         nonlocal copied
         written, same = done.result()
         copied = replace(copied, written=copied.written + written, same=copied.same + same, seconds=_since(began))
-        options.on_progress(copied)
+        on_progress(copied)
 
     with ThreadPoolExecutor(_WRITERS, "sightline-copy") as pool:
         for few in chunks(source.scan(), BATCH_RECORDS):
@@ -66,7 +88,7 @@ def copy_records(source: Store, target: Store, options: Options) -> Copied:
                 take(pending.popleft())
         while pending:
             take(pending.popleft())
-    removed = target.delete(list(_gone(source, target))) if options.prune else 0
+    removed = target.delete(list(_gone(source, target))) if prune else 0
     return replace(copied, removed=removed, seconds=_since(began))
 
 
@@ -93,3 +115,8 @@ def _gone(source: Store, target: Store) -> Iterator[str]:
 
 def _since(began: float) -> float:
     return time.monotonic() - began
+
+
+def _model(notes: dict[str, dict[str, object]]) -> tuple[object, object]:
+    identity = notes.get("index", {})
+    return identity.get("encoder"), identity.get("pictures") or identity.get("fingerprint")

@@ -14,7 +14,7 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.pixels import PixelsEncoder
 from sightline.encoders.speed import Speed
 from sightline.errors import HubUnreachable, SourceError
-from sightline.evaluate.recommend import Sample, estimates, look
+from sightline.evaluate.recommend import FolderSample, estimates, sample_folder
 from sightline.types import Pixels, Vectors
 
 
@@ -111,18 +111,18 @@ def test_only_what_was_fetched_by_name_can_be_removed(name: str, capsys: pytest.
 
 def test_a_folder_is_counted_and_a_few_files_are_timed(pictures: Path) -> None:
     (pictures / "broken.jpg").write_bytes(b"not a picture")
-    sample = look(pictures)
+    sample = sample_folder(pictures)
     assert sample.pictures == 31
     assert sample.tried == 12
     assert all(0 < taken < 1 for taken in sample.decode_s.values())
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="holds no picture"):
-        look(tmp_path)
+    with pytest.raises(SourceError, match="no picture found"):
+        sample_folder(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"not a picture")
     with pytest.raises(SourceError, match="none of 1 files"):
-        look(tmp_path)
+        sample_folder(tmp_path)
 
 
 def test_hours_are_decoding_and_encoding_of_all_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_hours_are_decoding_and_encoding_of_all_pictures(tmp_path: Path, monkeyp
     hub = Hub(cache=tmp_path, offline=True)
     speed.keep("clip-b32", Speed(20, 5.0, "now"), hub)
     speed.keep("pixels", Speed(5000, None, "now"), hub)
-    sample = Sample(72_000, 1e6, {224: 0.02, 384: 0.04}, 12, 0)
+    sample = FolderSample(72_000, 1e6, {224: 0.02, 384: 0.04}, 12, 0)
     quick, slow = estimates(sample, hub, names=["clip-b32", "pixels"])
     assert (quick.model.name, quick.binds) == ("pixels", "decode")
     assert (slow.model.name, slow.binds) == ("clip-b32", "encode")
@@ -143,7 +143,7 @@ def test_hours_are_decoding_and_encoding_of_all_pictures(tmp_path: Path, monkeyp
 
 
 def test_what_is_not_here_is_estimated_from_its_arithmetic(tmp_path: Path) -> None:
-    sample = Sample(1000, 1e6, {224: 1e-6, 384: 1e-6}, 12, 0)
+    sample = FolderSample(1000, 1e6, {224: 1e-6, 384: 1e-6}, 12, 0)
     small, large = estimates(sample, Hub(cache=tmp_path, offline=True), names=["clip-l14", "clip-b32"])
     assert not small.is_measured
     assert large.hours / small.hours == pytest.approx(162 / 8.8, rel=0.01)

@@ -13,7 +13,7 @@ from sightline.text import count, duration, size, table
 if TYPE_CHECKING:
     from sightline.encoders.catalog import CatalogEntry
     from sightline.encoders.hub import Hub
-    from sightline.evaluate.recommend import Estimate, Sample
+    from sightline.evaluate.recommend import FolderSample, ModelEstimate
 
 _MODELS = """\
 examples:
@@ -135,14 +135,14 @@ def recommend(options: argparse.Namespace) -> int:
     """Time a few files of a folder and list what each model would cost."""
     from sightline.encoders.catalog import catalog
     from sightline.errors import ModelNotFound
-    from sightline.evaluate.recommend import estimates, look
+    from sightline.evaluate.recommend import estimates, sample_folder
 
     for name in options.model:
         if name not in catalog():
             near = get_close_matches(name, catalog(), n=3, cutoff=0.4)
             advice = f"did you mean {' or '.join(near)}?" if near else "sightline models lists them"
             raise ModelNotFound(f"{name!r} is not in the table, expected a name of it: {advice}")
-    sample = look(options.folder)
+    sample = sample_folder(options.folder)
     found = estimates(sample, hub(), names=options.model)
     if options.json:
         print(json.dumps({"sample": asdict(sample), "models": [asdict(one) for one in found]}, indent=2))
@@ -151,7 +151,7 @@ def recommend(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(sample: "Sample", found: "list[Estimate]") -> None:
+def _show(sample: "FolderSample", found: "list[ModelEstimate]") -> None:
     decode = 1 / min(sample.decode_s.values())
     print(
         f"{count(sample.pictures, 'picture')} of about {size(sample.size_bytes)}, decoded at {decode:,.0f} a second "
@@ -165,7 +165,7 @@ def _show(sample: "Sample", found: "list[Estimate]") -> None:
     print("\n~ estimated from the model's arithmetic, the others were timed here; recall as published, on COCO")
 
 
-def _time(one: "Estimate") -> str:
+def _time(one: "ModelEstimate") -> str:
     """An estimate with two digits: more would look like a measurement."""
     seconds = one.hours * 3600
     if one.is_measured:

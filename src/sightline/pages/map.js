@@ -1,42 +1,3 @@
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{title}}</title>
-<style>
-:root { color-scheme: light dark; --ink: #1b1c1e; --faint: #62666d; --paper: #f6f6f4; --panel: #ffffffee; --line: #dededa; --rest: #b4b6ba; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececea; --faint: #a2a6ae; --paper: #121316; --panel: #1d1f23ee; --line: #34363b; --rest: #5b5f66; } }
-* { box-sizing: border-box; }
-html, body { margin: 0; height: 100%; overflow: hidden; font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
-canvas { position: fixed; inset: 0; width: 100%; height: 100%; cursor: grab; touch-action: none; outline-offset: -3px; }
-canvas.moving { cursor: grabbing; }
-canvas:focus-visible { outline: 3px solid #4b8dff; }
-.panel { position: fixed; background: var(--panel); border: 1px solid var(--line); border-radius: 10px; padding: 0.8rem 1rem; }
-#about { top: 1rem; left: 1rem; max-width: min(19rem, calc(100vw - 2rem)); }
-h1 { font-size: 1rem; font-weight: 600; margin: 0 0 0.15rem; overflow-wrap: anywhere; }
-#about p { margin: 0; color: var(--faint); }
-#by { display: flex; gap: 0.35rem; margin-top: 0.7rem; }
-button { font: inherit; color: inherit; background: none; border: 1px solid var(--line); border-radius: 7px; min-height: 2rem; padding: 0.1rem 0.7rem; cursor: pointer; }
-button:hover { border-color: var(--faint); } button:focus-visible { outline: 3px solid #4b8dff; outline-offset: 1px; }
-button[aria-pressed=true] { background: var(--ink); color: var(--paper); border-color: var(--ink); }
-#legend { list-style: none; margin: 0.7rem 0 0; padding: 0; max-height: 45vh; overflow: auto; }
-#legend button { border: 0; width: 100%; display: flex; align-items: center; gap: 0.55rem; text-align: left; padding: 0 0.35rem; min-height: 1.75rem; }
-#legend button[aria-pressed=true] { background: var(--line); color: var(--ink); }
-#legend i { flex: none; width: 0.75rem; height: 0.75rem; border-radius: 50%; }
-#legend span { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; } #legend small { margin-left: auto; color: var(--faint); font-variant-numeric: tabular-nums; }
-#zoom { right: 1rem; bottom: 1rem; padding: 0.35rem; display: flex; gap: 0.35rem; } #zoom button { min-width: 2.25rem; min-height: 2.25rem; padding: 0 0.6rem; border: 0; }
-#zoom button:hover { background: var(--line); }
-#near { pointer-events: none; padding: 0.5rem; display: none; max-width: 13rem; } #near canvas { position: static; width: 128px; height: 128px; border-radius: 6px; display: block; }
-#near p { margin: 0.4rem 0 0; font-size: 0.85rem; overflow-wrap: anywhere; } #near small { color: var(--faint); }
-@media (max-width: 40rem) { #legend { max-height: 22vh; } }
-</style>
-<body>
-<canvas id="map" tabindex="0" role="application" aria-label="Map of pictures: drag or use the arrow keys to move, plus and minus to zoom"></canvas>
-<section id="about" class="panel"><h1></h1><p></p><div id="by" role="group" aria-label="Colour by"></div><ul id="legend"></ul></section>
-<div id="zoom" class="panel"><button id="in" aria-label="Zoom in">+</button><button id="out" aria-label="Zoom out">&minus;</button><button id="all">All</button></div>
-<div id="near" class="panel" aria-live="polite"><canvas width="128" height="128"></canvas><p></p></div>
-<script type="application/json" id="data">{{data}}</script>
-<script>
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#0a7ac4", "#e08a00", "#0c9b74", "#c85b9c", "#7a6bd6", "#d4481c", "#4aa8d8", "#8a8f2a"];
@@ -186,6 +147,3 @@ function legend() {
 document.querySelector("h1").textContent = data.title;
 document.querySelector("#about p").textContent = count.toLocaleString("en") + (count === 1 ? " picture" : " pictures") + "; near means alike";
 legend(); draw();
-</script>
-</body>
-</html>
