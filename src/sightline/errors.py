@@ -2,7 +2,8 @@
 
     SightlineError
     ├── UsageError               an argument that cannot be: k of 0, an empty query, an unknown option
-    │   └── WhereError           a filter that cannot be understood
+    │   ├── WhereError           a filter that cannot be understood
+    │   └── PictureNotFound      a picture that is not in the index
     ├── SourceError              a folder, file, table or URL that cannot be read
     ├── ImageError               one picture that cannot become pixels
     │   └── ImageTooLarge        more megapixels than the limit
@@ -39,6 +40,10 @@ class UsageError(SightlineError, ValueError):
 
 class WhereError(UsageError):
     """A filter that cannot be understood."""
+
+
+class PictureNotFound(UsageError):
+    """A picture that is not in the index."""
 
 
 class SourceError(SightlineError):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sightline.server.batcher import Batcher, Full
+from sightline.server.pools import Batcher, Full
 
 
 def doubled(jobs: Sequence[int]) -> list[int | Exception]:
