@@ -1,4 +1,4 @@
-"""Several indexes at once: one ranking by weighted scores (late fusion), or the same queries side by side."""
+"""Search several indexes: together, as one ranking by weighted scores, or each for the same queries."""
 
 from __future__ import annotations
 

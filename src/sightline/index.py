@@ -30,7 +30,8 @@ from sightline.errors import (
 )
 from sightline.query import Picture, SearchQuery, Term, describe, embed_many
 from sightline.results import Hits, Took, grid
-from sightline.stores.base import Store, Tunable, open_store, redacted
+from sightline.stores.base import Store, Tunable, open_store
+from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Failure, Item, Note, Record, Vector, Vectors, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
@@ -66,14 +67,13 @@ class Index:
 
     def __init__(
         self,
-        url: str,
+        url: str | Path | StoreUrl,
         *,
         model: str | Encoder | None = None,
         hub: Hub | None = None,
         cache: SearchCache | None = None,
     ) -> None:
-        self.url = redacted(url)
-        self._address = url
+        self._address = StoreUrl(url)
         self._model, self._hub, self._cache = model, hub, cache
         self._judge: RelevanceJudge | None = None
         self._encoder: Encoder | None = None
@@ -90,6 +90,11 @@ class Index:
 
     def _repr_html_(self) -> str:
         return grid(repr(self), list(islice(self.store.scan(), _SHOWN)))
+
+    @property
+    def url(self) -> str:
+        """Where the index is, without a password."""
+        return str(self._address)
 
     @property
     def store(self) -> Store:
@@ -286,9 +291,7 @@ class Index:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
         found = self.store.fetch([_id_of(picture)])
         if not found:
-            raise PictureNotFound(
-                f"{picture!r} is not in {self.url}: there is no picture with the id, path or URI; index its folder first"
-            )
+            raise PictureNotFound(f"{picture!r} is not in {self.url}: it has no picture with the id, path or URI")
         return found[0]
 
     def remove(self, pictures: Iterable[str]) -> int:

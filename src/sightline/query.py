@@ -1,4 +1,4 @@
-"""What is searched for: words and pictures, added and subtracted with weights, and their vector."""
+"""Parse a query of words and pictures, added and subtracted with weights, and encode it as one vector."""
 
 from __future__ import annotations
 

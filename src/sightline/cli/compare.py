@@ -1,11 +1,11 @@
-"""The command that shows several indexes beside each other: compare."""
+"""The command compare: search several indexes for the same and show the results side by side."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, hub, open_at
+from sightline.cli.options import Commands, add_command, hub, open_at, store_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
+    from sightline.stores.url import StoreUrl
 
 _LISTS = (".txt", ".tsv", ".csv")  # the ends of the names of files with a query a line
 _EXAMPLES = """\
@@ -25,12 +26,19 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add compare."""
     command = add_command(
-        commands, "compare", compare, "ask several indexes the same, side by side", goes_on=False, epilog=_EXAMPLES
+        commands,
+        "compare",
+        compare,
+        "search several indexes for the same, side by side",
+        is_resumable=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument(
-        "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query a line"
+        "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query per line"
     )
-    command.add_argument("--index", metavar="URL", action="append", default=[], help="an index; give two or more")
+    command.add_argument(
+        "--index", metavar="URL", type=store_url, action="append", default=[], help="an index; give two or more"
+    )
     command.add_argument("-k", metavar="N", type=int, default=8, help="how many pictures each (default: 8)")
     command.add_argument("--html", metavar="FILE", help="write a page: for each query a row of pictures of each index")
     command.add_argument("--judgements", metavar="TABLE", help="also measure the indexes' models on this table")
@@ -48,7 +56,7 @@ def compare(options: argparse.Namespace) -> int:
     from sightline.results import comparison, comparison_page
 
     if len(options.index) < 2:
-        raise UsageError("expected two indexes or more to compare: give --index twice")
+        raise UsageError(f"{len(options.index)} of at least two indexes to compare given: repeat --index")
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
@@ -65,8 +73,8 @@ def compare(options: argparse.Namespace) -> int:
         models = {"models": [model.to_dict() for model in measured]} if measured else {}
         print(json.dumps({"hits": plain, **models}, indent=2))
         return 0
-    told = f"{options.html} shows what {len(indexes)} indexes find, queries: {len(queries):,}"
-    print("\n\n".join(filter(None, [figures, told if options.html else str(comparison(found))])))
+    done = f"wrote {options.html}: {len(indexes)} indexes, queries: {len(queries):,}"
+    print("\n\n".join(filter(None, [figures, done if options.html else str(comparison(found))])))
     return 0
 
 
@@ -78,21 +86,21 @@ def _queries(text: str) -> "list[Picture]":
     path = Path(text).expanduser()
     if path.suffix.lower() in _LISTS and (path.is_file() or " " not in text):
         if not path.is_file():
-            raise UsageError(f"there is no file {text}, expected one query a line in it: check the path")
+            raise UsageError(f"{text} does not exist, expected a text file with one query per line: check the path")
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return [query for line in lines if line.strip() for query in _queries(line.strip())]
     (term, *_) = parse([text])
     return [Path(str(term.value)).expanduser() if term.kind == "image" else text]
 
 
-def _names(urls: list[str]) -> list[str]:
+def _names(urls: "list[StoreUrl]") -> list[str]:
     """What to call each index: the end of its URL, or all of it where two ends are the same."""
     from sightline.errors import UsageError
 
     if twice := next((url for url in urls if urls.count(url) > 1), None):
         raise UsageError(f"{twice} is given twice, expected different indexes: name each once")
-    ends = [url.rstrip("/").rpartition("/")[2].removesuffix(".index") for url in urls]
-    return ends if len(set(ends)) == len(ends) else urls
+    names = [url.name for url in urls]
+    return names if len(set(names)) == len(names) else [str(url) for url in urls]
 
 
 def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":

@@ -1,4 +1,4 @@
-"""The commands that move an index to another store and look after it there: copy, verify, tune."""
+"""The commands copy, verify and tune: move an index to another store, and measure its recall there."""
 
 import argparse
 import json
@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, model_name, open_at, open_index, with_key
+from sightline.cli.options import (
+    Commands,
+    add_command,
+    add_index,
+    add_model,
+    model_name,
+    open_at,
+    open_index,
+    store_url,
+)
 from sightline.text import count, duration, printable, table
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--prune", action="store_true", help="remove from TARGET what SOURCE no longer has")
     command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
     command = add_command(
-        commands, "verify", verify, "prove that two indexes hold the same and answer the same", epilog=_EXAMPLES
+        commands, "verify", verify, "check that two indexes hold the same and answer the same", epilog=_EXAMPLES
     )
     _add_pair(command)
     command.add_argument("--sample", metavar="N", type=int, default=200, help="queries of each kind (default: 200)")
@@ -44,8 +53,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", metavar="SOURCE", help="the index that is there: a folder or URL")
-    command.add_argument("target", metavar="TARGET", help="the other index: a folder or URL")
+    command.add_argument("source", metavar="SOURCE", type=store_url, help="the index that is there: a folder or URL")
+    command.add_argument("target", metavar="TARGET", type=store_url, help="the other index: a folder or URL")
     add_model(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -54,14 +63,12 @@ def copy(options: argparse.Namespace) -> int:
     """Copy, and then measure what the target finds."""
     from sightline.errors import EncoderError
     from sightline.exchange.copy import copy as copy_index
-    from sightline.stores.base import redacted
 
     is_silent = options.json or options.quiet
-    target_url = with_key(options.target)
     with open_at(options.source, model_name(options)) as source, _bar(source, is_silent) as listen:
-        copied = copy_index(source, target_url, prune=options.prune, on_progress=listen)
+        copied = copy_index(source, options.target, prune=options.prune, on_progress=listen)
     tuning = None
-    with open_at(target_url, model_name(options)) as target:
+    with open_at(options.target, model_name(options)) as target:
         try:
             tuning = target.tune(only_if_grown=True)
         except EncoderError as error:
@@ -69,7 +76,7 @@ def copy(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**asdict(copied), "tuning": tuning.to_dict() if tuning else None}))
     elif not options.quiet:
-        print(_copied(copied, redacted(target_url)))
+        print(_copied(copied, str(options.target)))
         print(tuning_text(tuning)) if tuning else None
     return 0
 
@@ -95,7 +102,7 @@ def tune(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(tuning.to_dict() if tuning else None, indent=2))
     else:
-        print(tuning_text(tuning) if tuning else "this index is exact: there is nothing to tune")
+        print(tuning_text(tuning) if tuning else "this index is searched exactly: there is nothing to tune")
     return 0
 
 
@@ -104,7 +111,7 @@ def tuning_text(tuning: "Tuning") -> str:
     text = f"recall@10 of {_shares(tuning.recalls)} at width {tuning.width}"
     if tuning.width != tuning.default_width:
         text += f"; at the engine's own {tuning.default_width}: {_shares(tuning.default)}"
-    return text if tuning.reached else f"{text}; no width reached 0.98"
+    return text if tuning.reached else f"{text}; no width reached a recall of 0.98"
 
 
 def _shares(recalls: "Mapping[str, float]") -> str:
@@ -128,7 +135,7 @@ def _copied(copied: "Copied", target: str) -> str:
     parts += [f"{copied.same:,} there already"] if copied.same else []
     parts += [f"{copied.removed:,} removed"] if copied.removed else []
     rate = f", {copied.written / copied.seconds:,.0f}/s" if copied.written and copied.seconds else ""
-    return f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {target} has what the source has"
+    return f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {target} is up to date"
 
 
 def _verdict(verdict: "Verdict") -> str:

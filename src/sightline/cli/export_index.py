@@ -1,4 +1,4 @@
-"""The commands that turn an index into files for other programs, and such files into an index."""
+"""The commands export-index and import-index: exchange vectors with other programs through files."""
 
 import argparse
 import json
@@ -55,7 +55,7 @@ def export_index(options: argparse.Namespace) -> int:
     target = Path(options.target)
     if target.suffix.lower() in _NO_FOLDERS:
         raise UsageError(
-            f"{target} would be a folder of that name, expected a file that ends in .parquet, or a new folder: name one"
+            f"{target} is not a format that is written: name a file that ends in .parquet, or a new folder"
         )
     write = write_parquet if target.name.lower().endswith(".parquet") else write_folder
     with open_index(options) as index:
@@ -67,11 +67,10 @@ def export_index(options: argparse.Namespace) -> int:
 def import_index(options: argparse.Namespace) -> int:
     """Fill the index."""
     from sightline.exchange.load import load
-    from sightline.stores.base import redacted
 
     url = index_url(options)
     written = load(Path(options.source), url, model=model_name(options), hub=hub())
-    place = f" into {redacted(url)}"
+    place = f" into {url}"
     _report(f"read {count(written, 'picture')} from {options.source}{place}", written, options)
     return 0 if written else 1
 

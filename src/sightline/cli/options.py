@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from sightline.encoders.hub import Hub
     from sightline.index import Index
+    from sightline.stores.url import StoreUrl
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -28,11 +29,11 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, help_text: str, *, goes_on: bool = True, **more: Any
+    commands: Commands, name: str, run: Run, help_text: str, *, is_resumable: bool = True, **more: Any
 ) -> argparse.ArgumentParser:
-    """One command with its help; `run` gets the parsed options and gives the exit code.
+    """One command with its help; `run` gets the parsed options and returns the exit code.
 
-    `goes_on` says that a second run goes on where an interrupted one stopped.
+    `is_resumable` says that a second run goes on where an interrupted one stopped.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -41,7 +42,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **more,
     )
-    command.set_defaults(run=run, goes_on=goes_on)
+    command.set_defaults(run=run, is_resumable=is_resumable)
     return command
 
 
@@ -50,6 +51,7 @@ def add_index(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         default=None,
         help="the index: a folder, or the URL of a server (default: photos.index)",
     )
@@ -62,18 +64,16 @@ def add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
-def index_url(options: argparse.Namespace) -> str:
+def index_url(options: argparse.Namespace) -> "StoreUrl":
     """Which index the user means."""
-    return with_key(str(options.index or os.environ.get("SIGHTLINE_INDEX") or "photos.index"))
+    return options.index or store_url(os.environ.get("SIGHTLINE_INDEX") or "photos.index")
 
 
-def with_key(url: str) -> str:
-    """A server's URL with the key that the environment holds for it."""
-    if "://" not in url:
-        return url
-    from sightline.stores import address
+def store_url(text: str) -> "StoreUrl":
+    """The argument as the URL of an index, with the key that the environment holds for its server."""
+    from sightline.stores.url import StoreUrl
 
-    return address.with_key(url, os.environ.get("SIGHTLINE_STORE_KEY"))
+    return StoreUrl(text).with_key(os.environ.get("SIGHTLINE_STORE_KEY"))
 
 
 def model_name(options: argparse.Namespace) -> str | None:
@@ -98,8 +98,8 @@ def open_index(options: argparse.Namespace, *, model: str | None = None) -> "Ind
     return open_at(index_url(options), model or model_name(options))
 
 
-def open_at(url: str, model: str | None = None) -> "Index":
+def open_at(url: "StoreUrl", model: str | None = None) -> "Index":
     """The index of that URL, opened with the model that built it unless another is given."""
     from sightline.index import Index
 
-    return Index(with_key(url), model=model, hub=hub())
+    return Index(url, model=model, hub=hub())

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
 from sightline.cli.output import shown_path, write_page
 from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
@@ -32,7 +32,12 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add search and similar."""
     command = add_command(
-        commands, "search", search, "find pictures by words, by a picture, or by both", goes_on=False, epilog=_EXAMPLES
+        commands,
+        "search",
+        search,
+        "find pictures by words, by a picture, or by both",
+        is_resumable=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument(
         "query",
@@ -46,6 +51,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         action="append",
         default=[],
         help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "

@@ -1,4 +1,4 @@
-"""What an encoder is, and a name turned into one."""
+"""The protocol of an encoder, and loading one by its name."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def choose_model(name: str, hub: Hub | None = None) -> Choice:
     try:
         hub.files(best.repository)
     except (HubUnreachable, ModelNotFound) as error:
-        happened = str(error).partition(", expected")[0]  # the first of the three parts of a message
+        happened = str(error).partition(": ")[0]  # without the advice
         return Choice(BUNDLED, f"the bundled model; the recommended {best.name} is not on this disk and {happened}")
     return Choice(best.name, f"the recommended model, fetched once from {hub.endpoint} ({best.size_mb:,} MB)")
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 
@@ -26,6 +25,7 @@ from sightline.server.problems import Problem, overloaded
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import Thumbnails
 from sightline.stores.base import Store
+from sightline.stores.url import StoreUrl
 from sightline.types import Record
 
 _KEPT_TEXTS = 2_048  # vectors: a page that scrolls asks for the same text again and again
@@ -59,13 +59,13 @@ class SharedLRU(LRUCache[Key, Value]):
 class ServedIndex:
     """An index with everything that answering from it needs."""
 
-    def __init__(self, name: str, url: str, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics) -> None:
         self.name, self.settings, self.metrics = name, settings, metrics
         remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
         self.index = Index(url, model=settings.model, hub=settings.hub, cache=remembered)
         self.uploads = settings.uploads or default_uploads(url)
         cache = (settings.cache or settings.hub.cache) / "pages"
-        self.thumbnails = Thumbnails(cache / hashlib.sha256(url.encode()).hexdigest()[:12])
+        self.thumbnails = Thumbnails(cache / hashlib.sha256(url.reveal().encode()).hexdigest()[:12])
         self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
         self.writing = Pool("write", threads=1, max_waiting=16)
         self.fields = Fields()
@@ -209,17 +209,16 @@ def _scaled(facet: Facet, scale: float) -> Facet:
     return replace(facet, count=round(facet.count * scale), values=values)
 
 
-def default_uploads(url: str) -> Path | None:
+def default_uploads(url: StoreUrl) -> Path | None:
     """Beside an index in a folder; None for others, which need --uploads."""
-    return Path(f"{Path(url).absolute()}.uploads") if ":" not in url[2:] else None
+    return Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
 
 
 def served_indexes(settings: Settings, metrics: Metrics) -> dict[str, ServedIndex]:
     """The indexes by name: the last part of the path or URL, with a number where two have the same."""
     found: dict[str, ServedIndex] = {}
     for url in settings.indexes:
-        path = urlsplit(url).path if "://" in url else url  # without the keys that may follow it
-        stem = Path(path.rstrip("/")).name.removesuffix(".index") or "index"
+        stem = url.name
         name = stem if stem not in found else f"{stem}-{len(found) + 1}"
         found[name] = ServedIndex(name, url, settings, metrics)
     return found
