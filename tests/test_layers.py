@@ -19,6 +19,7 @@ FLOORS = {
     "xmp": 0.5,
     "text": 0,
     "chunks": 0,
+    "files": 0,
     "pages": 0,
     "filters": 0.5,  # also on the ground: on values and errors, below every room
     "web": 0.5,
