@@ -17,8 +17,7 @@ pytest.importorskip("torch", reason="captioning needs the caption extra")
 from sightline.encoders.hub import Hub
 from sightline.errors import EncoderError, HubUnreachable, ModelNotFound, SourceError, UsageError
 from sightline.evaluate import judgements
-from sightline.train.captions.captioners import BLIP, Captioner, coca, load_captioner
-from sightline.train.captions.table import Captioned, caption
+from sightline.train.captions import BLIP, Captioned, Captioner, caption, coca, load_captioner
 from sightline.train.config import DataSettings
 from sightline.train.data import read_set
 

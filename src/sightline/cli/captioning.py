@@ -11,7 +11,7 @@ from sightline.cli.options import Commands, add_command, hub
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
-    from sightline.train.captions.table import Captioned, Listener
+    from sightline.train.captions import Captioned, Listener
 
 _BLIP = "blip:Salesforce/blip-image-captioning-base"
 _EXAMPLES = f"""\
@@ -61,8 +61,8 @@ def caption(options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from sightline.sources.base import open_source
-    from sightline.train.captions.captioners import load_captioner
-    from sightline.train.captions.table import caption as run
+    from sightline.train.captions import load_captioner
+    from sightline.train.captions import caption as run
 
     open_source(options.folder)  # a wrong folder is said before a model is loaded
     done = run(

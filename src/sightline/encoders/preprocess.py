@@ -76,6 +76,22 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
+def as_config(how: Preprocessing) -> dict[str, Any]:
+    """What `preprocessing` reads: open_clip's keys, and ours for what it does not have."""
+    names = {number: name for name, number in RESAMPLING.items()}
+    ours = {"resized": how.resized} if how.resized else {}
+    return {
+        "size": [how.height, how.width],
+        "mode": "RGB",
+        "mean": list(how.mean),
+        "std": list(how.std),
+        "interpolation": names[how.resample],
+        "resize_mode": how.mode,
+        "fill_color": how.fill if isinstance(how.fill, int) else list(how.fill),
+        **({"sightline": {**ours, "crops_down": how.crops_down}} if ours or how.crops_down else {}),
+    }
+
+
 def pixels(image: Image.Image, how: Preprocessing) -> Pixels:
     """One picture at the model's size: (3, height, width).
 

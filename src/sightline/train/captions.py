@@ -1,20 +1,45 @@
-"""A folder of pictures and a captioner -> a table of captions, the one that evaluation and training read."""
+"""`sightline caption`: a table of captions for a folder of pictures, by BLIP of transformers or CoCa of open_clip.
+
+BLIP (Li et al. 2022, arXiv:2201.12086) and CoCa (Yu et al. 2022, arXiv:2205.01917) are fetched by their own libraries
+into those libraries' cache, once.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from PIL.Image import Image
 
-from sightline.errors import EncoderError, ImageError, SourceError
+from sightline.encoders.hub import Hub
+from sightline.encoders.torch.libraries import files_of, library, loading
+from sightline.errors import EncoderError, ImageError, ModelNotFound, SourceError, UsageError
 from sightline.images.read import read
 from sightline.sources.base import open_source
 from sightline.sources.folder import path_of
-from sightline.train.captions.captioners import Captioner
+from sightline.train.model import choose_device
 from sightline.types import Item
 
+BLIP = "blip:Salesforce/blip-image-captioning-base"
+COCA = "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
+MOST_TOKENS = 30
+BEAMS = 3
+_COCA_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 HEADER = "image\tcaption\n"
+
+
+class Captioner(Protocol):
+    """Says what pictures show."""
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels that it looks at: a picture may be decoded at reduced scale down to twice this."""
+
+    def captions(self, pictures: Sequence[Image]) -> list[str]:
+        """RGB pictures -> one caption each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,3 +167,100 @@ def _append(table: Path, rows: str) -> None:
             f"{table} cannot be written ({error.strerror}), expected room and permission: mend that and run the "
             "same command, which goes on"
         ) from error
+
+
+def load_captioner(name: str, *, hub: Hub) -> Captioner:
+    """The model of that name: `blip:` and a repository, `coca:` and model/weights of open_clip, or a local folder.
+
+    `hub` says whether the network may be asked. Raises `UsageError`, `ModelNotFound` or `HubUnreachable`.
+    """
+    family, _, rest = name.partition(":")
+    if family == "blip" and rest:
+        return _blip(rest, hub)
+    if family == "coca" and rest.count("/") == 1:
+        return _coca(*rest.split("/"), hub=hub)
+    if Path(name).expanduser().is_dir():
+        return _blip(str(Path(name).expanduser()), hub)
+    raise UsageError(f"{name!r} is no captioning model: expected {BLIP}, {COCA}, or a folder with a BLIP model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Blip:
+    """BLIP in transformers."""
+
+    model: Any
+    processor: Any
+    image_size: int
+
+    @torch.inference_mode()
+    def captions(self, pictures: Sequence[Image]) -> list[str]:
+        inputs = self.processor(images=list(pictures), return_tensors="pt").to(self.model.device)
+        tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=BEAMS)
+        said: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return said
+
+
+def _blip(name: str, hub: Hub) -> Captioner:
+    transformers = library("transformers")
+    is_folder = Path(name).is_dir()
+    if is_folder and not (Path(name) / "config.json").is_file():
+        raise ModelNotFound(
+            f"{name} holds no BLIP model: expected one as transformers saves it, config.json, weights, tokenizer and "
+            f"preprocessor; check the folder, or use {BLIP}"
+        )
+    there = nullcontext() if is_folder else files_of(name, ["config.json"], hub)
+    with there, loading(name):
+        processor = transformers.BlipProcessor.from_pretrained(name)
+        model = transformers.BlipForConditionalGeneration.from_pretrained(name)
+    side = int(model.config.vision_config.image_size)
+    return _Blip(model.eval().to(choose_device("auto")), processor, side)
+
+
+@dataclass(frozen=True, slots=True)
+class _Coca:
+    """CoCa in open_clip, with a decoder of our own: open_clip's needs a transformers before version 5."""
+
+    model: Any
+    transform: Any
+    tokenizer: Any
+    image_size: int
+
+    @torch.inference_mode()
+    def captions(self, pictures: Sequence[Image]) -> list[str]:
+        """The likeliest next token, until all captions have ended."""
+        device = next(self.model.parameters()).device
+        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(device)
+        latent, seen = self.model._encode_image(pixels)
+        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
+        tokens = torch.full((len(pixels), 1), start, device=device)
+        for _ in range(MOST_TOKENS):
+            scores = self.model(None, tokens, image_latent=latent, image_embs=seen, output_labels=False)["logits"]
+            following = scores[:, -1].argmax(dim=-1, keepdim=True)  # (n, length, vocabulary) -> (n, 1)
+            tokens = torch.cat([tokens, following], dim=1)
+            if bool((tokens == end).any(dim=1).all()):
+                break
+        return [self._words(row.tolist(), end) for row in tokens[:, 1:]]
+
+    def _words(self, ids: Sequence[int], end: int) -> str:
+        text: str = self.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
+        return text
+
+
+def _coca(name: str, weights: str, *, hub: Hub) -> Captioner:
+    open_clip = library("open_clip")
+    config = open_clip.get_pretrained_cfg(name, weights)
+    if not config:
+        known = [f"coca:{one}/{tag}" for one, tag in open_clip.list_pretrained() if one.startswith("coca")]
+        raise ModelNotFound(f"open_clip has no model coca:{name}/{weights}: expected one of {', '.join(known)}")
+    with files_of(str(config["hf_hub"]).rstrip("/"), _COCA_FILES, hub), loading(f"coca:{name}/{weights}"):
+        model, _, transform = open_clip.create_model_and_transforms(name, weights)
+    return coca(model, transform)
+
+
+def coca(model: Any, transform: Any) -> Captioner:
+    """A CoCa of open_clip, with the transform that belongs to it, as a captioner."""
+    size = model.visual.image_size
+    side = max(size) if isinstance(size, tuple) else int(size)
+    return _Coca(
+        model.eval().to(choose_device("auto")), transform, library("open_clip").get_tokenizer("coca_ViT-L-14"), side
+    )
