@@ -43,7 +43,7 @@ class Captioner(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Captioned:
+class CaptionProgress:
     """How far a run is, in pictures: `kept` had a caption before, `failed` are uri and reason of the others."""
 
     total: int = 0
@@ -52,7 +52,7 @@ class Captioned:
     failed: tuple[tuple[str, str], ...] = ()
 
 
-Listener = Callable[[Captioned], None]
+Listener = Callable[[CaptionProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class _Task:
 
 def caption(
     folder: Path, table: Path, captioner: Captioner, *, batch_size: int = 8, listen: Listener = lambda _: None
-) -> Captioned:
+) -> CaptionProgress:
     """Captions every picture below `folder` that `table` does not have yet; names are relative to the folder.
 
     Each batch is on the disk before the next begins: a kill loses one batch at most, and the same command goes on.
@@ -76,7 +76,7 @@ def caption(
     root = folder if folder.is_dir() else folder.parent
     tasks, refused = _tasks(folder, Path(os.path.abspath(root)))  # noqa: PTH100  links in it stay as they are
     fresh = [task for task in tasks if task.name not in known]
-    done = Captioned(total=len(tasks) + len(refused), kept=len(tasks) - len(fresh), failed=tuple(refused))
+    done = CaptionProgress(total=len(tasks) + len(refused), kept=len(tasks) - len(fresh), failed=tuple(refused))
     listen(done)
     for start in range(0, len(fresh), batch_size):
         rows, failed = _batch(fresh[start : start + batch_size], captioner)
