@@ -159,7 +159,7 @@ def documents_of(shape: "Shape", tokenizer: str) -> Documents:
 @torch.no_grad()
 def stem_maps(tower: "ImageTower", files: PictureFiles, view: tuple[int, int] | None) -> Maps:
     """(n, 96, side / 16, side / 16) float16: what the first blocks make of each picture, whole or a crop for `view`."""
-    side = files.how.height // 16
+    side = files.preprocessing.height // 16
     maps = np.empty((len(files), 96, side, side), np.float16)
     device = device_of(tower)
     for start in range(0, len(files), STEM_BATCH):

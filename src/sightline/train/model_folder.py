@@ -67,8 +67,8 @@ def write_folder(
     """
     with filled(folder) as work:
         if image_tower_of is None:
-            how = sides.documents.preprocessing
-            pixels = {"image": torch.zeros((2, 3, how.height, how.width), dtype=torch.uint8)}
+            config = sides.documents.preprocessing
+            pixels = {"image": torch.zeros((2, 3, config.height, config.width), dtype=torch.uint8)}
             graph = traced(sides.image, pixels, {0: "batch"}, work, keeps_names=sides.keeps_names)
             _write_graph(graph, work / "visual" / "model.onnx", precision, calibration, is_float=sides.is_float)
         else:

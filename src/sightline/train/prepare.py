@@ -99,7 +99,7 @@ def _check_recipe(settings: Settings, recipe: Recipe | None) -> None:
         named = " and ".join(name for name, is_so in wanted.items() if is_so)
         raise UsageError(
             f"{named}, which only the recipe of a new bundled model reads: take it out of the configuration, or run "
-            "recipes/mini in a clone of the repository"
+            "`python -m recipes.mini.make` in a clone of the repository"
         )
 
 

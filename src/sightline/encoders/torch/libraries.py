@@ -26,6 +26,13 @@ _FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECA
 _NESTED = ("state_dict", "model_state_dict", "model", "state", "net", "module")  # where trainers keep the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled models
 _SHOWN = 3
+_HARMLESS_LOGS = (
+    "No pretrained weights loaded for model",  # open_clip, of an architecture whose weights we put in, or want random
+)
+_HARMLESS_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, "Importing from timm.models"),  # an older open_clip with a newer timm
+    (UserWarning, "Failed to load image Python extension"),  # torchvision, of files that we do not have it read
+)
 _log = logging.getLogger(__name__)
 
 
@@ -55,15 +62,20 @@ def _mend_torchvision() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the warnings and the log of a library, which speak of its own affairs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    """Without what the libraries are known to say of their own affairs; every other warning is shown."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not any(said in record.getMessage() for said in _HARMLESS_LOGS)
+
+    root = logging.getLogger()  # where open_clip logs
+    root.addFilter(is_news)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category, message in _HARMLESS_WARNINGS:
+                warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        logging.disable(before)
+        root.removeFilter(is_news)
 
 
 @contextmanager

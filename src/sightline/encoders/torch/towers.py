@@ -68,10 +68,10 @@ class Towers:
 
     def dim(self) -> int:
         """The length of a vector: pictures of zeros tell."""
-        how = self.preprocessing
+        config = self.preprocessing
         device = next(self.model.parameters()).device
         with torch.inference_mode():
-            return int(self.image(torch.zeros((1, 3, how.height, how.width), device=device)).shape[1])
+            return int(self.image(torch.zeros((1, 3, config.height, config.width), device=device)).shape[1])
 
     def documents(self) -> "Documents":
         """The files of a model folder besides its graphs."""
