@@ -77,7 +77,7 @@ def squeezenet(path: Path) -> None:
     for narrow, wide in sizes:
         layers += [(narrow, inputs, 1), (wide, narrow, 1), (wide, narrow, 3)]
         inputs = 2 * wide
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for n, (channels, before, size) in enumerate([*layers, (4, inputs, 1)]):
         arrays[f"squeezenet0_conv{n}_weight"] = random(channels, before, size, size)
         arrays[f"squeezenet0_conv{n}_bias"] = random(channels, scale=0.1)

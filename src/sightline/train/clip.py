@@ -206,6 +206,7 @@ class TokenSide(nn.Module):
 class Clip(TwoTowers):
     """Both towers, the sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
 
+    shape: ClipShape
     image: PixelSide
     text: TokenSide
     adapter = "text.adapter.weight"

@@ -293,7 +293,7 @@ def _is_turned(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
     """Feeds the calibration pictures to the quantiser, a few at a time."""
 
     def __init__(self, pixels: Batch) -> None:
@@ -336,7 +336,7 @@ def _keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), axes))
     place = list(model.graph.node).index(pick)
     model.graph.node.remove(pick)
-    steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
+    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
         ("Gather", [integers, ids], f"{name}.integers", {}),
         ("Cast", [f"{name}.integers"], f"{name}.float", {"to": onnx.TensorProto.FLOAT}),
         ("Gather", [scale, ids], f"{name}.scale", {}),

@@ -43,10 +43,10 @@ class TorchEncoder:
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        config = self.towers.preprocessing
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, config.height, config.width):
+        height, width = self.towers.preprocessing.height, self.towers.preprocessing.width
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
             raise UsageError(
-                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {config.height}, {config.width}): "
+                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {height}, {width}): "
                 "stack what preprocess gives"
             )
         return _unit(self._run(pixels)) if len(pixels) else np.empty((0, self.dim), np.float32)

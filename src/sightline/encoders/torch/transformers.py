@@ -353,13 +353,13 @@ def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
     return lambda model: Part(model, run)
 
 
-_FEATURES = {"image": _part(_features_of_image), "text": _part(_features_of_text)}
+_FEATURES = _part(_features_of_image), _part(_features_of_text)
 KINDS: Mapping[str, Kind] = {
     "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), _projected, _text_projected, takes_mask=False),
     "siglip": Kind("SiglipModel", ("vision_model.",), _projected, _text_projected, takes_mask=False, pads_fully=True),
     "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _part(_blip_image), _part(_blip_text)),
-    "align": Kind("AlignModel", ("vision_model.",), **_FEATURES),
-    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), **_FEATURES),
+    "align": Kind("AlignModel", ("vision_model.",), *_FEATURES),
+    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), *_FEATURES),
     "dinov2": Kind("Dinov2Model", (), _part(_first_token)),
     "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _part(_first_token)),
     "vit": Kind("ViTModel", (), _part(_first_token), options={"add_pooling_layer": False}),
