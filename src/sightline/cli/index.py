@@ -1,4 +1,4 @@
-"""The commands that fill an index: index, failures, remove."""
+"""The commands index, failures and remove: fill an index and maintain it."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="a folder, looked through with all below it; a table of paths or URLs; a zip or tar file, or a pattern of "
+        help="a folder, with all folders below it; a table of paths or URLs; a zip or tar file, or a pattern of "
         "them (shards/{0000..0010}.tar); a picture or its URL",
     )
     add_index(command)
@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
         default=[],
         help="only pictures that match: split=train, price>=10, or JSON; by what is known before they are read",
     )
-    part.add_argument("--sample", metavar="N", type=int, help="N of them by chance, the same ones each time")
+    part.add_argument("--sample", metavar="N", type=int, help="N random ones, the same each time")
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
     part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
     command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
@@ -90,7 +90,7 @@ def failures(options: argparse.Namespace) -> int:
         if options.retry:
             summary = target.retry(_reading(options), _opening(options), by=_by(options))
             _say(
-                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
+                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that failed before",
                 options,
             )
         found = target.failures()
@@ -100,7 +100,7 @@ def failures(options: argparse.Namespace) -> int:
     for failure in found:
         print(f"{printable(failure.uri)}\n    {failure.stage}: {printable(failure.reason)} ({failure.when})")
     if not found:
-        _say("no failures: every picture that was offered is indexed", options)
+        _say("no failures: every picture is indexed", options)
     return 0
 
 
@@ -142,7 +142,9 @@ def _workers(text: str) -> int | str:
     try:
         return text if "://" in text else int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor like ray://head:10001") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not valid, expected a number or a Ray cluster such as ray://head:10001"
+        ) from error
 
 
 def _by(options: argparse.Namespace) -> "Callable[..., Summary] | None":

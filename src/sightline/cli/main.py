@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sightline: {redact(str(error))}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        done = "what is done is kept, run the same command to go on"
-        print(f"\nsightline: stopped; {done if options.goes_on else 'nothing was changed'}", file=sys.stderr)
+        done = "what is done is kept; run the same command to continue"
+        print(f"\nsightline: stopped; {done if options.is_resumable else 'nothing was changed'}", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # the reader has seen enough: `sightline search ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

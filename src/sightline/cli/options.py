@@ -29,11 +29,11 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, help_text: str, *, goes_on: bool = True, **more: Any
+    commands: Commands, name: str, run: Run, help_text: str, *, is_resumable: bool = True, **more: Any
 ) -> argparse.ArgumentParser:
-    """One command with its help; `run` gets the parsed options and gives the exit code.
+    """One command with its help; `run` gets the parsed options and returns the exit code.
 
-    `goes_on` says that a second run goes on where an interrupted one stopped.
+    `is_resumable` says that a second run goes on where an interrupted one stopped.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -42,7 +42,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **more,
     )
-    command.set_defaults(run=run, goes_on=goes_on)
+    command.set_defaults(run=run, is_resumable=is_resumable)
     return command
 
 

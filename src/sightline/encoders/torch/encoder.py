@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.encoders.preprocess import VERSION, normalised, pixels
-from sightline.encoders.torch.towers import TextTower, Towers
+from sightline.encoders.torch.towers import TextHead, Towers
 from sightline.errors import EncoderError, TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
 
@@ -67,7 +67,7 @@ class TorchEncoder:
         with torch.inference_mode():
             return _array(self.towers.image(batch))
 
-    def _read(self, text: TextTower, texts: list[str]) -> Vectors:
+    def _read(self, text: TextHead, texts: list[str]) -> Vectors:
         with self._reading:
             tokens = text.tokens(texts)
         with torch.inference_mode():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
 from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
-from sightline.encoders.torch.towers import Part, Parts, TextTower, Towers, scale_and_bias
+from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, scale_and_bias
 from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
 
 LIBRARY = "transformers"
@@ -218,7 +218,7 @@ def _kind(model_type: str, name: str) -> Kind:
     return KINDS[model_type]
 
 
-def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextTower:
+def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextHead:
     length = int(min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length))
     names = ("input_ids", "attention_mask") if kind.takes_mask else ("input_ids",)
 
@@ -238,7 +238,7 @@ def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextTowe
 
     # SigLIP's first tokenizer strips punctuation in Python; the others say all in tokenizer.json
     clean = "canonicalize" if type(tokenizer).__name__ == "SiglipTokenizer" else "whitespace"
-    return TextTower(
+    return TextHead(
         module=module,
         tokens=tokens,
         context_length=length,
@@ -350,7 +350,7 @@ def _average(model: Any, pixels: Tensor) -> Tensor:
 
 
 def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
-    return lambda model: Part(model, run)
+    return lambda model: TowerPart(model, run)
 
 
 _FEATURES = _part(_features_of_image), _part(_features_of_text)
