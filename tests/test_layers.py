@@ -9,6 +9,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from tests.conftest import FIRST, MARKED_FILES
+
 ROOT = Path(__file__).parents[1] / "src" / "sightline"
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
@@ -17,6 +19,7 @@ FLOORS = {
     "xmp": 0.5,
     "text": 0,
     "chunks": 0,
+    "files": 0,
     "pages": 0,
     "filters": 0.5,  # also on the ground: on values and errors, below every room
     "web": 0.5,
@@ -188,6 +191,12 @@ def test_only_the_top_floor_prints_exits_and_reads_the_environment() -> None:
 
 def statements(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return sum(isinstance(node, ast.stmt) for node in ast.walk(function)) - 1
+
+
+def test_files_that_the_runs_treat_differently_exist() -> None:
+    here = Path(__file__).parent
+    names = [*FIRST, *(name for files in MARKED_FILES.values() for name in files)]
+    assert [name for name in names if not (here / name).is_file()] == []
 
 
 def test_importing_sightline_imports_no_runtime() -> None:

@@ -4,6 +4,9 @@
     ├── UsageError               an invalid argument: k of 0, an empty query, an unknown option
     │   └── WhereError           a filter that is not valid
     ├── SourceError              a folder, file, table or URL that cannot be read
+    ├── WebError                 a URL that cannot be fetched
+    │   ├── AddressRefused       an address that is not on the open Internet
+    │   └── WrongContent         a file that is not what its publisher announced
     ├── ImageError               one picture that cannot become pixels
     │   └── ImageTooLarge        more megapixels than the limit
     ├── EncoderError             a model that cannot be used
@@ -52,6 +55,25 @@ class WhereError(UsageError):
 
 class SourceError(SightlineError):
     """A folder, file, table or URL that cannot be read."""
+
+
+class WebError(SightlineError):
+    """A URL that cannot be fetched: `reason` in a few words, and the `status` of the answer if there was one.
+
+    `is_transient` says whether another try may succeed.
+    """
+
+    def __init__(self, url: str, reason: str, *, status: int | None = None, is_transient: bool = False) -> None:
+        super().__init__(f"{url} {reason}")
+        self.reason, self.status, self.is_transient = reason, status, is_transient
+
+
+class AddressRefused(WebError):
+    """An address that is not on the open Internet."""
+
+
+class WrongContent(WebError):
+    """A file that is not what its publisher announced."""
 
 
 class ImageError(SightlineError):

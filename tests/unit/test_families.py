@@ -58,6 +58,7 @@ def test_a_family_without_its_packages_says_what_to_install(family: str, offline
         load_encoder(f"{family}:anything", hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "told"),
@@ -82,6 +83,7 @@ def test_what_is_not_there_is_named_with_what_is(name: str, told: str, offline: 
         load_encoder(name, hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(
     "name", ["timm:resnet50", "hf:openai/clip-vit-base-patch32", "dinov2:base", "open_clip:RN50/yfcc15m"]
@@ -97,6 +99,7 @@ def test_offline_a_published_model_is_refused_at_once(
         load_encoder(name, hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.filterwarnings("ignore")
 class TestWeights:
@@ -178,6 +181,7 @@ class TestWeights:
             load_encoder(f"hf:{tmp_path}", hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.filterwarnings("ignore")
 def test_an_index_finds_its_model_again_from_another_folder(
@@ -199,6 +203,7 @@ def test_an_index_finds_its_model_again_from_another_folder(
         assert index.search(image=tmp_path / "3.png", k=1)[0].uri.endswith("3.png")
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(("licence", "is_said"), [("cc-by-nc-4.0", True), ("apple-amlr", True), ("apache-2.0", False)])
 def test_a_licence_that_forbids_commercial_use_is_said_before_the_library_fetches(

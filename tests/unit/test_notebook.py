@@ -104,6 +104,7 @@ def test_a_page_shows_pictures_in_archives_and_those_on_the_web_where_they_lie(f
     assert "file not available" not in html
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 @pytest.mark.parametrize("colours", ["white; color: black", "black; color: white"])
 def test_in_a_notebook_the_colours_are_its_own_whatever_the_desktop_prefers(folder: Path, colours: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.files import write_atomically
 from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.folder import valid
 from sightline.text import printable
@@ -126,10 +125,7 @@ def _found(path: Path, kept: Path | None) -> Iterator[float]:
         yield time_s
     if kept:
         with suppress(OSError):  # a full disk costs time in the next run
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
-                json.dump(times, file)
-            os.replace(file.name, kept)  # noqa: PTH105
+            write_atomically(kept, json.dumps(times))
 
 
 def _kept(path: Path | None) -> list[float]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sightline.errors import TrainingError
+from sightline.files import replacing
 from sightline.train.config import difference
 
 NAME = "checkpoint.pt"
@@ -18,18 +19,15 @@ FREE = ("output", "precision", "device", "evaluate_every_steps", "checkpoint_eve
 
 def save(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Writes the checkpoint beside the old one and then swaps them. Raises `TrainingError` when the disk is full."""
-    folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f"{NAME}.new"
+    path = folder / NAME
     try:
-        with fresh.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             torch.save({"state": dict(state), "settings": json.dumps(settings)}, file)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(folder / NAME)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        fresh.unlink(missing_ok=True)
         raise TrainingError(
-            f"{fresh} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
+            f"{path} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
             "which goes on from the last good one"
         ) from error
 

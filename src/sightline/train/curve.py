@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sightline.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -50,11 +52,9 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
 
 def _write(canvas: Any, path: Path) -> None:
     """A disk that is full costs the picture, never the run."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.print_png(fresh)
-        fresh.replace(path)
+        with replacing(path) as part:
+            canvas.print_png(part)
     except OSError as error:
         log.warning("%s cannot be written (%s): the training goes on without it", path, error)
 

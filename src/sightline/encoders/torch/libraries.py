@@ -15,8 +15,7 @@ import torch
 
 from sightline.encoders.hub import Hub
 from sightline.encoders.torch import needed
-from sightline.encoders.transfer import fetch_json, reason
-from sightline.errors import HubUnreachable, ModelDamaged, SightlineError
+from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
@@ -99,17 +98,13 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
 
 def _ask(repository: str, hub: Hub) -> None:
     """See that the hub has it, and who may use it."""
-    hub = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S))
-    url = f"{hub.endpoint.rstrip('/')}/api/models/{repository}"
     try:
-        if hub.offline:
-            raise ConnectionError("offline mode is on")
-        answer = fetch_json(url, token=hub.token, answer_s=hub.answer_s)
-    except (OSError, ValueError) as error:
-        trouble = "offline mode is on" if hub.offline else f"{hub.endpoint} cannot be reached ({reason(error)})"
+        answer = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S)).ask(repository)
+    except (HubUnreachable, ModelNotFound) as error:
+        happened = str(error).partition(": ")[0]
         raise HubUnreachable(
-            f"the files of {repository} are not on this disk and {trouble}, expected them here or to be fetched: run "
-            f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
+            f"the files of {repository} are not on this disk and {happened}: run `hf download {repository}` where "
+            "there is a network, or name a folder or a checkpoint"
         ) from error
     card = answer.get("cardData") if isinstance(answer, dict) else None
     licence = str((card or {}).get("license") or "")

@@ -160,7 +160,7 @@ def _see_that_it_can_be_fetched(repository: str, hub: Hub) -> None:
         with suppress(ModelNotFound):  # it answers, and has no ONNX there; what is wrong else, the library says
             hub.files(repository)
     except HubUnreachable as error:
-        happened = str(error).partition(", expected")[0]
+        happened = str(error).partition(": ")[0]
         raise HubUnreachable(
             f"the captioning model {repository} is not on this disk and {happened}, expected it here or a hub that "
             "answers: fetch it once where there is a network, or name a folder with a BLIP model (--model ./folder)"

@@ -10,6 +10,7 @@ from torch import nn
 
 from sightline.encoders.hub import Hub
 from sightline.errors import TrainingError
+from sightline.files import replacing
 from sightline.train.clips import from_open_clip, from_transformers
 from sightline.train.clips.documents import Documents
 from sightline.train.clips.export import export_clip
@@ -122,12 +123,10 @@ def described(description: Mapping[str, Any], settings: Settings, folder: Path |
 
 def save_weights(path: Path, description: Mapping[str, Any], model: Clip) -> None:
     """Writes description and weights. Raises `TrainingError` when they cannot be written."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        torch.save({"model": dict(description), "state": model.state_dict()}, fresh)
-        fresh.replace(path)
+        with replacing(path) as part:
+            torch.save({"model": dict(description), "state": model.state_dict()}, part)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        fresh.unlink(missing_ok=True)
         raise TrainingError(f"{path} cannot be written ({error}): expected room for the weights; free some") from error
 
 
