@@ -43,7 +43,7 @@ def _pictures_of_builder(identity: Mapping[str, Any], hub: Hub | None) -> str | 
     from sightline.encoders.hub import Hub
 
     try:
-        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub(), offline=True))
+        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
     except EncoderError:
         return None
     return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None

@@ -110,7 +110,7 @@ def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> C
             "postgresql://host/database: index into one, and copy it with `sightline copy` where a folder is wanted"
         )
     workers, cpus = numbers.get("workers", 0), max(1, numbers.get("cpus", 1))
-    return Cluster(parts.hostname, port, url, hub or Hub(), workers, cpus, numbers.get("gpus", 0))
+    return Cluster(parts.hostname, port, url, hub or Hub.from_environment(), workers, cpus, numbers.get("gpus", 0))
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def _weights(
         )
     repository, _, file = (published.get("hf_hub") or "").rpartition("/")
     files = [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
-    return weights, files_of(repository, files, hub or Hub()) if repository else nullcontext()
+    return weights, files_of(repository, files, hub or Hub.from_environment()) if repository else nullcontext()
 
 
 def _loaded(open_clip: Any, model: nn.Module, config: Mapping[str, Any], tokenizer: Any) -> Loaded:

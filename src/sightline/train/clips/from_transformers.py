@@ -44,7 +44,7 @@ def load_transformers(name: str, base: Path, hub: Hub | None = None) -> Loaded:
     if is_folder and not (folder / "config.json").is_file():
         raise TrainingError(f"{folder} holds no config.json: expected a folder that transformers saved; check the path")
     source = str(folder) if is_folder else name
-    there = nullcontext() if is_folder else files_of(name, ["config.json"], hub or Hub())
+    there = nullcontext() if is_folder else files_of(name, ["config.json"], hub or Hub.from_environment())
     with there, loading(f"hf:{name}"), without_bars(transformers):
         config = transformers.AutoConfig.from_pretrained(source)
         _, kind = _kind(config.model_type)

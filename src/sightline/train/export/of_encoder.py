@@ -67,14 +67,14 @@ def is_of_encoder(name: str, hub: Hub | None) -> bool:
     if family != "hf":
         return family in _OWN
     try:
-        return transformers.type_of(rest, hub or Hub()) not in from_transformers.KINDS
+        return transformers.type_of(rest, hub or Hub.from_environment()) not in from_transformers.KINDS
     except EncoderError:
         return False  # the trainer's loader says what is wrong
 
 
 def of_encoder(name: str, hub: Hub | None) -> Original:
     """The encoder of that name; what it gives is compared with, and its towers are written."""
-    encoder = open_of_family(name, hub or Hub(), "cpu")
+    encoder = open_of_family(name, hub or Hub.from_environment(), "cpu")
     if not isinstance(encoder, TorchEncoder):
         raise TrainingError(f"{name} is a {type(encoder).__name__}: expected a model in torch; name another")
     towers = encoder.towers
