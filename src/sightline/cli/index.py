@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
-from sightline.text import count, duration, printable
+from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -260,6 +260,8 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     )
     if failed := summary.failed + summary.skipped:
         _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+    if summary.left_out:
+        _say(f"left out: {left_out_text(summary.left_out)}", options)
     if not summary.seen:
         is_part = bool(getattr(options, "where", None))
         what = "passes --where" if is_part else "found"
