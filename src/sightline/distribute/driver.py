@@ -42,7 +42,7 @@ class Cluster:
     host: str
     port: int
     url: StoreUrl
-    hub: Hub = field(default_factory=Hub, repr=False)
+    hub: Hub = field(default_factory=Hub.from_environment, repr=False)
     workers: int = 0
     cpus: int = 1
     gpus: int = 0
