@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
-from sightline.text import count, duration, printable
+from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +211,8 @@ def _with_progress(
         _count_in_background(source, bar)
 
         def show(summary: "Summary") -> None:
+            if bar.total and bar.n >= bar.total:
+                bar.set_description_str("finishing: measuring which scores are likely", refresh=False)
             done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
             bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
             bar.update(done - bar.n)
@@ -243,20 +245,33 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     )
     if failed := summary.failed + summary.skipped:
         _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+    if summary.left_out:
+        _say(f"left out: {left_out_text(summary.left_out)}", options)
     if not summary.seen:
         is_part = bool(getattr(options, "where", None))
         what = "passes --where" if is_part else "found"
-        _say(f"no picture {what} under {source.root}{'' if is_part else _instead(source.root)}", options)
+        _say(f"no picture {what} under {source.root}{'' if is_part else _suggest_other_source(source.root)}", options)
     if summary.kept:
         _say(
             f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
             options,
         )
     if new and not summary.unchanged:
-        _say(f'search: sightline search "what you look for"{_named(options)}', options)
+        _say(f"search: sightline {_example_query(target)}{_named(options)}", options)
 
 
-def _instead(root: str) -> str:
+def _example_query(target: "Index") -> str:
+    """A search that the model of the index can do."""
+    from sightline.errors import TextNotSupported
+
+    try:
+        target.encoder.encode_texts(["a picture"])
+    except TextNotSupported:
+        return "search ./photo.jpg"
+    return 'search "what you look for"'
+
+
+def _suggest_other_source(root: str) -> str:
     """What a folder without pictures holds that pictures can be taken from, and how."""
     from sightline.sources import archive, rows, video
     from sightline.sources.base import file_of

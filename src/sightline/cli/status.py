@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, index_url, open_index
-from sightline.text import count, printable, size, table
+from sightline.text import count, left_out_text, printable, size, table
 
 if TYPE_CHECKING:
     from sightline.stores.local.upkeep import Damage
@@ -79,4 +79,6 @@ def _damage(damage: "Damage") -> str:
 
 
 def _root(uri: str, note: "Note") -> str:
-    return f"{'a part of ' if note.get('is_part') else ''}{printable(uri)}, indexed {note['indexed']}"
+    part = "a part of " if note.get("is_part") else ""
+    left_out = f"; left out: {left_out_text(note['left_out'])}" if note.get("left_out") else ""
+    return f"{part}{printable(uri)}, indexed {note['indexed']}{left_out}"

@@ -35,15 +35,16 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     measured = [entry for entry in history if entry["recalls"]]
-    figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
+    figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout=engine)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
     _loss(panels[0], history)
     if measured:
         _recalls(panels[1], measured, exported or {})
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
     panels[-1].set_xlabel("step", color=INK)
     for panel in panels:
         _plain(panel)
