@@ -38,7 +38,8 @@ def untrue_structure() -> Iterator[str]:
     text = (DOCS / "architecture.md").read_text("utf-8")
     drawing = text.partition("```text")[2].partition("```")[0]
     yield from differences("room", set(re.findall(r"[a-z_]+(?:/|\.py)", drawing)), rooms())
-    listed = re.findall(r"^\| `(\w+)` \|", text.partition("## Notes")[2].partition("\n## ")[0], re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?`) \|", text.partition("## Notes")[2].partition("\n## ")[0], re.MULTILINE)
+    listed = [kind for row in rows for kind in re.findall(r"`(\w+)`", row)]
     yield from differences("kind of note", set(listed), kinds_of_notes())
     for page in ("howto/store.md", "howto/source.md", "howto/encoder.md", "architecture.md"):
         for name in re.findall(r"`((?:src/sightline|[a-z]+)/[\w/]+\.(?:py|toml))`", (DOCS / page).read_text("utf-8")):
