@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,11 +16,13 @@ from sightline import query
 from sightline.calibration.line import MOST_JUDGED, chance_scores, drawn, stands_of
 from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
 from sightline.errors import SourceError, StoreNotFound, UsageError
+from sightline.filters.fields import Fields
 from sightline.identity import check
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
+from sightline.sources.folder import file_uri
 from sightline.stores.base import Store, Tunable, open_store, redacted
-from sightline.types import FAILURE, Failure, Hit, Item, Note, Record, Vector, Where, record_id
+from sightline.types import FAILURE, Failure, Filter, Hit, Item, Note, Payload, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.calibration.tuning import Tuning
@@ -49,6 +50,7 @@ class Index:
         self._model, self._hub = model, hub
         self._encoder: Encoder | None = None
         self._store: Store | None = None
+        self.fields = Fields(self._having)
 
     def __enter__(self) -> Index:
         return self
@@ -167,19 +169,21 @@ class Index:
         image: Picture | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
     ) -> Hits:
         """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
 
         `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine).
+        `where` is as `filter` takes it.
         """
         if k < 1 or offset < 0:
             raise UsageError(f"k is {k} and offset is {offset}, expected k of at least 1 and offset of at least 0")
         given = [Term("text", text)] if text is not None else []
         given += [Term("image", image)] if image is not None else []
         all_terms = [*terms, *given]
+        where = self.filter(where)
         began = time.perf_counter()
         vector = query.embed(all_terms, self.encoder, self._vector_of)
         encoded = time.perf_counter()
@@ -197,7 +201,7 @@ class Index:
         picture: str,
         *,
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
     ) -> Hits:
@@ -218,9 +222,16 @@ class Index:
         """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
         return self.store.delete([_id_of(picture) for picture in pictures])
 
-    def count(self, where: Where | None = None) -> int:
-        """How many pictures match."""
-        return self.store.count(where)
+    def count(self, where: Filter | None = None) -> int:
+        """How many pictures match `where`, which is as `filter` takes it."""
+        return self.store.count(self.filter(where))
+
+    def filter(self, where: Filter | None) -> Where | None:
+        """A filter as a person writes it (`width>=800`, JSON, a mapping with dates as text) as stores take it.
+
+        `WhereError` for what cannot be understood, a field that no picture has, and a value of the wrong kind.
+        """
+        return self.fields.read(where) if where else None
 
     def failures(self) -> list[Failure]:
         """The pictures that could not be indexed, by URI."""
@@ -283,6 +294,10 @@ class Index:
             return None
         return chance_scores(line, hits, stands_of(line, self.store.fetch([hit.id for hit in hits])))
 
+    def _having(self, field: str | None) -> Iterator[Payload]:
+        """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
+        return (record.payload for record in self.store.scan({field: {"$exists": True}} if field else None))
+
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
 
@@ -291,7 +306,7 @@ def _id_of(picture: str) -> str:
     try:
         return str(UUID(picture))
     except ValueError:
-        return record_id(picture if "://" in picture else Path(os.path.abspath(Path(picture).expanduser())).as_uri())  # noqa: PTH100
+        return record_id(picture if "://" in picture else file_uri(picture))
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
+from sightline.filters.dates import with_local_times
 from sightline.filters.documents import dump_payload
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
@@ -230,7 +231,8 @@ def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
         payload = {name: content[name] for name in OF_THE_CONTENT if name in content}
     else:
         payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
-    return Record(record_id(item.uri), item.uri, vector, {**payload, **item.payload, "stamp": item.stamp})
+    payload = with_local_times({**payload, **item.payload, "stamp": item.stamp})
+    return Record(record_id(item.uri), item.uri, vector, payload)
 
 
 def _folders(payload: Mapping[str, Any]) -> list[str]:

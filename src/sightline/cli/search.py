@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, with_key
 from sightline.cli.output import write_page
-from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def similar(options: argparse.Namespace) -> int:
 
 def _found(find: "Callable[..., Hits]", store: "Store", options: argparse.Namespace) -> "Hits":
     """The hits; with --fold only the first of those that are near-duplicates, and as many as were asked for."""
-    cut = _cut(options)
+    cut = _cut(store, options)
     if not options.fold or options.k < 1 or options.offset < 0:
         return find(**cut)
     import numpy as np
@@ -169,22 +168,30 @@ def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", metavar="FILE", default=None, help="write a page with the pictures in it, too")
 
 
-def _cut(options: argparse.Namespace) -> dict[str, Any]:
+def _cut(store: "Store", options: argparse.Namespace) -> dict[str, Any]:
     """Which part of the results is wanted."""
     names = ("k", "offset", "min_score")
-    return {"where": _where(options), **{name: getattr(options, name) for name in names}}
+    return {"where": _where(store, options), **{name: getattr(options, name) for name in names}}
 
 
-def _where(options: argparse.Namespace) -> dict[str, Any] | None:
-    conditions = [parse_where(text) for text in options.where]
+def _where(store: "Store", options: argparse.Namespace) -> dict[str, Any] | None:
+    conditions: list[Any] = list(options.where)
     if options.under:
-        folders = [Path(os.path.abspath(Path(folder).expanduser())).as_uri() for folder in options.under]  # noqa: PTH100
-        conditions.append({"folders": {"$in": folders}})
-    if options.match:
+        conditions.append({"folders": {"$in": [_folder(folder, store) for folder in options.under]}})
+    if options.match is not None:
         conditions.append({"$match": options.match})
-    if len(conditions) < 2:
-        return conditions[0] if conditions else None
-    return {"$and": conditions}
+    return {"$and": conditions} if conditions else None
+
+
+def _folder(folder: str, store: "Store") -> str:
+    """The URI of a folder; `UsageError` for one that is neither on this machine nor in the index."""
+    from sightline.errors import UsageError
+    from sightline.sources.folder import file_uri
+
+    uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
+    if not Path(folder).expanduser().is_dir() and not store.count({"folders": uri}):
+        raise UsageError(f"--under {folder} is not a folder, and no indexed picture lies below it: check the path")
+    return uri
 
 
 def _show(hits: "Hits", options: argparse.Namespace) -> int:
@@ -197,7 +204,7 @@ def _show(hits: "Hits", options: argparse.Namespace) -> int:
     elif options.paths or options.nul:
         _write_paths(hits, b"\0" if options.nul else b"\n")
     elif not hits:
-        print("nothing found" + (": no picture passes the filter" if _where(options) or options.min_score else ""))
+        print("nothing found" + (": no picture passes the filter" if options.where or options.under or options.match or options.min_score else ""))
     elif sys.stdout.isatty():
         print(_table(hits))
     else:

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
+from sightline.errors import WhereError
+from sightline.filters.dates import is_local_time
 from sightline.images.read import read
 from sightline.query import Term
 from sightline.results import plain
@@ -26,11 +28,11 @@ from sightline.server.query_pictures import PREFIX, QueryPictures
 from sightline.server.schemas import Query, QueryTerm
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import version
-from sightline.server.where import to_where
-from sightline.types import Hit, Record, Where
+from sightline.types import Filter, Hit, Record, Where
 
 THUMBNAIL = 320
 _ZIPPED_BYTES = 4096  # smaller answers fit a few packets anyway
+_MOST_PARTS = 1000  # values and conditions of a filter
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
 
 
@@ -54,12 +56,16 @@ class Desk:
             raise Problem(404, f"there is no index {name[:60]!r}, expected one of {', '.join(self.galleries)}")
         return self.galleries[name]
 
-    async def where(self, given: Mapping[str, Any] | None, gallery: Gallery) -> Where | None:
-        """The filter of a request; `WhereError` if it cannot be, or names a field that no picture has."""
-        where = to_where(given)
-        if where and not gallery.fields.are_known(where):
-            await self.counting.run(lambda: gallery.fields.check(where, gallery.store()))
-        return where
+    async def where(self, given: Filter | None, gallery: Gallery) -> Where | None:
+        """The filter of a request as stores take it; `WhereError` for one that is wrong, as `Index.filter`."""
+        if not given:
+            return None
+        _check_size(given)
+        known = gallery.index.fields.read_known(given)
+        if known is not None:
+            return known
+        await self.counting.run(gallery.store)  # opened once, whoever comes first
+        return await self.counting.run(gallery.index.filter, given)
 
     async def terms(self, query: Query, gallery: Gallery, uploaded: bytes | None = None) -> tuple[Term, ...]:
         """The terms of a query, its pictures fetched and decoded."""
@@ -111,6 +117,17 @@ class Desk:
             pool.close()
 
 
+def _check_size(where: Filter) -> None:
+    """`WhereError` for a filter too large to be a person's."""
+    size, parts = 0, list[Any]([where])
+    while parts:
+        part = parts.pop()
+        size += 1
+        parts += part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
+    if size > _MOST_PARTS:
+        raise WhereError(f"the filter has {size:,} parts, expected at most {_MOST_PARTS:,}: search more coarsely")
+
+
 def desk(request: Request) -> Desk:
     """The desk of the application that a request came to."""
     found: Desk = request.app.state.desk
@@ -142,8 +159,8 @@ def shown(found: Hit | Record, gallery: Gallery, *, named: bool) -> dict[str, An
         "file": None if gone else f"{base}/file" + (f"?{suffix}" if suffix else ""),
         "thumbnail": f"{base}/thumbnail?size={THUMBNAIL}&v={version(found)}" + (f"&{suffix}" if suffix else ""),
     }
-    payload = {name: value for name, value in plain(found.payload).items() if name != "stamp"}
-    return {"id": found.id, "uri": found.uri, "payload": payload, "links": links, "gone": gone}
+    payload = {n: value for n, value in found.payload.items() if n != "stamp" and not is_local_time(n, value)}
+    return {"id": found.id, "uri": found.uri, "payload": plain(payload), "links": links, "gone": gone}
 
 
 def unpacked(text: str) -> bytes:

@@ -16,7 +16,6 @@ from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
 from sightline.index import Index
 from sightline.ingest import Options, Summary
 from sightline.server.batcher import Batcher, Full
-from sightline.server.fields import Fields
 from sightline.server.files import Roots
 from sightline.server.metrics import Metrics
 from sightline.server.pools import Pool
@@ -43,7 +42,6 @@ class Gallery:
         self.thumbnails = Thumbnails(cache / hashlib.sha256(url.encode()).hexdigest()[:12])
         self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
         self.writing = Pool("write", threads=1, max_waiting=16)
-        self.fields = Fields()
         self.retry: dict[str, Any] | None = None
         self._opening = threading.Lock()
         self._store: Store | None = None

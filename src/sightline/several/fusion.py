@@ -13,7 +13,7 @@ from sightline.errors import TextNotSupported, UsageError
 from sightline.filters.where import matches
 from sightline.query import Term
 from sightline.results import Hits, Took
-from sightline.types import Hit, Record, Vector, Where
+from sightline.types import Filter, Hit, Record, Vector, Where
 
 if TYPE_CHECKING:
     from sightline.index import Index
@@ -45,7 +45,7 @@ def search(
     terms: Sequence[Term],
     *,
     k: int = 10,
-    where: Where | None = None,
+    where: Filter | None = None,
     min_score: float | None = None,
     offset: int = 0,
 ) -> Hits:
@@ -64,8 +64,9 @@ def search(
         raise UsageError(f"k is {k} and offset is {offset}, expected k of at least 1 and offset of at least 0")
     began = time.perf_counter()
     asked = _asked(parts, terms)
+    filtered = asked[0].index.filter(where)
     encoded = time.perf_counter()
-    ranked = _ranked(asked, offset + k, where)
+    ranked = _ranked(asked, offset + k, filtered)
     if not ranked and where is None and all(one.index.count() for one in asked):
         raise UsageError(
             f"{' and '.join(one.index.url for one in asked)} have no picture in common, expected indexes of the same "
