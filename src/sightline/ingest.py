@@ -108,10 +108,10 @@ def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels
             batch.failures.append((_failure(item, "decode", error), item))
             continue
         pixels.append(encoder.preprocess(picture.image))
-        fresh.append((item, {**picture.payload, "sha256": sha256}))
+        fresh.append((item, {**item.fallback, **picture.payload, "sha256": sha256}))
     if fresh:
         vectors = encoder.encode_images(np.stack(pixels))  # n of (3, h, w) -> (n, 3, h, w) -> (n, dim)
-        batch.records += [_record(item, vector, known) for (item, known), vector in zip(fresh, vectors, strict=True)]
+        batch.records += [_joined(item, vector, told) for (item, told), vector in zip(fresh, vectors, strict=True)]
     batch.encoded = len(fresh)
     return batch
 
@@ -231,7 +231,11 @@ def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
         payload = {name: content[name] for name in OF_THE_CONTENT if name in content}
     else:
         payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
-    payload = with_local_times({**payload, **item.payload, "stamp": item.stamp})
+    return _joined(item, vector, {**item.fallback, **payload})
+
+
+def _joined(item: Item, vector: np.ndarray, content: Payload) -> Record:
+    payload = with_local_times({**content, **item.payload, "stamp": item.stamp})
     return Record(record_id(item.uri), item.uri, vector, payload)
 
 

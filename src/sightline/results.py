@@ -182,7 +182,7 @@ def grid(title: str, records: Sequence[Record]) -> str:
 
 def embedded(data: bytes, side: int) -> str:
     """A small WebP of a picture's bytes as a data URL; raises `ImageError`."""
-    from sightline.images.thumbnail import thumbnail  # 25 ms that a search in a terminal does not need
+    from sightline.images.read import thumbnail  # 25 ms that a search in a terminal does not need
 
     return f"data:image/webp;base64,{base64.b64encode(thumbnail(data, side)).decode()}"
 

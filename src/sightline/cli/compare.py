@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, hub, open_at, with_key
+from sightline.cli.options import Commands, add_command, hub, open_at, store_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sightline.evaluate.run import ModelResult
     from sightline.index import Index
     from sightline.query import Picture
+    from sightline.stores.url import StoreUrl
 
 _LISTS = (".txt", ".tsv", ".csv")  # the ends of the names of files with a query a line
 _EXAMPLES = """\
@@ -30,7 +31,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query a line"
     )
-    command.add_argument("--index", metavar="URL", action="append", default=[], help="an index; give two or more")
+    command.add_argument(
+        "--index", metavar="URL", type=store_url, action="append", default=[], help="an index; give two or more"
+    )
     command.add_argument("-k", metavar="N", type=int, default=8, help="how many pictures each (default: 8)")
     command.add_argument("--html", metavar="FILE", help="write a page: for each query a row of pictures of each index")
     command.add_argument("--judgements", metavar="TABLE", help="also measure the indexes' models on this table")
@@ -52,7 +55,7 @@ def compare(options: argparse.Namespace) -> int:
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
-        indexes = {name: stack.enter_context(open_at(with_key(url), None)) for name, url in urls}
+        indexes = {name: stack.enter_context(open_at(url)) for name, url in urls}
         found = searched(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
@@ -85,14 +88,14 @@ def _queries(text: str) -> "list[Picture]":
     return [Path(str(term.value)).expanduser() if term.kind == "image" else text]
 
 
-def _names(urls: list[str]) -> list[str]:
+def _names(urls: "list[StoreUrl]") -> list[str]:
     """What to call each index: the end of its URL, or all of it where two ends are the same."""
     from sightline.errors import UsageError
 
     if twice := next((url for url in urls if urls.count(url) > 1), None):
         raise UsageError(f"{twice} is given twice, expected different indexes: name each once")
-    ends = [url.rstrip("/").rpartition("/")[2].removesuffix(".index") for url in urls]
-    return ends if len(set(ends)) == len(ends) else urls
+    names = [url.name for url in urls]
+    return names if len(set(names)) == len(names) else [str(url) for url in urls]
 
 
 def _measured(options: argparse.Namespace, indexes: "Mapping[str, Index]") -> "tuple[list[ModelResult], str]":

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, model_name, open_at, open_index, with_key
+from sightline.cli.options import (
+    Commands,
+    add_command,
+    add_index,
+    add_model,
+    model_name,
+    open_at,
+    open_index,
+    store_url,
+)
 from sightline.text import count, duration, printable, table
 
 if TYPE_CHECKING:
@@ -44,8 +53,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_pair(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", metavar="SOURCE", help="the index that is there: a folder or URL")
-    command.add_argument("target", metavar="TARGET", help="the other index: a folder or URL")
+    command.add_argument("source", metavar="SOURCE", type=store_url, help="the index that is there: a folder or URL")
+    command.add_argument("target", metavar="TARGET", type=store_url, help="the other index: a folder or URL")
     add_model(command)
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -54,14 +63,12 @@ def copy(options: argparse.Namespace) -> int:
     """Copy, and then measure what the target finds."""
     from sightline.errors import EncoderError
     from sightline.exchange.copy import copy as copy_index
-    from sightline.stores.base import redacted
 
     is_silent = options.json or options.quiet
-    target_url = with_key(options.target)
-    with open_at(with_key(options.source), model_name(options)) as source, _bar(source, is_silent) as listen:
-        copied = copy_index(source, target_url, prune=options.prune, on_progress=listen)
+    with open_at(options.source, model_name(options)) as source, _bar(source, is_silent) as listen:
+        copied = copy_index(source, options.target, prune=options.prune, on_progress=listen)
     tuning = None
-    with open_at(target_url, model_name(options)) as target:
+    with open_at(options.target, model_name(options)) as target:
         try:
             tuning = target.tune(only_if_grown=True)
         except EncoderError as error:
@@ -69,7 +76,7 @@ def copy(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**asdict(copied), "tuning": tuning.to_dict() if tuning else None}))
     elif not options.quiet:
-        print(_copied(copied, redacted(target_url)))
+        print(_copied(copied, str(options.target)))
         print(tuning_text(tuning)) if tuning else None
     return 0
 
@@ -82,7 +89,7 @@ def verify(options: argparse.Namespace) -> int:
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")
     model = model_name(options)
-    with open_at(with_key(options.source), model) as source, open_at(with_key(options.target), model) as target:
+    with open_at(options.source, model) as source, open_at(options.target, model) as target:
         verdict = verify_index(source, target, sample=options.sample)
     print(json.dumps(verdict.to_dict(), indent=2) if options.json else _verdict(verdict))
     return 0 if verdict.is_same else 1

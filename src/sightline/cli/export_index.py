@@ -67,11 +67,10 @@ def export_index(options: argparse.Namespace) -> int:
 def import_index(options: argparse.Namespace) -> int:
     """Fill the index."""
     from sightline.exchange.load import load
-    from sightline.stores.base import redacted
 
     url = index_url(options)
     written = load(Path(options.source), url, model=model_name(options), hub=hub())
-    place = f" into {redacted(url)}"
+    place = f" into {url}"
     _report(f"read {count(written, 'picture')} from {options.source}{place}", written, options)
     return 0 if written else 1
 

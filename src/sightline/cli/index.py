@@ -281,9 +281,7 @@ def _instead(root: str) -> str:
 
 
 def _named(options: argparse.Namespace) -> str:
-    from sightline.stores.base import redacted
-
-    return f" --index {redacted(options.index)}" if options.index else ""
+    return f" --index {options.index}" if options.index else ""
 
 
 def _say(text: str, options: argparse.Namespace) -> None:

@@ -6,9 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 import sightline
 from sightline.errors import SightlineError
+from sightline.stores.url import redact
 
 COMMANDS = {
     "index": "index",
@@ -62,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except SightlineError as error:
-        print(f"sightline: {error}", file=sys.stderr)
+        print(f"sightline: {redact(str(error))}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         done = "what is done is kept, run the same command to go on"
@@ -73,9 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FOUND
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(redact(message))  # it repeats what was typed
+
+
 def parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of one command (and of those that share its module), or of all where it is no command."""
-    root = argparse.ArgumentParser(
+    root = _Parser(
         prog="sightline",
         description="Find pictures by meaning: by words, by another picture, or by both.",
         epilog=_EPILOG,

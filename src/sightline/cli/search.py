@@ -1,4 +1,4 @@
-"""The commands that find pictures: search, similar."""
+"""The commands search and similar: find pictures, and print them or write a page."""
 
 import argparse
 import json
@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, with_key
-from sightline.cli.output import write_page
+from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
+from sightline.cli.output import shown_path, write_page
+from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from sightline.query import Term
     from sightline.results import Hits
     from sightline.stores.base import Store
-    from sightline.types import Hit
 
 _MOST_FOLDED = 1000  # hits that are looked through for as many different ones as were asked for
 _EXAMPLES = """\
@@ -50,6 +50,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         action="append",
         default=[],
         help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "
@@ -63,82 +64,14 @@ def add_commands(commands: Commands) -> None:
         default=[],
         help="how much each --index counts (default: 1)",
     )
-    _add_results(command)
+    _add_result_options(command)
     command = add_command(commands, "similar", similar, "find pictures like one that is indexed")
     command.add_argument("picture", metavar="PICTURE", help="an indexed picture: its path, URI or id")
     add_index(command)
-    _add_results(command)
+    _add_result_options(command)
 
 
-def search(options: argparse.Namespace) -> int:
-    """Search by words and pictures."""
-    from sightline.query import Term, parse
-
-    words = list(options.query)
-    for query in options.add:
-        words += ["+", query]
-    for query in options.subtract:
-        words += ["-", query]
-    terms = parse(words) if words or not options.image else []
-    terms += [Term("image", picture) for picture in options.image]
-    if len(options.index) > 1 or options.weight:
-        return _show(_together(terms, options), options)
-    options.index = options.index[0] if options.index else None
-    with open_index(options) as index:
-        return _show(_found(partial(index.search, terms=terms), index.store, options), options)
-
-
-def _together(terms: "Sequence[Term]", options: argparse.Namespace) -> "Hits":
-    """One ranking from several indexes, each opened with the model that built it."""
-    from contextlib import ExitStack
-
-    from sightline.errors import UsageError
-    from sightline.several import fusion
-
-    urls, weights = options.index, options.weight or [1.0] * len(options.index)
-    if len(weights) != len(urls):
-        raise UsageError(
-            f"{count(len(weights), 'weight')} for {len(urls)} indexes, expected one --weight for each --index"
-        )
-    if options.model:
-        raise UsageError(f"--model is for one index, got {len(urls)}: each is opened with the model that built it")
-    with ExitStack() as stack:
-        indexes = [stack.enter_context(open_at(with_key(url), None)) for url in urls]
-        parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return _found(partial(fusion.search, parts, terms), indexes[0].store, options)
-
-
-def similar(options: argparse.Namespace) -> int:
-    """Search by an indexed picture."""
-    with open_index(options) as index:
-        return _show(_found(partial(index.similar, options.picture), index.store, options), options)
-
-
-def _found(find: "Callable[..., Hits]", store: "Store", options: argparse.Namespace) -> "Hits":
-    """The hits; with --fold only the first of those that are near-duplicates, and as many as were asked for."""
-    cut = _cut(store, options)
-    if not options.fold or options.k < 1 or options.offset < 0:
-        return find(**cut)
-    import numpy as np
-
-    from sightline.analysis.duplicates import SAME, fold, threshold_of
-
-    same, last = threshold_of(store) or SAME, options.offset + options.k
-    width = last
-    while True:
-        hits = find(**cut | {"k": width, "offset": 0})
-        vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
-        here = [position for position, hit in enumerate(hits) if hit.id in vectors]
-        groups = fold(np.array([vectors[hits[position].id] for position in here]), same=same)
-        if len(groups) >= last or len(hits) < width or width >= _MOST_FOLDED:
-            break
-        width = min(4 * width, _MOST_FOLDED)
-    first = [here[group[0]] for group in groups[options.offset : last]]
-    thresholds = None if hits.thresholds is None else tuple(hits.thresholds[position] for position in first)
-    return replace(hits, hits=tuple(hits[position] for position in first), thresholds=thresholds)
-
-
-def _add_results(command: argparse.ArgumentParser) -> None:
+def _add_result_options(command: argparse.ArgumentParser) -> None:
     add_model(command)
     command.add_argument("-k", metavar="N", type=int, default=10, help="how many pictures (default: 10)")
     command.add_argument("--offset", metavar="N", type=int, default=0, help="skip the first N")
@@ -168,86 +101,124 @@ def _add_results(command: argparse.ArgumentParser) -> None:
     command.add_argument("--html", metavar="FILE", default=None, help="write a page with the pictures in it, too")
 
 
-def _cut(store: "Store", options: argparse.Namespace) -> dict[str, Any]:
-    """Which part of the results is wanted."""
-    names = ("k", "offset", "min_score")
-    return {"where": _where(store, options), **{name: getattr(options, name) for name in names}}
+def search(options: argparse.Namespace) -> int:
+    """Search by words and pictures, in one index or in several together."""
+    from sightline.query import Term, parse
+
+    words = list(options.query)
+    for sign, queries in (("+", options.add), ("-", options.subtract)):
+        for query in queries:
+            words += [sign, query]
+    terms = parse(words) if words or not options.image else []
+    terms += [Term("image", picture) for picture in options.image]
+    if len(options.index) > 1 or options.weight:
+        return _search_together(terms, options)
+    options.index = options.index[0] if options.index else None
+    with open_index(options) as index:
+        find = partial(index.search, terms=terms, **_wanted(options))
+        return _print_hits(_folded(find, index.store, options) if options.fold else find(), options)
 
 
-def _where(store: "Store", options: argparse.Namespace) -> dict[str, Any] | None:
-    conditions: list[Any] = list(options.where)
-    if options.under:
-        conditions.append({"folders": {"$in": [_folder(folder, store) for folder in options.under]}})
-    if options.match is not None:
-        conditions.append({"$match": options.match})
-    return {"$and": conditions} if conditions else None
+def similar(options: argparse.Namespace) -> int:
+    """Search by an indexed picture."""
+    with open_index(options) as index:
+        find = partial(index.similar, options.picture, **_wanted(options))
+        return _print_hits(_folded(find, index.store, options) if options.fold else find(), options)
 
 
-def _folder(folder: str, store: "Store") -> str:
-    """The URI of a folder; `UsageError` for one that is neither on this machine nor in the index."""
+def _search_together(terms: "Sequence[Term]", options: argparse.Namespace) -> int:
+    """One ranking from several indexes, each opened with the model that built it."""
+    from contextlib import ExitStack
+
     from sightline.errors import UsageError
-    from sightline.sources.folder import file_uri
+    from sightline.several import fusion
 
-    uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
-    if not Path(folder).expanduser().is_dir() and not store.count({"folders": uri}):
-        raise UsageError(f"--under {folder} is not a folder, and no indexed picture lies below it: check the path")
-    return uri
+    urls, weights = options.index, options.weight or [1.0] * len(options.index)
+    if len(weights) != len(urls):
+        raise UsageError(
+            f"{count(len(weights), 'weight')} for {len(urls)} indexes: give one --weight for each --index, or none"
+        )
+    if options.model:
+        raise UsageError(f"--model is for one index, not for {len(urls)}: each is opened with the model that built it")
+    with ExitStack() as stack:
+        indexes = [stack.enter_context(open_at(url)) for url in urls]
+        parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
+        find = partial(fusion.search, parts, terms, **_wanted(options))
+        return _print_hits(_folded(find, indexes[0].store, options) if options.fold else find(), options)
 
 
-def _show(hits: "Hits", options: argparse.Namespace) -> int:
-    from sightline.results import page
+def _folded(find: "Callable[..., Hits]", store: "Store", options: argparse.Namespace) -> "Hits":
+    """Of the hits that are near-duplicates only the first, and as many different ones as were asked for."""
+    if options.k < 1 or options.offset < 0:
+        return find()  # which says what is wrong
+    import numpy as np
 
+    from sightline.analysis.duplicates import SAME, fold, threshold_of
+
+    same, last = threshold_of(store) or SAME, options.offset + options.k
+    width = last
+    while True:
+        hits = find(k=width, offset=0)
+        vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
+        here = [position for position, hit in enumerate(hits) if hit.id in vectors]
+        groups = fold(np.array([vectors[hits[position].id] for position in here]), same=same)
+        if len(groups) >= last or len(hits) < width or width >= _MOST_FOLDED:
+            break
+        width = min(4 * width, _MOST_FOLDED)
+    first = [here[group[0]] for group in groups[options.offset : last]]
+    thresholds = None if hits.thresholds is None else tuple(hits.thresholds[position] for position in first)
+    return replace(hits, hits=tuple(hits[position] for position in first), thresholds=thresholds)
+
+
+def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+    """Which part of the results is wanted, as arguments of a search."""
+    conditions = [parse_where(text) for text in options.where]
+    if options.under:
+        folders = [Path(os.path.abspath(Path(folder).expanduser())).as_uri() for folder in options.under]  # noqa: PTH100
+        conditions.append({"folders": {"$in": folders}})
+    if options.match:
+        conditions.append({"$match": options.match})
+    where = {"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None
+    return {"where": where, "k": options.k, "offset": options.offset, "min_score": options.min_score}
+
+
+def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
+    """Print them in the shape that was asked for, write the page; 1 where there are none."""
+    from sightline.results import location, page
+
+    is_table = sys.stdout.isatty() and not (options.json or options.paths or options.nul)
     if options.html:
         write_page(Path(options.html), page([hits], title=f"Sightline: {hits.query}"))
     if options.json:
         print(json.dumps(hits.to_dict(), indent=2, ensure_ascii=True))
     elif options.paths or options.nul:
-        _write_paths(hits, b"\0" if options.nul else b"\n")
+        sys.stdout.flush()
+        end = b"\0" if options.nul else b"\n"
+        for hit in hits:  # as the bytes that the file system knows, whatever their encoding
+            sys.stdout.buffer.write(os.fsencode(location(hit)) + end)
+        sys.stdout.buffer.flush()
     elif not hits:
-        print("nothing found" + (": no picture passes the filter" if options.where or options.under or options.match or options.min_score else ""))
-    elif sys.stdout.isatty():
+        is_filtered = options.where or options.under or options.match or options.min_score
+        print("nothing found" + (": no picture passes the filter" if is_filtered else ""))
+    elif is_table:
         print(_table(hits))
     else:
-        print("\n".join(f"{hit.score:.3f}\t{_path(hit)}" for hit in hits))
-    is_marked = options.json or (sys.stdout.isatty() and not options.paths and not options.nul)
-    if hits.likely == () and not is_marked and hits:
+        print("\n".join(f"{hit.score:.3f}\t{shown_path(hit)}" for hit in hits))
+    if hits.likely == () and hits and not (is_table or options.json):
         print("sightline: no confident match: these are the closest results", file=sys.stderr)
     return 0 if hits else 1
 
 
 def _table(hits: "Hits") -> str:
     first, rest = hits.sides
-    rows = [[f"{hit.score:.3f}", _pixels(hit), _day(hit), _path(hit)] for hit in (*first, *rest)]
+    rows = []
+    for hit in (*first, *rest):
+        width, height, taken = (hit.payload.get(name) for name in ("width", "height", "taken"))
+        pixels = f"{width} x {height}" if width and height else ""
+        day = f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else ""
+        rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit)])
     lines = table(rows, right=frozenset({0, 1})).splitlines()
     if rest:
         lines.insert(len(first), f"{hits.verdict}:")
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
     return "\n".join([printable(header), *lines])
-
-
-def _pixels(hit: "Hit") -> str:
-    width, height = hit.payload.get("width"), hit.payload.get("height")
-    return f"{width} x {height}" if width and height else ""
-
-
-def _day(hit: "Hit") -> str:
-    taken = hit.payload.get("taken")
-    return f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else ""
-
-
-def _path(hit: "Hit") -> str:
-    from sightline.results import location
-
-    path = location(hit)
-    here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118  the user's own spelling, links not resolved
-    return printable(path.removeprefix(here))
-
-
-def _write_paths(hits: "Hits", end: bytes) -> None:
-    """Paths as the bytes that the file system knows, whatever their encoding."""
-    from sightline.results import location
-
-    sys.stdout.flush()
-    for hit in hits:
-        sys.stdout.buffer.write(os.fsencode(location(hit)) + end)
-    sys.stdout.buffer.flush()

@@ -5,9 +5,13 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, with_key
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, store_url
 from sightline.text import count
+
+if TYPE_CHECKING:
+    from sightline.stores.url import StoreUrl
 
 _EXAMPLES = """\
 examples:
@@ -23,7 +27,12 @@ def add_commands(commands: Commands) -> None:
     add_index(command)
     add_model(command)
     command.add_argument(
-        "--compare", metavar="URL", action="append", default=[], help="another index, to be seen side by side"
+        "--compare",
+        metavar="URL",
+        type=store_url,
+        action="append",
+        default=[],
+        help="another index, to be seen side by side",
     )
     command.add_argument(
         "--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)"
@@ -98,7 +107,7 @@ def serve(options: argparse.Namespace) -> int:
         _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = Settings(
-        indexes=(index_url(options), *map(with_key, options.compare)),
+        indexes=(index_url(options), *options.compare),
         model=model_name(options),
         hub=hub(),
         uploads=_folder(options.uploads),
@@ -121,7 +130,7 @@ def serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _look(urls: Sequence[str], model: str | None) -> None:
+def _look(urls: "Sequence[StoreUrl]", model: str | None) -> None:
     """Say what is served; a wrong model is an error now, a missing index may still come."""
     from sightline.errors import StoreNotFound
     from sightline.index import Index

@@ -56,17 +56,14 @@ def status(options: argparse.Namespace) -> int:
 def _verified(options: argparse.Namespace) -> list[str]:
     """What is damaged, in words; mended first if asked, which needs no sound index."""
     from sightline.errors import UsageError
-    from sightline.stores.base import redacted
     from sightline.stores.local.store import LocalStore, repair_store
 
     url = index_url(options)
-    if "://" in url:
-        raise UsageError(
-            f"{redacted(url)} is kept by a server that checks its own files: --verify is for an index in a folder"
-        )
+    if url.is_remote:
+        raise UsageError(f"{url} is kept by a server that checks its own files: --verify is for an index in a folder")
     if options.repair:
-        return [_words(damage) + ": mended" for damage in repair_store(url)]
-    store = LocalStore(url)
+        return [_words(damage) + ": mended" for damage in repair_store(url.path)]
+    store = LocalStore(url.path)
     try:
         return [_words(damage) for damage in store.verify()]
     finally:

@@ -13,6 +13,7 @@ from sightline.chunks import chunks
 from sightline.errors import DimensionMismatch, IndexMismatch
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
+from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Record
 
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
@@ -33,13 +34,14 @@ class Copied:
 
 
 def copy(
-    source: Index, url: str, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
+    source: Index, url: str | StoreUrl, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
 ) -> Copied:
     """Write the records and notes of an index into the store of that URL, made when it is not there.
 
     Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source
     no longer has are removed. Raises `IndexMismatch` if another model's pictures are there.
     """
+    url = StoreUrl(url)
     target = open_store(url, dim=source.store.dim)
     try:
         identity, there = source.store.notes("index"), target.notes("index")

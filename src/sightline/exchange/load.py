@@ -24,6 +24,7 @@ from sightline.index import Index
 from sightline.sources.rows import Row, open_rows
 from sightline.sources.values import field_of, value_of
 from sightline.stores.base import Store, open_store
+from sightline.stores.url import StoreUrl
 from sightline.types import Payload, Record, Value, Vectors, record_id
 
 _URIS = ("uri", "url", "image_url", "image_path", "path", "filename")
@@ -41,7 +42,7 @@ class Saved:
 
 def load(
     path: Path,
-    url: str,
+    url: str | StoreUrl,
     *,
     model: str | None = None,
     hub: Hub | None = None,
@@ -52,7 +53,7 @@ def load(
     Files that Sightline did not write do not say which model made them: `model` must. Raises `IndexMismatch` if the
     index holds another model's vectors, `UsageError` if the model is not told or gives vectors of another length.
     """
-    saved = open_saved(path)
+    saved, url = open_saved(path), StoreUrl(url)
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:
@@ -194,7 +195,7 @@ def _number(path: Path) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> Store:
+def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> Store:
     if not saved.identity:
         _make(saved, path, url, model, hub)
     store = open_store(url, dim=saved.dim)
@@ -211,7 +212,7 @@ def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub |
     return store
 
 
-def _make(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> None:
+def _make(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> None:
     """An index of the model that the user names, if it is not there."""
     if model is None:
         raise UsageError(f"{path} does not say which model made its vectors, expected its name: give --model")

@@ -6,16 +6,26 @@
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
 from sightline.sources.files import read_file, unreadable, unreadable_item
+from sightline.sources.sidecars import (
+    TABLES,
+    FolderTable,
+    Sidecar,
+    Sidecars,
+    Told,
+    is_sidecar,
+    read_folder_table,
+    read_sidecars,
+)
 from sightline.text import printable
 from sightline.types import Item, Value
 
@@ -55,7 +65,8 @@ class Folder:
                 except OSError as error:
                     yield _failing(place, error)
                     continue
-                yield from (_item(place, name) for name in names.pictures)
+                place, beside = place.with_tables(names.tables), Sidecars(names.sidecars)
+                yield from (_item(place, name, beside) for name in names.pictures)
                 pending += [place.child(name, is_link=False) for name in reversed(names.folders)]
                 linked += [place.child(name, is_link=True) for name in names.linked_folders]
 
@@ -73,7 +84,11 @@ class SingleFile:
 
     def __iter__(self) -> Iterator[Item]:
         """The one item."""
-        yield _item(_Place.of(self.path.parent), self.path.name)
+        place, beside = _Place.of(self.path.parent), Sidecars([])
+        with suppress(OSError):  # a folder that may be entered but not listed
+            names = _listed(place.path, os.stat(place.path).st_mtime_ns)
+            place, beside = place.with_tables(names.tables), Sidecars(names.sidecars)
+        yield _item(place, self.path.name, beside)
 
 
 def open_path(path: Path) -> Folder | SingleFile:
@@ -114,6 +129,7 @@ class _Place:
     path: str
     real_path: str
     folders: list[str]
+    tables: tuple[FolderTable, ...] = ()
 
     @classmethod
     def of(cls, path: Path) -> "_Place":
@@ -123,7 +139,11 @@ class _Place:
     def child(self, name: str, *, is_link: bool) -> "_Place":
         path = os.path.join(self.path, name)
         real_path = os.path.realpath(path) if is_link else os.path.join(self.real_path, name)
-        return _Place(path, real_path, [*self.folders, self.uri(name)])
+        return _Place(path, real_path, [*self.folders, self.uri(name)], self.tables)
+
+    def with_tables(self, names: Iterable[str]) -> "_Place":
+        found = filter(None, [read_folder_table(self.path, name) for name in names])
+        return replace(self, tables=(*self.tables, *found)) if names else self
 
     def uri(self, name: str) -> str:
         """As `Path.as_uri`, in a fifth of the time."""
@@ -137,6 +157,8 @@ class _Names:
     pictures: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     linked_folders: list[str] = field(default_factory=list)
+    sidecars: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
 
 
 def _names(path: str) -> _Names:
@@ -153,13 +175,22 @@ def _names(path: str) -> _Names:
                 names.linked_folders.append(name)
             elif is_picture(name):
                 names.pictures.append(name)
+            elif name in TABLES:
+                names.tables.append(name)
+            elif is_sidecar(name):
+                names.sidecars.append(name)
             elif name == "index.sqlite" or name.startswith("vectors-"):
                 marks.add(name[:8])
     if len(marks) == 2:  # one of our own indexes
         return _Names()
-    for found in (names.pictures, names.folders, names.linked_folders):
+    for found in (names.pictures, names.folders, names.linked_folders, names.sidecars, names.tables):
         found.sort()
     return names
+
+
+@lru_cache(4)  # single pictures that are read again mostly lie in few folders
+def _listed(path: str, modified_ns: int) -> _Names:
+    return _names(path)
 
 
 def _may_be_folder(link: os.DirEntry[str]) -> bool:
@@ -180,7 +211,7 @@ def is_picture(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _item(place: _Place, name: str) -> Item:
+def _item(place: _Place, name: str, beside: Sidecars) -> Item:
     path = os.path.join(place.path, name)
     payload: dict[str, Value] = {"name": valid(name), "folders": place.folders}
     try:
@@ -190,7 +221,25 @@ def _item(place: _Place, name: str) -> Item:
     payload["size_bytes"] = status.st_size
     with suppress(OverflowError, ValueError, OSError):  # a damaged file system can give any year
         payload["modified"] = datetime.fromtimestamp(status.st_mtime, UTC)
-    return Item(place.uri(name), f"{status.st_size}-{status.st_mtime_ns}", partial(read_file, path), payload)
+    stamps, told = [f"{status.st_size}-{status.st_mtime_ns}"], Told()
+    if sidecars := [file for sidecar in beside.of(name) if (file := _sidecar(place.path, sidecar))]:
+        told = read_sidecars(sidecars)
+        stamps += [file.stamp for file in sidecars]
+    for table in place.tables:
+        row, stamp = table.row(path)
+        told.payload |= row
+        stamps += [stamp] if stamp else []
+    read = partial(read_file, path)
+    return Item(place.uri(name), "-".join(stamps), read, told.payload | payload, fallback=told.fallback)
+
+
+def _sidecar(folder: str, name: str) -> Sidecar | None:
+    path = os.path.join(folder, name)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return Sidecar(name, f"{status.st_size}-{status.st_mtime_ns}", status.st_size, partial(read_file, path))
 
 
 def _failing(place: _Place, error: OSError) -> Item:

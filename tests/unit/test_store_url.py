@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import UsageError
-from sightline.stores.address import parse_address, with_key
-from sightline.stores.base import open_store, redacted
+from sightline.stores.base import open_store
+from sightline.stores.url import StoreUrl, parse_address
 
 
 def test_every_part_of_a_url_is_found() -> None:
@@ -23,10 +23,10 @@ def test_the_key_stays_out_of_every_text() -> None:
     address = parse_address("qdrant://:secret@[::1]:6333/pictures", [])
     assert address.text == "qdrant://:***@[::1]:6333/pictures"
     assert "secret" not in repr(address)
-    assert redacted("qdrant://:secret@host/a") == "qdrant://:***@host/a"
-    assert redacted("postgresql://me:p@ss@host/a") == "postgresql://me:***@host/a"
-    assert redacted("postgresql://me@host/a") == "postgresql://me@host/a"
-    assert redacted("photos@home.index") == "photos@home.index"
+    assert str(StoreUrl("qdrant://:secret@host/a")) == "qdrant://:***@host/a"
+    assert str(StoreUrl("postgresql://me:p@ss@host/a")) == "postgresql://me:***@host/a"
+    assert str(StoreUrl("postgresql://me@host/a")) == "postgresql://me@host/a"
+    assert str(StoreUrl("photos@home.index")) == "photos@home.index"
     with pytest.raises(UsageError) as caught:
         open_store("nosuch://:secret@host/a")
     assert "secret" not in str(caught.value)
@@ -40,18 +40,18 @@ def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_a_key_from_elsewhere_fills_a_url_without_one() -> None:
-    assert with_key("qdrant://host/a", "k/1") == "qdrant://:k%2F1@host/a"
-    assert with_key("qdrant://:own@host/a", "other") == "qdrant://:own@host/a"
-    assert with_key("postgresql://host/a", "other") == "postgresql://host/a"
-    assert with_key("photos.index", "other") == "photos.index"
-    assert with_key("qdrant://host/a", None) == "qdrant://host/a"
+    assert StoreUrl("qdrant://host/a").with_key("k/1") == StoreUrl("qdrant://:k%2F1@host/a")
+    assert StoreUrl("qdrant://:own@host/a").with_key("other") == StoreUrl("qdrant://:own@host/a")
+    assert StoreUrl("postgresql://host/a").with_key("other") == StoreUrl("postgresql://host/a")
+    assert StoreUrl("photos.index").with_key("other") == StoreUrl("photos.index")
+    assert StoreUrl("qdrant://host/a").with_key(None) == StoreUrl("qdrant://host/a")
 
 
 @pytest.mark.parametrize(
     ("url", "told"),
     [
         ("qdrant://host", "names no index"),
-        ("qdrant://host:no/a", "no URL"),
+        ("qdrant://host:no/a", "not a valid URL"),
         ("qdrant://host/a?sahrds=2", "'sahrds', expected key_file, shards"),
     ],
 )
