@@ -183,9 +183,7 @@ def _selected(source: "Source", options: argparse.Namespace) -> "Source | Select
 
         limit = {} if options.max_megapixels is None else {"limit_megapixels": options.max_megapixels}
         where, look = {"$and": options.where}, partial(metadata, **limit)
-    return Selected(
-        source, where=where, sample=options.sample, limit=options.limit, seed=options.seed, look=look
-    )
+    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed, look=look)
 
 
 def _open_for_writing(options: argparse.Namespace) -> "Index":

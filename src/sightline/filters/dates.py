@@ -49,7 +49,10 @@ def read_time(value: Any) -> Span | datetime:
     try:
         if match := _DATE.fullmatch(value):
             return _span(*match.groups())
-        if value[10:11] not in ("T", " "):  # ISO 8601 also knows 20240501 and 2024-W18, which are numbers and codes here
+        if value[10:11] not in (
+            "T",
+            " ",
+        ):  # ISO 8601 also knows 20240501 and 2024-W18, which are numbers and codes here
             raise ValueError(value)
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
@@ -102,6 +105,8 @@ def _span(year: str, month: str | None, day: str | None) -> Span:
     try:
         if day:
             return Span(start, start + timedelta(days=1))
-        return Span(start, start.replace(year=start.year + (not month or month == "12"), month=int(month or 12) % 12 + 1))
+        return Span(
+            start, start.replace(year=start.year + (not month or month == "12"), month=int(month or 12) % 12 + 1)
+        )
     except (OverflowError, ValueError):  # the last year there is
         return Span(start, _LAST)

@@ -66,7 +66,7 @@ class Selected:
     def _looked_at(self, items: Iterable[Item], look: Callable[[bytes], Payload], node: Node) -> Iterator[Item]:
         for item in items:
             try:
-                payload = {**look(item.read()), **item.payload}
+                payload = {**item.fallback, **look(item.read()), **item.payload}
             except (SourceError, ImageError, OSError):
                 yield item
                 continue
