@@ -52,7 +52,7 @@ def read_time(value: Any) -> Span | datetime:
         if value[10:11] not in (
             "T",
             " ",
-        ):  # ISO 8601 also knows 20240501 and 2024-W18, which are numbers and codes here
+        ):  # ISO 8601 also knows 20240501 and 2024-W18: numbers and codes here
             raise ValueError(value)
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
@@ -105,8 +105,8 @@ def _span(year: str, month: str | None, day: str | None) -> Span:
     try:
         if day:
             return Span(start, start + timedelta(days=1))
-        return Span(
-            start, start.replace(year=start.year + (not month or month == "12"), month=int(month or 12) % 12 + 1)
-        )
+        if month and month != "12":
+            return Span(start, start.replace(month=start.month + 1))
+        return Span(start, datetime(start.year + 1, 1, 1, tzinfo=UTC))
     except (OverflowError, ValueError):  # the last year there is
         return Span(start, _LAST)

@@ -195,7 +195,7 @@ def _as_kind(name: str, value: Any, kinds: frozenset[str], held: frozenset[str])
         raise WhereError(f"a value of {name!r} is {value!r}, expected text without NUL: no picture has it")
     own = kind_of(natural(value) if isinstance(value, Unquoted) else value)
     possible = (kinds & held) or kinds
-    if own not in possible and "time" in possible or own in ("", "time"):
+    if (own not in possible and "time" in possible) or own in ("", "time"):
         return read_time(value)
     if isinstance(value, Unquoted):
         return natural(value) if own in possible else str(value)
