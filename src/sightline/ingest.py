@@ -47,6 +47,8 @@ class Summary:
     removed: int = 0
     kept: int = 0
     seconds: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of the source that are no pictures, by suffix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL.PngImagePlugin import PngInfo
 from tests.pictures import encoded, photograph, scene
 
 from sightline.encoders.pixels import PixelsEncoder
@@ -114,7 +115,12 @@ def test_the_time_in_the_picture_is_better_than_takeouts(tmp_path: Path) -> None
 
 def test_the_table_of_a_folder_tells_of_the_pictures_below(tmp_path: Path) -> None:
     lines = [{"file_name": "cat/1.jpg", "text": "a cat"}, {"file_name": "2.jpg", "caption": "a dog", "n": 2}]
-    files = {"cat/1.jpg": PICTURE, "2.jpg": PICTURE, "3.jpg": PICTURE, "2.txt": "the table is the last word"}
+    files: dict[str, str | bytes] = {
+        "cat/1.jpg": PICTURE,
+        "2.jpg": PICTURE,
+        "3.jpg": PICTURE,
+        "2.txt": "the table is the last word",
+    }
     text = "\n".join(map(json.dumps, lines)) + "\nbroken\n"
     found = payloads(folder(tmp_path / "jsonl", files | {"metadata.jsonl": text}))
     assert (found["1.jpg"]["caption"], found["2.jpg"]["caption"], found["2.jpg"]["n"]) == ("a cat", "a dog", 2)
@@ -156,3 +162,39 @@ def test_what_cannot_be_right_is_left_out() -> None:
     wrong = XMP.replace("2019-05-01", "2019-13-01").replace("30,36.5S", "91,0N").replace('"4"', '"40"')
     assert payload_of(wrong.encode()) == {"title": "Wedding", "tags": ["wedding", "garden"]}
     assert payload_of(XMP.encode())["taken"] == datetime(2019, 5, 1, 14, 30, tzinfo=timezone(timedelta(hours=2)))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_what_programs_write_into_a_picture_is_known(tmp_path: Path, file_format: str) -> None:
+    options: dict[str, Any] = {"xmp": XMP.encode()}
+    if file_format == "PNG":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", XMP)
+        options = {"pnginfo": info}
+    if file_format == "TIFF":
+        options = {"tiffinfo": {700: XMP.encode()}}
+    name = f"a.{file_format.lower()}"
+    found = payloads(folder(tmp_path, {name: encoded(scene(1), file_format, **options)}))[name]
+    assert (found["title"], found["tags"], found["rating"]) == ("Wedding", ["wedding", "garden"], 4)
+    assert found["taken"] == datetime(2019, 5, 1, 14, 30, tzinfo=timezone(timedelta(hours=2)))
+
+
+def iptc(*datasets: tuple[int, int, bytes]) -> bytes:
+    """A JPEG with IPTC-IIM in Photoshop's segment."""
+    records = b"".join(
+        b"\x1c" + bytes(dataset[:2]) + len(dataset[2]).to_bytes(2, "big") + dataset[2] for dataset in datasets
+    )
+    resource = b"8BIM\x04\x04\0\0" + len(records).to_bytes(4, "big") + records + b"\0" * (len(records) % 2)
+    body = b"Photoshop 3.0\0" + resource
+    return PICTURE[:2] + b"\xff\xed" + (len(body) + 2).to_bytes(2, "big") + body + PICTURE[2:]
+
+
+def test_iptc_is_read_in_the_encoding_that_it_has(tmp_path: Path) -> None:
+    words = [(2, 5, "Fr\u00fchling".encode()), (2, 25, b"one"), (2, 25, b"two"), (2, 120, b"a caption")]
+    old = [(2, 5, "Fr\u00fchling".encode("latin-1"))]
+    found = payloads(folder(tmp_path, {"a.jpg": iptc(*words), "b.jpg": iptc(*old)}))
+    assert (found["a.jpg"]["title"], found["a.jpg"]["tags"]) == ("Fr\u00fchling", ["one", "two"])
+    assert found["a.jpg"]["caption"] == "a caption"
+    assert found["b.jpg"]["title"] == "Fr\u00fchling"
+    beside = payloads(folder(tmp_path, {"a.txt": "the file beside it wins"}))
+    assert beside["a.jpg"]["caption"] == "the file beside it wins"

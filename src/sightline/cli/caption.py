@@ -1,4 +1,4 @@
-"""The command that describes pictures: caption."""
+"""The command caption: write captions for pictures that have none, by a local model."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from sightline.cli.options import Commands, add_command, hub
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
-    from sightline.train.captions.table import Captioned, Listener
+    from sightline.train.captions import CaptionProgress, Listener
 
 _BLIP = "blip:Salesforce/blip-image-captioning-base"
 _EXAMPLES = f"""\
@@ -30,7 +30,7 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add caption."""
     command = add_command(
-        commands, "caption", caption, "let a local model write captions for pictures that have none", epilog=_EXAMPLES
+        commands, "caption", caption, "write captions for pictures that have none, by a local model", epilog=_EXAMPLES
     )
     command.add_argument("folder", metavar="DIR", help="a folder of pictures, with all below it")
     command.add_argument(
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def caption(options: argparse.Namespace) -> int:
-    """Write what is missing in the table, and say what could not be read."""
+    """Caption the pictures that the table lacks, and print which could not be read."""
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing, UsageError
@@ -61,8 +61,8 @@ def caption(options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from sightline.sources.base import open_source
-    from sightline.train.captions.captioners import load_captioner
-    from sightline.train.captions.table import caption as run
+    from sightline.train.captions import caption as run
+    from sightline.train.captions import load_captioner
 
     open_source(options.folder)  # a wrong folder is said before a model is loaded
     done = run(
@@ -75,7 +75,7 @@ def caption(options: argparse.Namespace) -> int:
     return _report(done, options)
 
 
-def _report(done: "Captioned", options: argparse.Namespace) -> int:
+def _report(done: "CaptionProgress", options: argparse.Namespace) -> int:
     for uri, reason in done.failed:
         print(f"{printable(uri)}\n    {printable(reason)}", file=sys.stderr)
     if options.json:
@@ -83,7 +83,7 @@ def _report(done: "Captioned", options: argparse.Namespace) -> int:
         print(json.dumps({"table": options.output, "written": done.written, "kept": done.kept, "failed": failed}))
         return 0
     parts = [f"{count(done.written, 'picture')} captioned"]
-    parts += [f"{done.kept:,} had a caption"] if done.kept else []
+    parts += [f"{done.kept:,} had one already"] if done.kept else []
     parts += [f"{len(done.failed):,} could not be read"] if done.failed else []
     print(f"{', '.join(parts)}: {options.output}")
     return 0
@@ -97,7 +97,7 @@ def _listener() -> "Listener":
 
     bar = tqdm(unit=" pictures", dynamic_ncols=True, leave=False)
 
-    def show(done: "Captioned") -> None:
+    def show(done: "CaptionProgress") -> None:
         bar.total = done.total - done.kept
         bar.update(done.written + len(done.failed) - bar.n)
         if bar.n >= bar.total:

@@ -125,7 +125,11 @@ def _item(member: Member, texts: list[Member], root: str, base: list[str]) -> It
     *parents, name = member.name.split("/")
     folders = [f"{root}#{_quoted('/'.join(parents[: depth + 1]))}/" for depth in range(len(parents))]
     told = read_sidecars(Sidecar(_base(text.name), text.stamp, text.size_bytes, text.read) for text in texts)
-    payload = {"name": folder.valid(name), "folders": [*base, *folders], "size_bytes": member.size_bytes}
+    payload: dict[str, Value] = {
+        "name": folder.valid(name),
+        "folders": [*base, *folders],
+        "size_bytes": member.size_bytes,
+    }
     stamp = "-".join([member.stamp, *(text.stamp for text in texts)])
     uri = f"{root}#{_quoted(member.name)}"
     return Item(uri, stamp, member.read, told.payload | payload, fallback=told.fallback)

@@ -1,11 +1,11 @@
 """A folder of picture files, or a single one, into items."""
 
-# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH122
+# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH122, PTH123
 # Text, not Path: joining a name, its stat and its URI take 2.4 us a file, not 5.1.
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -34,15 +34,29 @@ _RARER = (".heic", ".heics", ".heif", ".heifs", ".hif", ".tif", ".tiff", ".bmp",
 SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm"))
 """The ends, in lower case, of the file names that are taken for pictures."""
 
+OTHER_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .dng .erf .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f "
+    ".ai .eps .jp2 .jxl .pdf .psb .psd .svg .svgz .xcf .avi .m4v .mkv .mov .mp4 .mpg .mts .webm .wmv .aac .flac .m4a "
+    ".mp3 .ogg .wav .7z .bz2 .gz .rar .tar .tgz .xz .zip .csv .doc .docx .htm .html .ini .db .json .jsonl .log .md "
+    ".parquet .ppt .pptx .py .tsv .txt .xls .xlsx .xml .yaml .yml .part .crdownload .tmp".split()
+)
+"""Suffixes of files that are no pictures, or not to be read as such; of other names the first bytes decide."""
+
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+
 SKIPPED_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 """Folders that systems keep for themselves, with thumbnails or deleted files in them. Hidden ones are skipped too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """All pictures below a folder, in order of their names; links are followed, each real folder is entered once."""
+    """All pictures below a folder, in order of their names; links are followed, each real folder is entered once.
+
+    `left_out` counts the files that the last walk to the end passed by, by suffix.
+    """
 
     path: Path
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
     def root(self) -> str:
@@ -52,6 +66,7 @@ class Folder:
     def __iter__(self) -> Iterator[Item]:
         """Real folders come before linked ones: a picture keeps its shortest name, and loops end."""
         entered: set[str] = set()
+        left_out = Counter[str]()
         linked = deque([_Place.of(self.path)])
         while linked:
             pending = [linked.popleft()]
@@ -65,10 +80,13 @@ class Folder:
                 except OSError as error:
                     yield _failing(place, error)
                     continue
+                left_out.update(names.left_out)
                 place, beside = place.with_tables(names.tables), Sidecars(names.sidecars)
                 yield from (_item(place, name, beside) for name in names.pictures)
                 pending += [place.child(name, is_link=False) for name in reversed(names.folders)]
                 linked += [place.child(name, is_link=True) for name in names.linked_folders]
+        self.left_out.clear()  # whole, for the source may be walked twice at the same time
+        self.left_out.update(left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +118,7 @@ def open_path(path: Path) -> Folder | SingleFile:
             return Folder(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(str(path), error) from error
-    if not is_picture(path.name):
+    if not is_picture(path.name) and not starts_as_picture(str(path)):
         raise SourceError(
             f"{printable(str(path))} is neither a folder nor a picture: expected a folder, or a file that ends in "
             ".jpg, .png, .webp or another picture format, or a table (.csv, .tsv, .jsonl, .parquet), an archive (.zip, "
@@ -159,15 +177,16 @@ class _Names:
     linked_folders: list[str] = field(default_factory=list)
     sidecars: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def _names(path: str) -> _Names:
     names = _Names()
-    marks = set[str]()
+    marks, others = set[str](), list[str]()
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(".") or name in SKIPPED_FOLDERS:
+            if name.startswith(".") or name in SKIPPED_FOLDERS or name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 names.folders.append(name)
@@ -181,8 +200,16 @@ def _names(path: str) -> _Names:
                 names.sidecars.append(name)
             elif name == "index.sqlite" or name.startswith("vectors-"):
                 marks.add(name[:8])
+            else:
+                others.append(name)
     if len(marks) == 2:  # one of our own indexes
         return _Names()
+    for name in others:
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in OTHER_SUFFIXES and starts_as_picture(os.path.join(path, name)):
+            names.pictures.append(name)
+        else:
+            names.left_out[suffix or "no suffix"] += 1
     for found in (names.pictures, names.folders, names.linked_folders, names.sidecars, names.tables):
         found.sort()
     return names
@@ -209,6 +236,20 @@ def valid(name: str) -> str:
 def is_picture(name: str) -> bool:
     """Whether a file is a picture, by its name."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def starts_as_picture(path: str) -> bool:
+    """Whether the first bytes of a file are those of a common picture format, whatever its name."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb", buffering=0) as file:
+            head = file.read(16)
+    except (OSError, ValueError):
+        return False
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc")
+    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
 def _item(place: _Place, name: str, beside: Sidecars) -> Item:
