@@ -503,7 +503,7 @@ def test_no_link_leads_out_of_the_roots(tmp_path: Path, cache: Path) -> None:
         ({"text": "a", "where": {"width": {"$no": 1}}}, "$no"),
         ({"text": "a", "where": {'wi"dth': 1}}, "without quotes"),
         ({"text": "a", "where": {"width": {"$gt": [1]}}}, "expected one value"),
-        ({"image": "%%%"}, "no base64"),
+        ({"image": "%%%"}, "not valid base64"),
         ({"image": base64.b64encode(b"only text").decode()}, "not a picture but text"),
         ({"image": base64.b64encode(bomb()).decode()}, "megapixels"),
         ({"terms": [{"image_id": "nonsense"}]}, "no picture with the id"),

@@ -57,6 +57,17 @@ def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
     return [groups[leader] for leader in leaders]
 
 
+def fold_hits(store: Store, hits: Sequence[Hit], same: float | None = None) -> list[list[int]]:
+    """The positions of hits in groups of near-duplicates, by the index's own threshold if none is given.
+
+    Hits that were removed meanwhile are left out.
+    """
+    vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
+    there = [position for position, hit in enumerate(hits) if hit.id in vectors]
+    found = np.array([vectors[hits[position].id] for position in there])  # n of (dim,) -> (n, dim)
+    return [[there[position] for position in group] for group in fold(found, same=same or threshold_of(store) or SAME)]
+
+
 def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> list[Group]:
     """The groups of alike pictures of a store, those with most copies first; exact where the store is.
 

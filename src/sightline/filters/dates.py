@@ -72,7 +72,7 @@ def compare_times(field: str, operator: str, bound: Span) -> Where:
     start, end = bound
     match operator:
         case "$gte" | "$lt":
-            conditions = {operator: start}
+            conditions: dict[str, datetime] = {operator: start}
         case "$gt" | "$lte" if start == end:
             conditions = {operator: start}
         case "$gt":

@@ -1,4 +1,4 @@
-"""The bytes of an upload turned into a file of the uploads folder, and into an indexed picture."""
+"""Uploads: checked, written to the uploads folder, and indexed."""
 
 import hashlib
 import os

@@ -1,42 +1,67 @@
-"""One index as a server holds it: opened once, searched in batches, written by one thread."""
+"""An index as the server holds it: opened once, searched in batches, written by one thread."""
 
 import hashlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from cachetools import LRUCache
 
 from sightline.analysis.facets import Facet, facets
-from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, StoreNotFound, TextNotSupported
-from sightline.index import Index
+from sightline.index import Index, SearchCache
 from sightline.ingest import Options, Summary
-from sightline.server.batcher import Batcher, Full
+from sightline.query import SearchQuery
+from sightline.results import Hits
 from sightline.server.files import Roots
 from sightline.server.metrics import Metrics
-from sightline.server.pools import Pool
+from sightline.server.pools import Batcher, Full, Pool
 from sightline.server.problems import Problem, overloaded
-from sightline.server.searcher import Asked, Found, Searcher
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import Thumbnails
 from sightline.stores.base import Store
 from sightline.stores.url import StoreUrl
-from sightline.types import Record, Vector
+from sightline.types import Record
 
+_KEPT_TEXTS = 2_048  # vectors: a page that scrolls asks for the same text again and again
+_KEPT_STATS = 65_536  # pictures, 15 MB: who scrolls or types on meets the same ones again
 _FACETS_S = 60.0  # the least age at which facets are counted again
 _FACETS_OF = 200_000  # pictures: each comes with its vector, over the network from a database
 _FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
 
 
-class Gallery:
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class SharedLRU(LRUCache[Key, Value]):
+    """The values used last, for many threads."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._lock = threading.RLock()
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or the default."""
+        with self._lock:
+            return super().get(key, default)
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+
+
+class ServedIndex:
     """An index with everything that answering from it needs."""
 
     def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics) -> None:
         self.name, self.settings, self.metrics = name, settings, metrics
-        self.index = Index(url, model=settings.model, hub=settings.hub)
+        remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
+        self.index = Index(url, model=settings.model, hub=settings.hub, cache=remembered)
         self.uploads = settings.uploads or default_uploads(url)
         cache = (settings.cache or settings.hub.cache) / "pages"
         self.thumbnails = Thumbnails(cache / hashlib.sha256(url.reveal().encode()).hexdigest()[:12])
@@ -45,16 +70,16 @@ class Gallery:
         self.retry: dict[str, Any] | None = None
         self._opening = threading.Lock()
         self._store: Store | None = None
-        self._searcher: Searcher | None = None
-        self._knows_words = True
-        self._batcher: Batcher[Asked, Found] | None = None
+        self._is_open = False
+        self._takes_words = True
+        self._batcher: Batcher[SearchQuery, Hits] | None = None
         self._facets: tuple[float, float, list[Facet]] | None = None
         self._counting = threading.Lock()
 
     @property
     def is_ready(self) -> bool:
         """Whether the store and the model are open."""
-        return self._searcher is not None
+        return self._is_open
 
     @property
     def depth(self) -> int:
@@ -67,9 +92,9 @@ class Gallery:
         return bool(self._batcher and self._batcher.is_full)
 
     @property
-    def knows_words(self) -> bool:
-        """Whether the model takes words; taken for granted as long as it is not loaded."""
-        return self._knows_words
+    def takes_words(self) -> bool:
+        """Whether the model has a text encoder; taken for granted as long as it is not loaded."""
+        return self._takes_words
 
     def store(self) -> Store:
         """The store; `StoreNotFound` until somebody has built the index."""
@@ -78,25 +103,28 @@ class Gallery:
                 self._store = self.index.store
         return self._store
 
-    def searcher(self) -> Searcher:
-        """Opens the store and loads the model at the first call."""
-        if self._searcher is None:
+    def open(self) -> Index:
+        """The index, its store and model opened at the first call."""
+        if not self._is_open:
             with self._opening:
                 self._store = self.index.store
-                self._knows_words = _warm_up(self.index.encoder)
-                self._searcher = Searcher(self.index.encoder, self._store, self.vector)
-        return self._searcher
+                try:  # load the model's text side now, which the first query would wait for
+                    self.index.encoder.encode_texts(["warm"])
+                except TextNotSupported:
+                    self._takes_words = False
+                self._is_open = True
+        return self.index
 
-    async def search(self, asked: Asked) -> Found:
-        """What one query finds, in company of others that wait."""
-        if self._searcher is None:
-            await self.writing.run(self.searcher)
+    async def search(self, query: SearchQuery) -> Hits:
+        """What one query finds, put together with others that wait."""
+        if not self._is_open:
+            await self.writing.run(self.open)
         if self._batcher is None:
-            self._batcher = Batcher(self._work, max_accepted=self.settings.max_queries, threads=2)
+            self._batcher = Batcher(self._search_many, max_accepted=self.settings.max_queries, threads=2)
         try:
-            return await self._batcher.submit(asked)
+            return await self._batcher.submit(query)
         except Full as error:
-            self.metrics.count("sightline_refused_total", why="queue")
+            self.metrics.count_refused("queue")
             raise overloaded(f"{self.settings.max_queries} queries are asked already: try again in a moment") from error
 
     def record(self, identity: str) -> Record:
@@ -105,10 +133,6 @@ class Gallery:
         if not found:
             raise Problem(404, f"there is no picture with the id {identity[:60]!r}: search again, it may be gone")
         return found[0]
-
-    def vector(self, identity: str) -> Vector:
-        """The vector (dim,) of an indexed picture."""
-        return self.record(identity).vector
 
     def facets(self) -> tuple[list[Facet], bool]:
         """What can be filtered by, at most a minute or so old, and whether it was counted already."""
@@ -142,9 +166,9 @@ class Gallery:
         self.writing.close()
         self.index.close()
 
-    def _work(self, jobs: Any) -> Any:
-        answers = self.searcher().search(jobs)
-        for took in {id(found.took_ms): found.took_ms for found in answers if isinstance(found, Found)}.values():
+    def _search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | Exception]:
+        answers: list[Hits | Exception] = [*self.open().try_search_many(queries)]
+        for took in {id(hits.took_ms): hits.took_ms for hits in answers if isinstance(hits, Hits)}.values():
             self.metrics.observe("encode", took.encode / 1e3)
             self.metrics.observe("search", took.search / 1e3)
         return answers
@@ -183,25 +207,16 @@ def _scaled(facet: Facet, scale: float) -> Facet:
     return replace(facet, count=round(facet.count * scale), values=values)
 
 
-def _warm_up(encoder: Encoder) -> bool:
-    """Load the model's text side now, which the first query would wait for; gives whether it has one."""
-    try:
-        encoder.encode_texts(["warm"])
-    except TextNotSupported:
-        return False
-    return True
-
-
 def default_uploads(url: StoreUrl) -> Path | None:
     """Beside an index in a folder; None for others, which need --uploads."""
     return Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
 
 
-def galleries(settings: Settings, metrics: Metrics) -> dict[str, Gallery]:
-    """The indexes by name: the last part of the URL, with a number where two have the same."""
-    found: dict[str, Gallery] = {}
+def served_indexes(settings: Settings, metrics: Metrics) -> dict[str, ServedIndex]:
+    """The indexes by name: the last part of the path or URL, with a number where two have the same."""
+    found: dict[str, ServedIndex] = {}
     for url in settings.indexes:
         stem = url.name
         name = stem if stem not in found else f"{stem}-{len(found) + 1}"
-        found[name] = Gallery(name, url, settings, metrics)
+        found[name] = ServedIndex(name, url, settings, metrics)
     return found
