@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.query import Term
     from sightline.results import Hits
+    from sightline.stores.base import Store
 
 _EXAMPLES = """\
 examples:
