@@ -56,8 +56,9 @@ class Query(_Request):
     image: Base64 | None = None
     image_url: Url | None = None
     terms: Annotated[list[QueryTerm], Field(max_length=32)] = []
-    where: dict[str, Any] | None = Field(
-        default=None, description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05-01"}}'
+    where: dict[str, Any] | str | None = Field(
+        default=None,
+        description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05"}}, or "width>=800"',
     )
     index: Name | None = None
 

@@ -1,9 +1,9 @@
-"""Records turned into what Pinecone keeps, an id, numbers and metadata, within its limits, and back."""
+"""Records and notes as Pinecone keeps them: an id, numbers and metadata, within its limits."""
 
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
-from sightline.filters.documents import dump_payload, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_payload
 from sightline.filters.words import payload_words
-from sightline.types import Hit, Payload, Record, Value, Vectors
+from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960
 """Of one record; Pinecone counts the JSON text and says "40 KB"."""
+MOST_BYTES, MOST_ENTRIES = 1_900_000, 1000
+"""Of one upsert: Pinecone's limit is 2 MB for the whole request."""
 
-_MOST_BYTES = 1_900_000  # of one upsert: Pinecone's limit is 2 MB for the whole request
-_MOST_ENTRIES = 1000  # of one upsert
 _NUMBER_BYTES = 24  # the longest text of a float32 that was made a float64, with its comma
 _MOST_ID = 512  # characters of an id
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -47,11 +47,10 @@ class Entry:
 
 
 def entries_of(records: Sequence[Record], vectors: Vectors) -> list[Entry]:
-    """Checked records and their vectors as entries, the last one of each id; `UsageError` if one is too large."""
+    """Records and their vectors as entries; `UsageError` if one is too large."""
     written = mark()
-    latest = {record.id: (record, vector) for record, vector in zip(records, vectors, strict=True)}
     entries = list[Entry]()
-    for record, vector in latest.values():
+    for record, vector in zip(records, vectors, strict=True):
         kept = {"id": record.id, "uri": record.uri, "payload": dump_payload(record.payload), **fields(record.payload)}
         made = entry(key_of(record.id), vector.tolist(), kept, written)
         if made.metadata_bytes > MOST_METADATA_BYTES:
@@ -99,17 +98,19 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
-def batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    """Entries in lists that one request may carry."""
-    batch, size = list[Entry](), 0
-    for one in entries:
-        if batch and (len(batch) == _MOST_ENTRIES or size + one.most_bytes > _MOST_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += one.most_bytes
-    if batch:
-        yield batch
+def note_entry(kind: str, key: str, note: Note, values: list[float], written: int) -> Entry:
+    """A note as an entry; `UsageError` if it is too large."""
+    identity = note_key(kind, key)
+    kept = {"id": identity, "kind": kind, "key": key, "note": dump_note(note)}
+    made = entry(identity, values, kept, written)
+    if made.metadata_bytes > MOST_METADATA_BYTES:
+        raise too_large(f"the note {key[:200]!r} of kind {kind!r}", made)
+    return made
+
+
+def note_key(kind: str, key: str) -> str:
+    """The id in Pinecone of a note."""
+    return sha256(f"{len(kind)} {kind}{key}".encode()).hexdigest()
 
 
 def key_of(identity: str) -> str:
