@@ -2,7 +2,8 @@
 
     SightlineError
     ├── UsageError               an invalid argument: k of 0, an empty query, an unknown option
-    │   └── WhereError           a filter that is not valid
+    │   ├── WhereError           a filter that is not valid
+    │   └── PictureNotFound      a picture that is not in the index
     ├── SourceError              a folder, file, table or URL that cannot be read
     ├── WebError                 a URL that cannot be fetched
     │   ├── AddressRefused       an address that is not on the open Internet
@@ -51,6 +52,10 @@ class UsageError(SightlineError, ValueError):
 
 class WhereError(UsageError):
     """A filter that is not valid."""
+
+
+class PictureNotFound(UsageError):
+    """A picture that is not in the index."""
 
 
 class SourceError(SightlineError):
