@@ -7,6 +7,7 @@ import numpy as np
 
 from sightline.chunks import chunks
 from sightline.errors import UsageError
+from sightline.sources.base import file_of
 from sightline.stores.base import Store
 from sightline.types import Hit, Note, Payload, Record, Vectors, Where
 
@@ -73,7 +74,8 @@ def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> l
 
     The largest picture, in pixels and then in bytes, takes what scores `same` or more with it, then the next largest of
     those left: every copy is like the picture that is kept, and no chain of small steps joins two different ones. Costs
-    a search for every picture; keeps a few numbers for each pair that is alike, and no vectors.
+    a search for every picture; keeps a few numbers for each pair that is alike, and no vectors. Files that do not exist
+    any more, or whose disk is not mounted, are left out: neither kept nor offered.
     """
     if not 0 < same <= 1:
         raise UsageError(f"the threshold is {same}, expected a cosine above 0 and at most 1")
@@ -83,7 +85,7 @@ def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> l
     for records in chunks(store.scan(where), _AT_ONCE):
         for record, hits in zip(records, _alike(store, records, same, where), strict=True):
             others = [hit for hit in hits if hit.id != record.id]
-            if others:
+            if others and _exists(record.uri):
                 near[record.id], size[record.id] = others, _size(record.payload)
                 own[record.id] = Hit(record.id, record.uri, 1.0, record.payload)
     found, taken = list[Group](), set[str]()
@@ -116,6 +118,12 @@ def _alike(store: Store, records: Sequence[Record], same: float, where: Where | 
             k *= 4
             hits = store.search(vector[None], k, where)[0]
         yield [hit for hit in hits if hit.score >= same]
+
+
+def _exists(uri: str) -> bool:
+    """Whether the file that holds a picture is there; of what lies elsewhere that is not asked."""
+    file = file_of(uri)
+    return file is None or file.exists()
 
 
 def _size(payload: Payload) -> tuple[int, int]:

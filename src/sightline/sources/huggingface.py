@@ -1,4 +1,4 @@
-"""A Hugging Face data set, read as a stream, into items."""
+"""A source: a Hugging Face data set, read as a stream."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from sightline.errors import SourceError
-from sightline.sources.finding import Finder
+from sightline.sources.finding import FileFinder
 from sightline.sources.folder import SingleFile, path_of
 from sightline.sources.rows import Row, Rows, open_rows
 from sightline.sources.values import field_of, text_of, value_of
@@ -55,7 +55,7 @@ class Table:
     rows: Rows
     image_column: str
     caption_column: str | None
-    finder: Finder
+    finder: FileFinder
     downloader: Downloader
     is_stream: bool = False
 
@@ -136,11 +136,13 @@ class Table:
         for column in self.rows.columns:
             if column == self.image_column:
                 continue
+            name = "caption" if column == self.caption_column else field_of(column)
             values = [value for row in rows if (value := value_of(row.get(column))) is not None]
+            if name == "caption":  # of words, and of a year too
+                values = [value if isinstance(value, list) else text_of(value) for value in values]
             different = list(dict.fromkeys(map(_hashable, values)))
             if not values:
                 continue
-            name = "caption" if column == self.caption_column else field_of(column)
             payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
 
@@ -180,7 +182,7 @@ def table_of(
             "--image-column"
         )
     caption_column = _column(told, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return Table(root, rows, image_column, caption_column, Finder(base), downloader, is_stream)
+    return Table(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
 
 
 def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
@@ -206,7 +208,7 @@ def _column(told: str, columns: tuple[str, ...], given: str | None, usual: tuple
     return next((by_name[name] for name in usual if name in by_name), None)
 
 
-def _file(text: str, finder: Finder) -> Item:
+def _file(text: str, finder: FileFinder) -> Item:
     path = path_of(text) if text.startswith("file:") else finder.path(text)
     (item,) = SingleFile(Path(os.path.abspath(path)))  # noqa: PTH100  the name that a folder gives it, without ".."
     return item

@@ -1,4 +1,4 @@
-"""Caption tables and class folders -> pictures with their texts, and a count of what did not fit together."""
+"""Read the sets of a training run, caption tables or class folders, and count what does not fit together."""
 
 import hashlib
 import logging
