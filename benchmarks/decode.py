@@ -15,8 +15,7 @@ from benchmarks.indexing import kinds
 from PIL import Image
 
 from sightline.encoders.base import Encoder, load_encoder
-from sightline.images.read import open_picture
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import open_picture, thumbnail
 from sightline.sources.base import open_source
 from sightline.types import Pixels
 

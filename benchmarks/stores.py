@@ -22,8 +22,8 @@ from tests.engines import engine_url
 
 from sightline.calibration.exact import exact_scores, recall
 from sightline.calibration.tuning import tune
-from sightline.exchange.copying import BATCH_RECORDS, Options, copy_records
-from sightline.exchange.verifying import verify
+from sightline.exchange.copy import BATCH_RECORDS, copy_records
+from sightline.exchange.verify import verify
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.milvus.rows import record_rows
 from sightline.types import Record, Value, Vectors, record_id
@@ -88,7 +88,7 @@ def measure(engine: Engine, data: ClipLike) -> dict[str, Any]:
         del records
         gc.collect()
         store = open_store(url, dim=data.dim)
-        copied = copy_records(source, store, Options())
+        copied = copy_records(source, store)
         result["copy_per_s"] = copied.written / copied.seconds
         queries = {"text": data.text_queries(QUERIES), "image": data.image_queries(QUERIES)}
         result |= widths(store, queries)

@@ -19,7 +19,7 @@ import sightline
 from sightline.encoders.base import load_encoder
 from sightline.errors import EncoderError, ExtraMissing, TextNotSupported
 from sightline.evaluate import metrics
-from sightline.exchange.migrate import copy
+from sightline.exchange.copy import copy
 from sightline.results import page
 from sightline.sources.base import Opening, open_source
 

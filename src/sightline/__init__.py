@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
     from sightline.errors import SightlineError
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from sightline.ingest import Options, Summary
     from sightline.query import Term
     from sightline.results import Hits
+    from sightline.stores.url import StoreUrl
     from sightline.types import Hit, Item, Record
 
 __version__ = "0.1.0"
@@ -44,7 +47,9 @@ __all__ = [
 ]
 
 
-def open(url: str = "photos.index", *, model: "str | Encoder | None" = None, hub: "Hub | None" = None) -> "Index":
+def open(
+    url: "str | Path | StoreUrl" = "photos.index", *, model: "str | Encoder | None" = None, hub: "Hub | None" = None
+) -> "Index":
     """Open an index by URL: a folder, or `memory:`; it is created by the first `add` if it does not exist.
 
     `model` is a name (`sightline models` lists them), a folder with a model in it, or an encoder of your own; without
@@ -52,7 +57,7 @@ def open(url: str = "photos.index", *, model: "str | Encoder | None" = None, hub
     """
     from sightline.index import Index
 
-    return Index(str(url), model=model, hub=hub)
+    return Index(url, model=model, hub=hub)
 
 
 def __getattr__(name: str) -> Any:

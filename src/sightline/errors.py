@@ -33,6 +33,11 @@ class SightlineError(Exception):
     """The base of every error that Sightline raises on purpose."""
 
 
+def summary(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none, for use in a message of ours."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class UsageError(SightlineError, ValueError):
     """An argument that cannot be."""
 

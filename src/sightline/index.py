@@ -20,7 +20,8 @@ from sightline.errors import SourceError, StoreNotFound, UsageError
 from sightline.identity import check
 from sightline.query import Picture, Term
 from sightline.results import Hits, Took, grid
-from sightline.stores.base import Store, Tunable, open_store, redacted
+from sightline.stores.base import Store, Tunable, open_store
+from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Failure, Hit, Item, Note, Record, Vector, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
@@ -43,9 +44,10 @@ class Index:
     does not exist yet is created by the first `add`.
     """
 
-    def __init__(self, url: str, *, model: str | Encoder | None = None, hub: Hub | None = None) -> None:
-        self.url = redacted(url)
-        self._address = url
+    def __init__(
+        self, url: str | Path | StoreUrl, *, model: str | Encoder | None = None, hub: Hub | None = None
+    ) -> None:
+        self._address = StoreUrl(url)
         self._model, self._hub = model, hub
         self._encoder: Encoder | None = None
         self._store: Store | None = None
@@ -61,6 +63,11 @@ class Index:
 
     def _repr_html_(self) -> str:
         return grid(repr(self), list(islice(self.store.scan(), _SHOWN)))
+
+    @property
+    def url(self) -> str:
+        """Where the index is, without a password."""
+        return str(self._address)
 
     @property
     def store(self) -> Store:

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 
 from sightline.index import Index
 from sightline.query import Picture
-from sightline.results import Shown, comparison
+from sightline.results import Display, comparison
 from sightline.several.comparisons import searched
 
 
-def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Picture], *, k: int = 8) -> Shown:
+def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Picture], *, k: int = 8) -> Display:
     """Rows of pictures with their scores, one for each index, for words, a `Path` to a picture, or several of them.
 
-    An index is given as it is or by its URL. One whose model knows no words has an empty row for them.
+    An index is given as it is or by its URL. One whose model has no text encoder has an empty row for them.
     """
     queries = list(query) if isinstance(query, Sequence) and not isinstance(query, str | bytes) else [query]
     return comparison(searched(indexes, queries, k=k))

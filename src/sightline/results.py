@@ -1,25 +1,24 @@
-"""Hits shown to people: as lines in a terminal, a grid in a notebook, a page of HTML with the pictures in it."""
+"""What a search found, and how it is shown: as text, in a notebook, and as a page of HTML with the pictures in it."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from html import escape
-from pathlib import Path
 from typing import Any, overload
 
 from sightline.errors import SightlineError
+from sightline.pages.render import render
 from sightline.sources.folder import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
-_STYLE = (Path(__file__).parent / "results.css").read_text("utf-8")
+_LINKED = ("file:", "http://", "https://")  # what a page links to; a click on anything else could run code
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """How long a search took, in milliseconds: turning the query into a vector, and finding the nearest ones."""
+    """How long a search took, in milliseconds: encoding the query, and finding the nearest vectors."""
 
     encode: float
     search: float
@@ -31,8 +30,8 @@ class Took:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Something that a notebook shows as HTML, light or dark as its page is, and a terminal as text."""
+class Display:
+    """What a notebook shows as HTML, light or dark as its page is, and a terminal as text."""
 
     html: str
     text: str
@@ -46,31 +45,31 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Hits(Sequence[Hit]):
-    """What a search found, best first, with the query, the model that understood it, and the time it took.
+    """What a search found, best first, with the query, the model that encoded it, and the time it took.
 
-    `chances` are the cosines that each hit has to reach to be likely what the words mean (see `line`); None where that
-    is not known: for queries with pictures in them, and for indexes whose line was never drawn.
+    `thresholds` are the cosines that each hit has to reach to be likely what the words mean; None where that is not
+    known: for queries with pictures in them, and for indexes that were never calibrated.
     """
 
     query: str
     model: str
     took_ms: Took
     hits: tuple[Hit, ...]
-    chances: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
 
     @property
     def likely(self) -> tuple[Hit, ...] | None:
-        """The hits that score better than chance, None where that is not known."""
-        return None if self.chances is None else self._on_side(is_likely=True)
+        """The hits that are likely what the words mean, None where that is not known."""
+        return None if self.thresholds is None else self._on_side(is_likely=True)
 
     @property
     def unlikely(self) -> tuple[Hit, ...]:
-        """The hits that are nearest, but probably not what the words mean."""
-        return () if self.chances is None else self._on_side(is_likely=False)
+        """The hits that are near, but probably not what the words mean."""
+        return () if self.thresholds is None else self._on_side(is_likely=False)
 
     @property
     def sides(self) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
-        """What to show first, and what to show below the line."""
+        """What to show first, and what to show below the verdict."""
         return (self.hits, ()) if self.likely is None else (self.likely, self.unlikely)
 
     @property
@@ -78,7 +77,7 @@ class Hits(Sequence[Hit]):
         """What stands between the likely hits and the others, nothing where there are no others."""
         if not self.unlikely:
             return ""
-        return "nearest, but probably not" if self.likely else "probably nothing here; the nearest are"
+        return "Low confidence" if self.likely else "No confident match. Closest results"
 
     def __len__(self) -> int:
         return len(self.hits)
@@ -94,16 +93,16 @@ class Hits(Sequence[Hit]):
         return self.hits[index]
 
     def __str__(self) -> str:
-        first, rest = ([f"{hit.score:6.3f}  {show(hit)}" for hit in hits] for hits in self.sides)
+        first, rest = ([f"{hit.score:6.3f}  {location(hit)}" for hit in hits] for hits in self.sides)
         verdict = [f"{self.verdict}:"] if rest else []
         return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *first, *verdict, *rest])
 
     def _repr_html_(self) -> str:
-        return _in_notebook(_section(self))
+        return render("notebook.html", searches=[_search(self)], compared=[], records=[])
 
-    def show(self) -> "Shown":
-        """What the hits show of themselves in a notebook, as a value to keep."""
-        return Shown(self._repr_html_(), str(self))
+    def show(self) -> "Display":
+        """What a notebook shows of the hits, as a value to keep."""
+        return Display(self._repr_html_(), str(self))
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints and the HTTP API answers: plain values, datetimes in ISO 8601."""
@@ -117,18 +116,18 @@ class Hits(Sequence[Hit]):
         }
 
     def _on_side(self, *, is_likely: bool) -> tuple[Hit, ...]:
-        pairs = zip(self.hits, self.chances or (), strict=True)
-        return tuple(hit for hit, chance in pairs if (hit.score >= chance) == is_likely)
+        pairs = zip(self.hits, self.thresholds or (), strict=True)
+        return tuple(hit for hit, threshold in pairs if (hit.score >= threshold) == is_likely)
 
     def _lines(self) -> list[dict[str, Any]]:
-        if self.chances is None:
+        if self.thresholds is None:
             return [{}] * len(self)
-        return [line_of(hit, chance) for hit, chance in zip(self, self.chances, strict=True)]
+        return [line_of(hit, threshold) for hit, threshold in zip(self, self.thresholds, strict=True)]
 
 
-def line_of(hit: Hit, chance: float) -> dict[str, Any]:
-    """From which score on a hit is likely, and whether it is, as JSON has it."""
-    return {"line": round(chance, 4), "is_likely": hit.score >= chance}
+def line_of(hit: Hit, threshold: float) -> dict[str, Any]:
+    """The score from which a hit is likely, and whether it is, as JSON has it."""
+    return {"line": round(threshold, 4), "is_likely": hit.score >= threshold}
 
 
 def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,113 +139,110 @@ def _plain_hit(hit: Hit) -> dict[str, Any]:
     return {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
 
 
-def show(hit: Hit | Record) -> str:
+def location(hit: Hit | Record) -> str:
     """Where the picture is, as a person would write it: a path for a file, else the URI."""
     return str(path_of(hit.uri)) if hit.uri.startswith("file:") else hit.uri
 
 
 def page(results: Sequence[Hits], *, title: str) -> str:
     """One self-contained page of HTML: a section for each search, the pictures embedded as thumbnails."""
-    heading = f"<h1>{escape(title)}</h1>\n" if len(results) > 1 else ""
-    return _page(heading + "\n".join(map(_section, results)), title)
+    return _page(title, has_heading=len(results) > 1, searches=[_search(hits) for hits in results])
 
 
-def rows_page(rows: Sequence[tuple[str, str, Sequence[Hit]]], *, title: str) -> str:
+def groups_page(groups: Sequence[tuple[str, str, Sequence[Hit]]], *, title: str) -> str:
     """A page of groups of pictures, each with a heading, a line of facts, and the pictures with their scores."""
-    sections = [
-        f"<section><h2>{escape(heading)}</h2><p class=facts>{escape(facts)}</p>{_scored(hits, '')}</section>"
-        for heading, facts, hits in rows
+    shown = [
+        {"heading": heading, "facts": facts, "pictures": [_picture(hit) for hit in hits]}
+        for heading, facts, hits in groups
     ]
-    return _page(f"<h1>{escape(title)}</h1>\n" + "\n".join(sections), title)
+    return _page(title, groups=shown)
 
 
-def _page(body: str, title: str) -> str:
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n"
-        f'<body class="sightline page">\n{body}\n</body>\n</html>\n'
-    )
-
-
-def comparison(results: Mapping[str, Sequence[Hits]]) -> Shown:
+def comparison(results: Mapping[str, Sequence[Hits]]) -> Display:
     """Searches for the same queries by several indexes: for each query a row of pictures for each, best first."""
-    html, text = list[str](), list[str]()
-    for of_one in zip(*results.values(), strict=True):
-        rows = "".join(map(_strip, results, of_one))
-        html.append(f'<section class="compared"><h2>{escape(printable(of_one[0].query))}</h2>{rows}</section>')
-        text += [
-            f"{name}: {hits if hits else f'nothing for {hits.query!r}, model {hits.model}'}"
-            for name, hits in zip(results, of_one, strict=True)
-        ]
-    return Shown(_in_notebook("\n".join(html)), "\n\n".join(text))
+    text = [
+        f"{name}: {hits if hits else f'nothing for {hits.query!r}, model {hits.model}'}"
+        for of_one in zip(*results.values(), strict=True)
+        for name, hits in zip(results, of_one, strict=True)
+    ]
+    html = render("notebook.html", searches=[], compared=_compared(results), records=[])
+    return Display(html, "\n\n".join(text))
 
 
 def comparison_page(results: Mapping[str, Sequence[Hits]], *, title: str, facts: str = "") -> str:
     """The same as a page; `facts` is text that is shown as it is, below the title: an evaluation, say."""
-    head = f"<h1>{escape(title)}</h1>\n" + (f"<pre>{escape(facts)}</pre>\n" if facts else "")
-    return _page(head + comparison(results).html, title)
-
-
-def _strip(name: str, hits: Hits) -> str:
-    """One index's row: its name, how sure it is, the pictures."""
-    likely = "" if hits.likely is None else f", {len(hits.likely)} likely"
-    first = {hit.id for hit in hits.sides[0]}
-    figures = "".join(_figure(hit, f"<b>{hit.score:.3f}</b> ", "" if hit.id in first else "unlikely") for hit in hits)
-    facts = f"{hits.model}, {hits.took_ms.total:.0f} ms{likely}"
-    return (
-        f'<div class="strip"><p><b>{escape(name)}</b><br>{escape(facts)}</p>'
-        f'<div class="pictures">{figures or "Nothing found."}</div></div>'
-    )
+    return _page(title, facts=facts, compared=_compared(results))
 
 
 def grid(title: str, records: Sequence[Record]) -> str:
     """Some of an index's pictures, for a notebook."""
-    figures = "\n".join(_figure(record, "") for record in records)
-    return _in_notebook(f"<p class=facts>{escape(title)}</p><div class=grid>{figures}</div>")
+    pictures = [_picture(record) for record in records]
+    return render("notebook.html", searches=[], compared=[], records=pictures, title=title)
 
 
-def _in_notebook(html: str) -> str:
-    return f'<div class="sightline"><style>{_STYLE}</style>{html}</div>'
+def embedded(data: bytes, side: int) -> str:
+    """A small WebP of a picture's bytes as a data URL; raises `ImageError`."""
+    from sightline.images.read import thumbnail  # 25 ms that a search in a terminal does not need
+
+    return f"data:image/webp;base64,{base64.b64encode(thumbnail(data, side)).decode()}"
 
 
-def _section(hits: Hits) -> str:
-    first, rest = hits.sides
-    facts = f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}"
-    body = f"<h2>{escape(printable(hits.query))}</h2><p class=facts>{escape(facts)}</p>"
-    if not hits:
-        return f'<section>{body}<p class="none">Nothing found.</p></section>'
-    body += _scored(first, "") if first else ""
-    if rest:
-        body += f"<h3>{escape(hits.verdict.capitalize())}</h3>{_scored(rest, ' unlikely')}"
-    return f"<section>{body}</section>"
+def _page(title: str, *, has_heading: bool = True, facts: str = "", **parts: Any) -> str:
+    parts = {"searches": [], "groups": [], "compared": []} | parts
+    return render("results.html", title=title, heading=has_heading, facts=facts, **parts)
 
 
-def _scored(hits: Sequence[Hit], kind: str) -> str:
-    figures = "\n".join(_figure(hit, f"<b>{hit.score:.3f}</b> ") for hit in hits)
-    return f'<div class="grid{kind}">{figures}</div>'
+def _search(hits: Hits) -> dict[str, Any]:
+    likely, unlikely = hits.sides
+    return {
+        "query": printable(hits.query),
+        "facts": f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}",
+        "verdict": hits.verdict,
+        "likely": [_picture(hit) for hit in likely],
+        "unlikely": [_picture(hit) for hit in unlikely],
+    }
 
 
-def _figure(hit: Hit | Record, score: str, kind: str = "") -> str:
-    name = printable(str(hit.payload.get("name") or hit.uri))
-    width, height = hit.payload.get("width", 1), hit.payload.get("height", 1)
-    ratio = f"{width} / {height}"
-    caption = f"<figcaption>{score}{escape(name)}</figcaption>"
-    return (
-        f'<figure class="{kind}" style="--ratio: {escape(ratio)}">'
-        f'<a href="{escape(hit.uri)}" title="{escape(printable(show(hit)))}">'
-        f"{_picture(hit, name)}</a>{caption}</figure>"
-    )
+def _compared(results: Mapping[str, Sequence[Hits]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """For each query its words, and a strip of pictures from each index."""
+    return [
+        (printable(of_one[0].query), [_strip(name, hits) for name, hits in zip(results, of_one, strict=True)])
+        for of_one in zip(*results.values(), strict=True)
+    ]
 
 
-def _picture(hit: Hit | Record, name: str) -> str:
-    from sightline.images.thumbnail import thumbnail  # 25 ms that a search in a terminal does not need
+def _strip(name: str, hits: Hits) -> dict[str, Any]:
+    """One index's row: its name, how sure it is, the pictures."""
+    likely = "" if hits.likely is None else f", {len(hits.likely)} likely"
+    unlikely = {hit.id for hit in hits.unlikely}
+    return {
+        "name": name,
+        "facts": f"{hits.model}, {hits.took_ms.total:.0f} ms{likely}",
+        "pictures": [_picture(hit, "unlikely" if hit.id in unlikely else "") for hit in hits],
+    }
+
+
+def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
+    """What the templates show of a picture."""
+    return {
+        "kind": kind,
+        "link": hit.uri if hit.uri.startswith(_LINKED) else None,
+        "location": printable(location(hit)),
+        "name": printable(str(hit.payload.get("name") or hit.uri)),
+        "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
+        "source": _source(hit.uri),
+        "width": hit.payload.get("width", 1),
+        "height": hit.payload.get("height", 1),
+    }
+
+
+def _source(uri: str) -> str | None:
+    """The address of a picture of the web, or the picture itself as a data URL; None where it cannot be read."""
     from sightline.sources.base import read_here
 
-    if hit.uri.startswith(("http://", "https://")):
-        return f'<img src="{escape(hit.uri)}" alt="{escape(name)}" loading="lazy" referrerpolicy="no-referrer">'
+    if uri.startswith(("http://", "https://")):
+        return uri
     try:
-        data = base64.b64encode(thumbnail(read_here(hit.uri), _SIDE)).decode()
+        return embedded(read_here(uri), _SIDE)
     except (OSError, SightlineError, ValueError):
-        return '<span class="gone">not to be read any more</span>'
-    return f'<img src="data:image/webp;base64,{data}" alt="{escape(name)}" loading="lazy">'
+        return None

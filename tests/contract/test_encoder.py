@@ -225,7 +225,7 @@ def test_no_text_gives_no_vector(encoder: Encoder) -> None:
 def test_an_encoder_without_words_says_so(encoder: Encoder, case: Case) -> None:
     if case.knows_words:
         pytest.skip("knows words")
-    with pytest.raises(TextNotSupported, match="expected a picture"):
+    with pytest.raises(TextNotSupported, match="search by a picture"):
         encoder.encode_texts(["a dog"])
 
 

@@ -12,6 +12,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from docker.utils.build import exclude_paths
 from tests.pictures import scene
 from tests.serving import free_port
 
@@ -49,6 +50,31 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     ran([hadolint, "--failure-threshold", "info", "Dockerfile"])
 
 
+def copied() -> list[tuple[str, str]]:
+    """What the image copies from the build context, and to where."""
+    found = list[tuple[str, str]]()
+    for names in re.findall(r"^COPY (.+)$", IMAGE, re.MULTILINE):
+        *sources, to = names.split()
+        found += [(name, to if to != "./" else name) for name in sources]
+    return found
+
+
+def in_context() -> set[str]:
+    """What Docker sends to the build: all that .dockerignore does not leave out."""
+    patterns = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    return set(exclude_paths(str(ROOT), [line for line in patterns if line and not line.startswith("#")]))
+
+
+def test_all_that_the_image_copies_is_sent_to_the_build() -> None:
+    """A source that .dockerignore leaves out is not there: the build would stop at its COPY."""
+    sent = in_context()
+    assert [name for name, _ in copied() if name.removeprefix("./") not in sent] == []
+    code = {str(path.relative_to(ROOT)) for path in (ROOT / "src").rglob("*") if path.is_file()}
+    lacking = code - sent
+    assert [name for name in sorted(lacking) if "__pycache__" not in name] == []
+    assert not [name for name in sent if name.startswith((".git", ".venv", "tests")) or "__pycache__" in name]
+
+
 @pytest.mark.slow  # installs from the package index
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are a Linux shell's")
@@ -62,10 +88,9 @@ def test_the_commands_of_the_image_work_in_an_empty_environment(tmp_path: Path) 
     paths = {"/source": str(source), "/data": str(data), "/pictures": str(pictures)}
     variables = {"PATH": f"{tmp_path}/env/bin:{os.environ['PATH']}", "SIGHTLINE_OFFLINE": "1"} | set_in_image(paths)
     environment = {**os.environ, **variables}
-    for names in re.findall(r"^COPY (.+)$", IMAGE, re.MULTILINE):
-        *sources, to = names.split()
-        for name in sources:
-            copy(ROOT / name, source / (to if to != "./" else name))
+    sent = in_context()
+    for name, to in copied():
+        copy(ROOT / name, source / to, sent)
     runs = re.findall(r"^RUN (.+)$", IMAGE, re.MULTILINE)
     (install,) = [run for run in runs if "pip install" in run]
     subprocess.run(["sh", "-ec", put(install, paths)], cwd=source, env=environment, check=True, timeout=600)
@@ -98,11 +123,13 @@ def put(text: str, paths: dict[str, str]) -> str:
     return text
 
 
-def copy(place: Path, to: Path) -> None:
-    if place.is_dir():
-        shutil.copytree(place, to, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        shutil.copy(place, to)
+def copy(place: Path, to: Path, sent: set[str]) -> None:
+    """As COPY does, which sees only what was sent."""
+    for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        if path.is_file() and str(path.relative_to(ROOT)) in sent:
+            target = to / path.relative_to(place) if place.is_dir() else to
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
 
 
 def wait_until_healthy(check: list[str], environment: dict[str, str]) -> None:

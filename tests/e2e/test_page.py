@@ -237,7 +237,7 @@ def test_what_is_probably_not_meant_stands_below_a_line(
     above, below = sides(server, "a+red+circle")
     assert min(len(above), len(below)) > 20
     page = new_page("/?q=a+red+circle", viewport={"width": width, "height": 8000})
-    heading = page.get_by_role("heading", name="Nearest, but probably not")
+    heading = page.get_by_role("heading", name="Low confidence")
     heading.wait_for()
     settled(page, f"{COUNT} results · {len(above)} likely")
     assert ids(page) == above + below
@@ -253,7 +253,7 @@ def test_what_is_probably_not_meant_stands_below_a_line(
 
 def test_nothing_likely_is_said_before_the_pictures(new_page: Callable[..., Page], server: Server) -> None:
     page = new_page("/?q=a+giraffe")
-    heading = page.get_by_role("heading", name="Probably nothing here; these are the nearest.")
+    heading = page.get_by_role("heading", name="No confident match. Closest results:")
     heading.wait_for()
     settled(page, "none likely")
     assert ids(page)[:5] == [hit["id"] for hit in server.ask("/api/search?q=a+giraffe&k=5").json["hits"]]
@@ -299,7 +299,7 @@ def test_a_threshold_above_the_line_takes_the_line_away(new_page: Callable[..., 
     assert page.locator(".parting").is_hidden()
     page.evaluate("""() => { const it = document.querySelector('#threshold'); it.value = 0;
         it.dispatchEvent(new Event('input', {bubbles: true})); }""")
-    page.get_by_role("heading", name="Nearest, but probably not").wait_for()
+    page.get_by_role("heading", name="Low confidence").wait_for()
 
 
 def test_a_hit_opens_and_leads_on(new_page: Callable[..., Page], folder: Path) -> None:

@@ -69,7 +69,7 @@ def test_batch_and_length_are_free_where_the_tower_is_causal(
     together, alone = encoder.encode_texts(texts), np.concatenate([encoder.encode_texts([text]) for text in texts])
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert encoder._texts is not None
-    assert encoder._texts.for_one().runs_short is is_free
+    assert encoder._texts.latency_session().runs_short is is_free
     pixels = np.stack([encoder.preprocess(Image.open(folder / f"{n}.png")) for n in range(3)])
     singly = np.concatenate([encoder.encode_images(one[None]) for one in pixels])
     np.testing.assert_allclose(encoder.encode_images(pixels), singly, atol=1e-5)

@@ -15,7 +15,7 @@ from tests.models import GOLDEN_CLIP
 from tests.pictures import scene
 
 from sightline.encoders.onnx import OnnxEncoder
-from sightline.encoders.tokens import Tokens, words
+from sightline.encoders.tokens import Tokens, tokenizer_config
 from sightline.errors import ModelDamaged
 
 pytest.importorskip("torch", reason="needs the torch extra: pip install 'sightline[torch]'")
@@ -166,14 +166,14 @@ def test_only_a_tower_that_does_not_see_the_padding_runs_at_real_length(case: Ca
     """A bidirectional tower gives another vector without padding, a fixed graph cannot run without it."""
     expected = {"clip-vit": True, "clip-resnet": False, "siglip": False, "longest": True}
     assert case.ours._texts is not None
-    assert case.ours._texts.for_one().runs_short is expected[case.ours.name]
+    assert case.ours._texts.latency_session().runs_short is expected[case.ours.name]
 
 
 @pytest.mark.parametrize("text_cfg", [{"context_length": CONTEXT}, {"context_length": 16, "tokenizer_kwargs": {}}])
 def test_ids_equal_those_of_the_clip_tokenizer(text_cfg: Mapping[str, Any], tmp_path: Path) -> None:
     length = text_cfg["context_length"]
     write_tokenizer(exporting.installed_merges(), tmp_path, context_length=length)
-    ours = Tokens(words(text_cfg, {}, tmp_path / "textual" / "tokenizer.json")).ids(TEXTS)
+    ours = Tokens(tokenizer_config(text_cfg, {}, tmp_path / "textual" / "tokenizer.json")).ids(TEXTS)
     theirs = open_clip.SimpleTokenizer(context_length=length)(list(TEXTS))
     for text, mine, row in zip(TEXTS, ours, theirs.tolist(), strict=True):
         assert mine + [0] * (length - len(mine)) == row, text
@@ -190,7 +190,7 @@ def test_ids_equal_those_of_a_hugging_face_tokenizer(clean: str, tmp_path: Path)
     )
     theirs = open_clip.tokenizer.HFTokenizer(str(folder), context_length=64, clean=clean)(list(TEXTS))
     text_cfg = {"context_length": 64, "hf_tokenizer_name": "any", "tokenizer_kwargs": {"clean": clean}}
-    tokens = Tokens(words(text_cfg, settings, folder / "tokenizer.json"))
+    tokens = Tokens(tokenizer_config(text_cfg, settings, folder / "tokenizer.json"))
     for text, mine, row in zip(TEXTS, tokens.ids(TEXTS), theirs.tolist(), strict=True):
         assert mine + [tokens.pad_id] * (64 - len(mine)) == row, text
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
-from sightline.analysis.classify import TEMPLATES, classify, label_vectors, probabilities
-from sightline.analysis.tags import tag
+from sightline.analysis.classify import TEMPLATES, classify, label_vectors, probabilities, tag_pictures
 from sightline.cli.main import main
 from sightline.encoders.base import load_encoder
 from sightline.errors import UsageError
@@ -69,7 +68,7 @@ def chances(vectors: Vectors) -> Vectors:
 
 def test_tags_are_set_and_removed_and_those_of_others_stay() -> None:
     store = index_of(6)
-    done = tag(store, ["cat", "dog", "old"], chances)
+    done = tag_pictures(store, ["cat", "dog", "old"], chances)
     assert (done.seen, done.changed, done.counts) == (6, 4, {"cat": 2, "dog": 2, "old": 2})
     by_uri = {record.uri: record.payload for record in store.scan()}
     assert by_uri["p:0"] == {"tags": ["mine", "cat"], "name": "x"}
@@ -79,18 +78,18 @@ def test_tags_are_set_and_removed_and_those_of_others_stay() -> None:
 
 def test_a_second_run_writes_only_what_is_new() -> None:
     store = index_of(6)
-    tag(store, ["cat", "dog", "old"], chances)
+    tag_pictures(store, ["cat", "dog", "old"], chances)
     store.upsert([Record(record_id("p:new"), "p:new", CORNERS[0])])
-    done = tag(store, ["cat", "dog", "old"], chances)
+    done = tag_pictures(store, ["cat", "dog", "old"], chances)
     assert (done.seen, done.changed) == (7, 1)
 
 
 def test_what_is_below_the_threshold_or_beyond_the_top_is_no_tag() -> None:
     store = index_of(3)
-    assert set(tag(store, ["cat", "dog", "bird"], chances, threshold=1.0).counts.values()) == {0}
-    assert sum(tag(store, ["cat", "dog", "bird"], chances, threshold=0.0, top=2).counts.values()) == 6
+    assert set(tag_pictures(store, ["cat", "dog", "bird"], chances, threshold=1.0).counts.values()) == {0}
+    assert sum(tag_pictures(store, ["cat", "dog", "bird"], chances, threshold=0.0, top=2).counts.values()) == 6
     with pytest.raises(UsageError, match="0 to 1"):
-        tag(store, ["cat", "dog"], chances, threshold=2)
+        tag_pictures(store, ["cat", "dog"], chances, threshold=2)
 
 
 def test_class_folders_give_an_accuracy_and_what_is_confused(tmp_path: Path) -> None:
@@ -215,7 +214,7 @@ def test_only_commands_that_keep_what_is_done_say_so_when_they_are_stopped(
     monkeypatch.setattr("sightline.encoders.base.choose_model", stopped)
     assert main(["classify", str(photos), "--labels", "a,b"]) == 130
     assert "stopped; nothing was changed" in capsys.readouterr().err
-    monkeypatch.setattr("sightline.analysis.tags.tag", stopped)
+    monkeypatch.setattr("sightline.analysis.classify.tag_pictures", stopped)
     with Index(str(photos.parent / "stopped.index"), model="mini") as index:
         index.add(photos)
     assert main(["tag", "--labels", "a,b", "--index", str(photos.parent / "stopped.index")]) == 130

@@ -8,9 +8,9 @@ import pytest
 from tests.records import plain_record, random_vector
 
 from sightline.errors import DimensionMismatch, StoreError
-from sightline.exchange import copying
-from sightline.exchange.copying import Copied, Options, copy_records
-from sightline.exchange.verifying import verify
+from sightline.exchange import copy as copying
+from sightline.exchange.copy import Copied, copy_records
+from sightline.exchange.verify import verify
 from sightline.stores.base import open_store
 from sightline.stores.memory import MemoryStore
 from sightline.types import Record
@@ -40,7 +40,7 @@ def test_a_copy_holds_the_same_and_answers_the_same(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(copying, "BATCH_RECORDS", 1000)
     source, target = filled(2500), open_store(str(tmp_path / "b.index"), dim=DIM)
     told = list[Copied]()
-    copied = copy_records(source, target, Options(on_progress=told.append))
+    copied = copy_records(source, target, on_progress=told.append)
     assert (copied.total, copied.written, copied.same) == (2500, 2500, 0)
     assert [one.written for one in told] == [1000, 2000, 2500]
     queries = np.stack([random_vector(DIM, 9000 + number) for number in range(50)])
@@ -55,26 +55,26 @@ def test_an_interrupted_copy_goes_on_where_it_stopped(monkeypatch: pytest.Monkey
     monkeypatch.setattr(copying, "BATCH_RECORDS", 100)
     source, target = filled(1000), Dying(DIM)
     with pytest.raises(StoreError, match="went away"):
-        copy_records(source, target, Options())
+        copy_records(source, target)
     assert target.count() == 200
     target.left = 1000
-    copied = copy_records(source, target, Options())
+    copied = copy_records(source, target)
     assert (copied.written, copied.same) == (800, 200)
     assert verify(source, target, {}).is_same
 
 
 def test_a_second_copy_brings_over_what_changed_and_prune_takes_away_what_left() -> None:
     source, target = filled(30), MemoryStore(DIM)
-    copy_records(source, target, Options())
+    copy_records(source, target)
     changed = plain_record(3, DIM, caption="other words")
     source.upsert([changed])
     source.delete([plain_record(4, DIM).id])
-    copied = copy_records(source, target, Options())
+    copied = copy_records(source, target)
     assert (copied.written, copied.same, copied.removed) == (1, 28, 0)
     assert target.fetch([changed.id])[0].payload == changed.payload
     verdict = verify(source, target, {})
     assert (verdict.extra, verdict.named["extra"]) == (1, [plain_record(4, DIM).uri])
-    assert copy_records(source, target, Options(prune=True)).removed == 1
+    assert copy_records(source, target, prune=True).removed == 1
     assert verify(source, target, {}).is_same
 
 
@@ -94,4 +94,4 @@ def test_every_kind_of_difference_is_counted_and_named() -> None:
 
 def test_stores_of_other_dimensions_are_refused() -> None:
     with pytest.raises(DimensionMismatch, match="16 dimensions and the target of 8"):
-        copy_records(filled(1), MemoryStore(8), Options())
+        copy_records(filled(1), MemoryStore(8))

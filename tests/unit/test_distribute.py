@@ -21,6 +21,7 @@ from sightline.index import Index
 from sightline.ingest import Summary
 from sightline.sources.base import Opening, open_source
 from sightline.sources.folder import Folder
+from sightline.stores.url import StoreUrl
 from sightline.types import Item
 
 SERVER = "postgresql://ada:secret@db/pictures"
@@ -121,7 +122,7 @@ def test_single_pictures_have_numbers_of_their_own() -> None:
 
 
 def test_an_address_becomes_a_cluster() -> None:
-    assert open_cluster("ray://head", SERVER) == Cluster("head", 10001, SERVER)
+    assert open_cluster("ray://head", SERVER) == Cluster("head", 10001, StoreUrl(SERVER))
     full = open_cluster("ray://head:1234?workers=8&cpus=2&gpus=1", SERVER)
     assert (full.port, full.workers, full.cpus, full.gpus) == (1234, 8, 2, 1)
     assert "secret" not in repr(full)

@@ -11,8 +11,7 @@ import pytest
 from sightline.cli.main import main
 from sightline.errors import IndexMismatch, SourceError, UsageError
 from sightline.exchange import write
-from sightline.exchange.load import load
-from sightline.exchange.read import open_saved
+from sightline.exchange.load import load, open_saved
 from sightline.exchange.write import write_folder, write_parquet
 from sightline.index import Index
 from sightline.stores.base import Store, open_store

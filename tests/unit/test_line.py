@@ -139,11 +139,11 @@ def test_a_later_page_is_judged_with_those_before_it(index: Index) -> None:
     whole = index.search("balloons", k=9)
     pages = [index.search("balloons", k=3, offset=offset) for offset in (0, 3, 6)]
     assert [hit for page in pages for hit in page] == list(whole)
-    assert pages[0].chances
+    assert pages[0].thresholds
     below = index.search("balloons", k=3, offset=3, min_score=whole[4].score)
-    assert (list(below), below.chances) == (list(whole[3:5]), index.search("balloons", k=5).chances[3:])  # type: ignore[index]
-    assert index.search("balloons", k=5, offset=990).chances is None
-    assert index.search("balloons", k=5, offset=996).chances is None
+    assert (list(below), below.thresholds) == (list(whole[3:5]), index.search("balloons", k=5).thresholds[3:])  # type: ignore[index]
+    assert index.search("balloons", k=5, offset=990).thresholds is None
+    assert index.search("balloons", k=5, offset=996).thresholds is None
 
 
 def test_programs_are_told_beside_their_lines(index: Index, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +153,7 @@ def test_programs_are_told_beside_their_lines(index: Index, capsys: pytest.Captu
         assert main(["search", nothing, "--index", index.url, "-k", "3", *options]) == 0
         told = capsys.readouterr()
         assert len(told.out.splitlines()) == 3
-        assert told.err == "sightline: probably nothing here; the nearest are\n"
+        assert told.err == "sightline: no confident match: these are the closest results\n"
     main(["search", nothing, "--index", index.url, "--json"])
     assert capsys.readouterr().err == ""
 
@@ -164,10 +164,10 @@ def test_what_is_below_the_line_is_shown_below_it(tmp_path: Path) -> None:
     assert str(some).splitlines()[1:] == [
         " 0.500  /0.jpg",
         " 0.300  /2.jpg",
-        "nearest, but probably not:",
+        "Low confidence:",
         " 0.400  /1.jpg",
     ]
     none = Hits("a dog", "mini", Took(1, 1), hits, (0.9, 0.9, 0.9))
-    assert "probably nothing here" in str(none)
-    assert "Probably nothing here" in page([none], title="dog")
+    assert "No confident match. Closest results:" in str(none)
+    assert "No confident match. Closest results" in page([none], title="dog")
     assert "robably" not in page([Hits("a dog", "mini", Took(1, 1), hits)], title="dog")

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import top_k_accuracy_score
 
 from sightline.evaluate import metrics
-from sightline.evaluate.intervals import bootstrap, paired_difference
-from sightline.evaluate.metrics import Rankings, Values
+from sightline.evaluate.metrics import Rankings, Values, bootstrap, paired_difference
 
 
 def by_hand() -> Rankings:

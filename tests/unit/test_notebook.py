@@ -101,7 +101,7 @@ def test_a_page_shows_pictures_in_archives_and_those_on_the_web_where_they_lie(f
     html = page([hits], title="x")
     assert "data:image/webp" in html
     assert '<img src="https://example.org/1.jpg"' in html
-    assert "not to be read" not in html
+    assert "file not available" not in html
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")

@@ -43,7 +43,7 @@ def cosines(some: Vectors, others: Vectors) -> Vectors:
 
 def runs_at_real_length(encoder: OnnxEncoder) -> bool:
     assert encoder._texts is not None
-    return encoder._texts.for_one().runs_short
+    return encoder._texts.latency_session().runs_short
 
 
 def copy_of(model: Path, tmp_path: Path) -> Path:
@@ -159,9 +159,9 @@ def test_threads_of_ones_own_give_the_same_vectors() -> None:
 def test_one_picture_uses_the_session_that_is_there_rather_than_a_second_one() -> None:
     encoder = OnnxEncoder(GOLDEN_CLIP)
     encoder.encode_images(pixels_of(encoder, 2))
-    batches = encoder._images.for_batches()
+    batches = encoder._images.throughput_session()
     encoder.encode_images(pixels_of(encoder, 1))
-    assert encoder._images.for_one() is batches
+    assert encoder._images.latency_session() is batches
 
 
 def test_after_unloading_the_next_call_loads_again(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_after_unloading_the_next_call_loads_again(tmp_path: Path) -> None:
 def test_many_threads_load_a_tower_once() -> None:
     encoder = OnnxEncoder(GOLDEN_CLIP)
     seen = set[int]()
-    threads = [threading.Thread(target=lambda: seen.add(id(encoder._images.for_batches()))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: seen.add(id(encoder._images.throughput_session()))) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -264,7 +264,7 @@ def test_a_folder_without_a_model_is_not_found(name: str, tmp_path: Path) -> Non
 def test_an_image_only_model_knows_no_words(tmp_path: Path) -> None:
     encoder = OnnxEncoder(make_folder(tmp_path / "m", textual=None))
     assert encoder.encode_images(pixels_of(encoder, 2)).shape == (2, DIM)
-    with pytest.raises(TextNotSupported, match="knows no words"):
+    with pytest.raises(TextNotSupported, match="has no text encoder"):
         encoder.encode_texts(["a dog"])
 
 

@@ -6,7 +6,7 @@ from tests.pictures import COLOURED, bomb, encoded, photograph, quarters, scene,
 from tests.unit.test_read import BLUE, GREEN, RED, YELLOW, corners
 
 from sightline.errors import ImageError, ImageTooLarge
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import thumbnail
 
 
 def opened(data: bytes) -> Image.Image:

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.models import GOLDEN_CLIP
 
-from sightline.encoders.tokens import Tokens, clean_canonicalize, clean_lower, clean_whitespace, words
+from sightline.encoders.tokens import Tokens, clean_canonicalize, clean_lower, clean_whitespace, tokenizer_config
 from sightline.errors import ModelDamaged
 
 TOKENIZER = GOLDEN_CLIP / "textual" / "tokenizer.json"
 
 
 def tokens(text_cfg: dict[str, Any] | None = None, settings: dict[str, Any] | None = None) -> Tokens:
-    return Tokens(words({"context_length": 24} | (text_cfg or {}), settings or {}, TOKENIZER))
+    return Tokens(tokenizer_config({"context_length": 24} | (text_cfg or {}), settings or {}, TOKENIZER))
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_a_separator_is_dropped_where_the_config_says_so() -> None:
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ModelDamaged, match=r"tokenizer\.json cannot be read"):
-        Tokens(words({}, {}, tmp_path / "tokenizer.json"))
+        Tokens(tokenizer_config({}, {}, tmp_path / "tokenizer.json"))
 
 
 def test_whether_padding_is_seen_is_taken_from_the_config_where_it_says_so() -> None:
-    assert words({"no_causal_mask": True}, {}, TOKENIZER).sees_padding
-    assert words({"masks_padding": True}, {}, TOKENIZER).sees_padding is False
-    assert words({}, {}, TOKENIZER).sees_padding is None
+    assert tokenizer_config({"no_causal_mask": True}, {}, TOKENIZER).sees_padding
+    assert tokenizer_config({"masks_padding": True}, {}, TOKENIZER).sees_padding is False
+    assert tokenizer_config({}, {}, TOKENIZER).sees_padding is None

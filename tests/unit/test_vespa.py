@@ -33,9 +33,9 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.filters.where import parse_where
-from sightline.stores.address import parse_address
 from sightline.stores.base import Droppable, Tunable, open_store
 from sightline.stores.memory import MemoryStore
+from sightline.stores.url import parse_address
 from sightline.stores.vespa import VespaStore, application_package, open_url
 from sightline.stores.vespa.client import Client
 from sightline.stores.vespa.filters import condition, is_exact

@@ -1,4 +1,4 @@
-"""Vectors of pictures turned into groups of near-duplicates: among the hits of a search, or in a whole index."""
+"""Group near-duplicate pictures: among the hits of a search, or in a whole index."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

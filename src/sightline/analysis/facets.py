@@ -1,4 +1,4 @@
-"""Payloads turned into what a filter can offer: each field with its kind, its range, and its values if they are few."""
+"""Summarise the payload fields of an index for filters: kind, range, and the values where they are few."""
 
 from collections import Counter
 from collections.abc import Iterable

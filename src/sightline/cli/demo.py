@@ -22,7 +22,7 @@ def add_commands(commands: Commands) -> None:
 def demo(options: argparse.Namespace) -> int:
     """Index, search by words and by a picture, write the page, say what to type next."""
     from sightline.index import Index
-    from sightline.results import page, show
+    from sightline.results import location, page
 
     folders = _folders()
     with Index(options.index, model=options.model, hub=hub()) as index:
@@ -34,7 +34,7 @@ def demo(options: argparse.Namespace) -> int:
         results.append(replace(index.search(image=folders[1] / "china.jpg", k=4), query="like china.jpg"))
     for hits in results:
         likely, rest = hits.sides
-        lines = [f"  {hit.score:.3f}  {Path(show(hit)).name}" for hit in (*likely, *rest)]
+        lines = [f"  {hit.score:.3f}  {Path(location(hit)).name}" for hit in (*likely, *rest)]
         lines.insert(len(likely), f"  {hits.verdict}:") if rest else None
         print("\n".join(["", hits.query, *lines]))
     Path(options.html).write_text(page(results, title="Sightline demo"), "utf-8")

@@ -1,4 +1,4 @@
-"""What several commands share: their options, the environment, and an index made from both."""
+"""What several commands share: their options, the environment, and the index that both name."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from sightline.encoders.hub import Hub
     from sightline.index import Index
+    from sightline.stores.url import StoreUrl
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -50,6 +51,7 @@ def add_index(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--index",
         metavar="URL",
+        type=store_url,
         default=None,
         help="the index: a folder, or the URL of a server (default: photos.index)",
     )
@@ -62,18 +64,16 @@ def add_model(command: argparse.ArgumentParser) -> None:
     )
 
 
-def index_url(options: argparse.Namespace) -> str:
+def index_url(options: argparse.Namespace) -> "StoreUrl":
     """Which index the user means."""
-    return with_key(str(options.index or os.environ.get("SIGHTLINE_INDEX") or "photos.index"))
+    return options.index or store_url(os.environ.get("SIGHTLINE_INDEX") or "photos.index")
 
 
-def with_key(url: str) -> str:
-    """A server's URL with the key that the environment holds for it."""
-    if "://" not in url:
-        return url
-    from sightline.stores import address
+def store_url(text: str) -> "StoreUrl":
+    """The argument as the URL of an index, with the key that the environment holds for its server."""
+    from sightline.stores.url import StoreUrl
 
-    return address.with_key(url, os.environ.get("SIGHTLINE_STORE_KEY"))
+    return StoreUrl(text).with_key(os.environ.get("SIGHTLINE_STORE_KEY"))
 
 
 def model_name(options: argparse.Namespace) -> str | None:
@@ -85,30 +85,21 @@ def hub() -> "Hub":
     """The model hub as the environment describes it."""
     from sightline.encoders.hub import Hub
 
-    given = {
-        "endpoint": os.environ.get("HF_ENDPOINT"),
-        "cache": _path(os.environ.get("SIGHTLINE_CACHE")),
-        "token": os.environ.get("HF_TOKEN"),
-        "offline": _is_on("SIGHTLINE_OFFLINE") or _is_on("HF_HUB_OFFLINE"),
-    }
-    return Hub(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {"endpoint": os.environ.get("HF_ENDPOINT"), "token": os.environ.get("HF_TOKEN")}
+    if cache := os.environ.get("SIGHTLINE_CACHE"):
+        given["cache"] = Path(cache).expanduser()
+    switches = [os.environ.get(name, "").lower() for name in ("SIGHTLINE_OFFLINE", "HF_HUB_OFFLINE")]
+    given["offline"] = any(switch not in ("", "0", "false", "no") for switch in switches)
+    return Hub(**{name: value for name, value in given.items() if value is not None})
 
 
-def open_index(options: argparse.Namespace, model: str | None = None) -> "Index":
+def open_index(options: argparse.Namespace, *, model: str | None = None) -> "Index":
     """The index that the options and the environment name; a model given here is used as it is."""
     return open_at(index_url(options), model or model_name(options))
 
 
-def open_at(url: str, model: str | None) -> "Index":
-    """The index of that URL."""
+def open_at(url: "StoreUrl", model: str | None = None) -> "Index":
+    """The index of that URL, opened with the model that built it unless another is given."""
     from sightline.index import Index
 
     return Index(url, model=model, hub=hub())
-
-
-def _path(text: str | None) -> Path | None:
-    return Path(text).expanduser() if text else None
-
-
-def _is_on(name: str) -> bool:
-    return os.environ.get(name, "").lower() not in ("", "0", "false", "no")

@@ -18,9 +18,10 @@ from urllib.parse import parse_qsl, urlsplit
 import sightline
 from sightline.distribute.plan import Chunk, Plan, chunks
 from sightline.encoders.hub import Hub, default_cache
-from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError
+from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
 from sightline.ingest import Batch, Options, Run, Summary
 from sightline.sources.folder import path_of
+from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _KNOCK_S = 5.0
 _ASK_S = 60.0  # for the cluster to start one small task
 _LOOK_S = 1.0
 _PORT = 10001
-_LOCAL = ("file:", "memory:", "qdrant:///", "milvus:///")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Cluster:
 
     host: str
     port: int
-    url: str = field(repr=False)
+    url: StoreUrl
     hub: Hub = field(default_factory=Hub, repr=False)
     workers: int = 0
     cpus: int = 1
@@ -89,12 +89,12 @@ class Cluster:
         )
 
 
-def open_cluster(address: str, url: str, hub: Hub | None = None) -> Cluster:
+def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> Cluster:
     """The cluster of an address, for the index at a URL; raises `UsageError` if either cannot be.
 
     An index in a folder is refused: other hosts cannot write to it, and on this one threads are faster.
     """
-    parts = urlsplit(address)
+    parts, url = urlsplit(address), StoreUrl(url)
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(given.keys() - {"workers", "cpus", "gpus"})
     try:
@@ -104,7 +104,7 @@ def open_cluster(address: str, url: str, hub: Hub | None = None) -> Cluster:
         raise UsageError(f"{address} is no cluster ({error}), expected one like {_EXAMPLE}: correct it") from error
     if parts.scheme != "ray" or not parts.hostname or unknown or min(numbers.values(), default=1) < 0:
         raise UsageError(f"{address} is no cluster, expected a number of threads, or one like {_EXAMPLE}: correct it")
-    if "://" not in url or url.lower().startswith(_LOCAL):
+    if not url.is_remote:
         raise UsageError(
             f"{url} is on this machine alone, expected a server that every node of {address} can write to, such as "
             "postgresql://host/database: index into one, and copy it with `sightline copy` where a folder is wanted"
@@ -160,7 +160,7 @@ def _client(ray: Any, host: str, port: int) -> Iterator[None]:
         _connect(ray, where)
     except Exception as error:  # grpc's errors, ConnectionError, RuntimeError for another version: no common base
         raise ClusterError(
-            f"{where} cannot be used ({_first_line(error)}), expected the port for clients of a Ray {ray.__version__} "
+            f"{where} cannot be used ({summary(error)}), expected the port for clients of a Ray {ray.__version__} "
             f"with Python {platform.python_version()}, as here: check the port, and install the same on both sides"
         ) from error
     try:
@@ -188,7 +188,7 @@ def _check_versions(ray: Any, where: str) -> None:
         there = ray.get(ray.remote(num_cpus=0)(_version).remote(), timeout=_ASK_S)
     except Exception as error:
         raise ClusterError(
-            f"{where} cannot run Sightline ({_first_line(error)}), expected it to be installed on each node: "
+            f"{where} cannot run Sightline ({summary(error)}), expected it to be installed on each node: "
             f"pip install 'sightline[ray]=={sightline.__version__}' there"
         ) from error
     if there != sightline.__version__:
@@ -234,7 +234,7 @@ def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> No
         raise
     except Exception as error:  # whatever Ray raises for a node or an actor that is gone
         raise ClusterError(
-            f"the cluster gave up ({_first_line(error)}), expected it to run to the end: what is done is kept; "
+            f"the cluster gave up ({summary(error)}), expected it to run to the end: what is done is kept; "
             "look into Ray's logs on its head, and run the same command to go on"
         ) from error
     _show(run, outcome.done)
@@ -249,7 +249,7 @@ def _packed(ray: Any, chunk: Chunk) -> bytes:
         return bytes(ray.cloudpickle.dumps(chunk))
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         raise UsageError(
-            f"{chunk.items[0].uri} cannot be sent to another host ({_first_line(error)}), expected pictures in files, "
+            f"{chunk.items[0].uri} cannot be sent to another host ({summary(error)}), expected pictures in files, "
             "in a table, in a plain tar or zip, or on the web: unpack them, or index them with threads (--workers 8)"
         ) from error
 
@@ -277,8 +277,3 @@ def _place(items: Iterable[Item]) -> str | None:
     root = str(getattr(items, "root", ""))
     path = path_of(root) if root.startswith("file:///") and "#" not in root else None
     return str(path) if path is not None and path.is_dir() else None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]

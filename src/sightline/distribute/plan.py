@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sightline.encoders.hub import Hub
+from sightline.stores.url import StoreUrl
 from sightline.types import Item, Note
 
 _FULL = 512  # the weight of a chunk
@@ -18,7 +19,7 @@ class Plan:
     models where its own user does.
     """
 
-    url: str = field(repr=False)
+    url: StoreUrl
     hub: Hub = field(repr=False)
     is_cache_chosen: bool
     workers: int

@@ -1,1 +1,1 @@
-"""The encoders room."""
+"""Encoders: models that turn pictures and texts into vectors of one space."""

@@ -1,4 +1,4 @@
-"""What an encoder is, and a name turned into one."""
+"""The protocol of an encoder, and loading one by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""catalog.toml turned into entries: the models that can be used by name."""
+"""The models that can be used by name, as catalog.toml lists them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pictures turned into how much of which colour they hold: the baseline for looks that needs no model."""
+"""An encoder of colours alone: the baseline for looks, which needs no model."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -54,8 +54,8 @@ class ColourEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Raises `TextNotSupported`."""
         raise TextNotSupported(
-            "the model 'colour' knows no words: expected a picture as the query; index with another model, "
-            "such as --model mini, to search by words"
+            "model 'colour' has no text encoder: search by a picture instead, "
+            "or index with another model, such as --model mini, to search by words"
         )
 
 

@@ -1,4 +1,4 @@
-"""A name such as `timm:resnet50` turned into an encoder that runs in torch, imported only then."""
+"""Load a model of another library by a name such as `timm:resnet50`; torch is imported only then."""
 
 from __future__ import annotations
 

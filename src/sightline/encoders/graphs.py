@@ -1,4 +1,4 @@
-"""Pixels and token ids turned into unit vectors by the graphs of the two towers, whatever their inputs look like.
+"""Run the ONNX graphs of the two towers, whatever their inputs look like: pixels or texts in, unit vectors out.
 
 Published exports differ: pixels are uint8 with the channels last, or normalised floats of 32 or 16 bits with the
 channels first; ids have 32 or 64 bits; batch and length of texts are free or fixed; results have 32 or 16 bits.
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sightline.encoders.preprocess import Preprocessing, normalised
 from sightline.encoders.sessions import Session, run
-from sightline.encoders.tokens import Ids, Tokens, Words
+from sightline.encoders.tokens import Ids, TokenizerConfig, Tokens
 from sightline.errors import EncoderError, ModelDamaged
 from sightline.types import Pixels, Vectors
 
@@ -33,8 +33,8 @@ _HEAD_BYTES = 8 << 20
 class ImageGraph:
     """The image tower."""
 
-    def __init__(self, session: Session, how: Preprocessing, dim: int, *, is_mixing: bool) -> None:
-        self._how, self._rows = how, _Rows(session, dim, is_mixing=is_mixing)
+    def __init__(self, session: Session, preprocessing: Preprocessing, dim: int, *, is_mixing: bool) -> None:
+        self._preprocessing, self._rows = preprocessing, _Rows(session, dim, is_mixing=is_mixing)
         self._input = session.get_inputs()[0]
         self._dtype = _dtype(self._input)
         shape = self._input.shape
@@ -44,7 +44,7 @@ class ImageGraph:
         """(n, 3, height, width) -> (n, dim), rows of norm 1."""
         batch: NDArray[Any] = pixels
         if np.issubdtype(self._dtype, np.floating):
-            batch = normalised(pixels, self._how, self._dtype)  # type: ignore[arg-type]
+            batch = normalised(pixels, self._preprocessing, self._dtype)  # type: ignore[arg-type]
         if self._channels_last:
             batch = batch.transpose(0, 2, 3, 1)  # (n, 3, height, width) -> (n, height, width, 3)
         return self._rows({self._input.name: np.ascontiguousarray(batch)})
@@ -53,7 +53,7 @@ class ImageGraph:
 class TextGraph:
     """The text tower with its tokenizer."""
 
-    def __init__(self, session: Session, how: Words, dim: int, *, is_mixing: bool) -> None:
+    def __init__(self, session: Session, config: TokenizerConfig, dim: int, *, is_mixing: bool) -> None:
         self._rows = _Rows(session, dim, is_mixing=is_mixing)
         inputs = session.get_inputs()
         self._masks = [one for one in inputs if "mask" in one.name]
@@ -64,8 +64,8 @@ class TextGraph:
             raise ModelDamaged(f"the text graph takes {names}, expected token ids and perhaps a mask: export it again")
         self._input = others[0]
         length = self._input.shape[1] if len(self._input.shape) == 2 else None
-        self._tokens = Tokens(how, length if isinstance(length, int) else None)
-        sees_padding = isinstance(length, int) or how.sees_padding
+        self._tokens = Tokens(config, length if isinstance(length, int) else None)
+        sees_padding = isinstance(length, int) or config.sees_padding
         self.runs_short = self._gives_the_same_when_cut() if sees_padding is None else not sees_padding
 
     def __call__(self, texts: Sequence[str]) -> Vectors:

@@ -1,4 +1,4 @@
-"""A model folder in the open_clip ONNX layout turned into what its configs say, and into a fingerprint.
+"""Read a model folder in the open_clip ONNX layout: what its configs say, and a fingerprint of it.
 
     config.json                     visual/preprocess_cfg.json      textual/tokenizer.json
                                     visual/model.onnx               textual/tokenizer_config.json
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sightline.encoders.preprocess import VERSION, Preprocessing, preprocessing
-from sightline.encoders.tokens import Words, words
+from sightline.encoders.tokens import TokenizerConfig, tokenizer_config
 from sightline.errors import ModelDamaged, ModelNotFound
 
 _WHOLE_BYTES = 1 << 16  # files up to here are hashed whole
@@ -25,12 +25,12 @@ _SAMPLE_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a model folder holds. `words` is None for an image-only model, the logit values where nobody wrote them."""
+    """What a model folder holds; None is the tokenizer of an image-only model, and a logit value that nobody wrote."""
 
     folder: Path
     dim: int
     preprocessing: Preprocessing
-    words: Words | None
+    tokenizer: TokenizerConfig | None
     logit_scale: float | None
     logit_bias: float | None
 
@@ -65,7 +65,9 @@ def read_layout(folder: Path) -> Layout:
             folder=folder,
             dim=int(config["embed_dim"]),
             preprocessing=preprocessing(pictures),
-            words=words(config["text_cfg"], settings, folder / "textual" / "tokenizer.json") if has_text else None,
+            tokenizer=tokenizer_config(config["text_cfg"], settings, folder / "textual" / "tokenizer.json")
+            if has_text
+            else None,
             logit_scale=_number(config.get("logit_scale")),
             logit_bias=_number(config.get("logit_bias")),
         )

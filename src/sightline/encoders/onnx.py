@@ -1,4 +1,4 @@
-"""Pictures and words turned into unit vectors by any two-tower model in the open_clip ONNX layout."""
+"""The encoder of any two-tower model in the open_clip ONNX layout, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from sightline.encoders.graphs import ImageGraph, TextGraph, is_mixing
 from sightline.encoders.layout import fingerprint, picture_fingerprint, read_layout
 from sightline.encoders.preprocess import pixels
-from sightline.encoders.sessions import Tower, choose_provider
+from sightline.encoders.sessions import LazySession, Session, choose_provider
 from sightline.errors import TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
 
@@ -46,16 +46,20 @@ class OnnxEncoder:
         self.image_size = layout.preprocessing.reach
         self.batch_size = _BATCH_GPU if provider == "cuda" else _BATCH_CPU
         self.logit_scale, self.logit_bias = layout.logit_scale, layout.logit_bias
-        how, words, dim, visual, textual = layout.preprocessing, layout.words, layout.dim, layout.visual, layout.textual
-        self._images = Tower(
-            visual, provider, threads, lambda session: ImageGraph(session, how, dim, is_mixing=is_mixing(visual))
-        )
-        self.knows_words = words is not None
-        self._texts: Tower[TextGraph] | None = None
-        if words:
-            self._texts = Tower(
-                textual, provider, threads, lambda session: TextGraph(session, words, dim, is_mixing=is_mixing(textual))
-            )
+        preprocessing, tokenizer, dim = layout.preprocessing, layout.tokenizer, layout.dim
+
+        def image_graph(session: Session) -> ImageGraph:
+            return ImageGraph(session, preprocessing, dim, is_mixing=is_mixing(layout.visual))
+
+        self._images = LazySession(layout.visual, provider, threads, image_graph)
+        self._texts: LazySession[TextGraph] | None = None
+        self.knows_words = tokenizer is not None
+        if tokenizer:
+
+            def text_graph(session: Session) -> TextGraph:
+                return TextGraph(session, tokenizer, dim, is_mixing=is_mixing(layout.textual))
+
+            self._texts = LazySession(layout.textual, provider, threads, text_graph)
 
     def preprocess(self, image: Image) -> Pixels:
         """One upright RGB picture -> (3, height, width)."""
@@ -63,27 +67,27 @@ class OnnxEncoder:
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        how = self._layout.preprocessing
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, how.height, how.width):
+        height, width = self._layout.preprocessing.height, self._layout.preprocessing.width
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
             raise UsageError(
-                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {how.height}, {how.width}): "
+                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {height}, {width}): "
                 "stack what preprocess gives"
             )
         if not len(pixels):
             return np.empty((0, self.dim), np.float32)
-        graph = self._images.for_one() if len(pixels) == 1 else self._images.for_batches()
+        graph = self._images.latency_session() if len(pixels) == 1 else self._images.throughput_session()
         return graph(pixels)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored, with a note."""
         if self._texts is None:
             raise TextNotSupported(
-                f"the model {self.name!r} knows no words, expected a picture as the query: "
-                "index with a two-tower model to search by words"
+                f"model {self.name!r} has no text encoder: search by a picture instead, "
+                "or index with a two-tower model to search by words"
             )
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        graph = self._texts.for_one()
+        graph = self._texts.latency_session()
         return np.concatenate([graph(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)])
 
     def unload(self) -> None:

@@ -1,4 +1,4 @@
-"""Pictures turned into their flattened pixels: the baseline that needs no model, and an encoder for tests."""
+"""An encoder of coarse pixels: the baseline that needs no model, and an encoder for tests."""
 
 from collections.abc import Sequence
 
@@ -40,6 +40,6 @@ class PixelsEncoder:
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Raises `TextNotSupported`."""
         raise TextNotSupported(
-            "the model 'pixels' knows no words: expected a picture as the query; index with another model, "
-            "such as --model mini, to search by words"
+            "model 'pixels' has no text encoder: search by a picture instead, "
+            "or index with another model, such as --model mini, to search by words"
         )

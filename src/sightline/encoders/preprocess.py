@@ -1,4 +1,4 @@
-"""An RGB picture turned into the pixels that a model wants, as open_clip's own transforms do it."""
+"""Scale and crop an RGB picture to the pixels that a model wants, as open_clip's own transforms do it."""
 
 from __future__ import annotations
 
@@ -76,58 +76,66 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def pixels(image: Image.Image, how: Preprocessing) -> Pixels:
+def pixels(image: Image.Image, config: Preprocessing) -> Pixels:
     """One picture at the model's size: (3, height, width).
 
     Only what ends up in the result is resampled: `box` names it in the coordinates of the original. That equals
     resizing all of it and cropping then, in three quarters of the time for a 4:3 picture; a long thin one stays cheap.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
-    if how.mode == "longest":
-        return _channels_first(_filled(rgb, how))
-    return _channels_first(rgb.resize((how.width, how.height), how.resample, box=_box(rgb.size, how)))
+    if config.mode == "longest":
+        return _channels_first(_filled(rgb, config))
+    return _channels_first(rgb.resize((config.width, config.height), config.resample, box=_box(rgb.size, config)))
 
 
-def normalised(stack: Pixels, how: Preprocessing, dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+def normalised(stack: Pixels, config: Preprocessing, dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Values 0 to 255 -> 0 to 1 -> mean removed, divided by the deviation: (n, 3, h, w) -> (n, 3, h, w)."""
-    std = np.array(how.std, np.float32).reshape(3, 1, 1)
-    shift = np.array(how.mean, np.float32).reshape(3, 1, 1) / std
+    std = np.array(config.std, np.float32).reshape(3, 1, 1)
+    shift = np.array(config.mean, np.float32).reshape(3, 1, 1) / std
     values = np.multiply(stack, 1 / (255 * std), dtype=np.float32)
     values -= shift
     return values.astype(dtype, copy=False)
 
 
-def _box(size: tuple[int, int], how: Preprocessing) -> tuple[float, float, float, float]:
+def _box(size: tuple[int, int], config: Preprocessing) -> tuple[float, float, float, float]:
     """The part of the original, (left, top, right, bottom), that the result shows."""
-    scaled = (how.resized or how.width, how.resized or how.height) if how.mode == "squash" else _shortest(size, how)
+    scaled = (
+        (config.resized or config.width, config.resized or config.height)
+        if config.mode == "squash"
+        else _shortest(size, config)
+    )
     box = list[float]()
-    for side, scaled_side, target in zip(size, scaled, (how.width, how.height), strict=True):
+    for side, scaled_side, target in zip(size, scaled, (config.width, config.height), strict=True):
         gap = scaled_side - target  # the libraries crop at whole pixels of the scaled picture
-        start = gap // 2 if how.crops_down else round(gap / 2)
+        start = gap // 2 if config.crops_down else round(gap / 2)
         box += [start * side / scaled_side, (start + target) * side / scaled_side]
     left, right, top, bottom = box
     return max(left, 0.0), max(top, 0.0), min(right, size[0]), min(bottom, size[1])
 
 
-def _shortest(size: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+def _shortest(size: tuple[int, int], config: Preprocessing) -> tuple[int, int]:
     """The size, (width, height), of the whole picture once its short side fits."""
     width, height = size
-    if how.resized or how.width == how.height:  # torchvision rounds down here, timm's resize for others to the nearest
-        side = how.resized or how.width
+    if (
+        config.resized or config.width == config.height
+    ):  # torchvision rounds down here, timm's resize for others to the nearest
+        side = config.resized or config.width
         return (side, side * height // width) if width <= height else (side * width // height, side)
-    ratio = min(width / how.width, height / how.height)
+    ratio = min(width / config.width, height / config.height)
     return round(width / ratio), round(height / ratio)
 
 
-def _filled(image: Image.Image, how: Preprocessing) -> Image.Image:
+def _filled(image: Image.Image, config: Preprocessing) -> Image.Image:
     """Scaled until the long side fits, in the middle of a canvas of the fill colour."""
     from PIL import Image
 
-    ratio = max(image.width / how.width, image.height / how.height)
+    ratio = max(image.width / config.width, image.height / config.height)
     width, height = max(round(image.width / ratio), 1), max(round(image.height / ratio), 1)
-    fill = (how.fill,) * 3 if isinstance(how.fill, int) else how.fill
-    canvas = Image.new("RGB", (how.width, how.height), fill)
-    canvas.paste(image.resize((width, height), how.resample), ((how.width - width) // 2, (how.height - height) // 2))
+    fill = (config.fill,) * 3 if isinstance(config.fill, int) else config.fill
+    canvas = Image.new("RGB", (config.width, config.height), fill)
+    canvas.paste(
+        image.resize((width, height), config.resample), ((config.width - width) // 2, (config.height - height) // 2)
+    )
     return canvas
 
 

@@ -1,4 +1,4 @@
-"""ONNX graphs turned into running sessions, on the processor that the user chose."""
+"""ONNX Runtime sessions on the processor that the user chose, loaded when they are first needed."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from sightline.errors import EncoderError, ModelDamaged, UsageError
+from sightline.errors import EncoderError, ModelDamaged, UsageError, summary
 
 Session: TypeAlias = Any
 """An onnxruntime.InferenceSession; the package has no types."""
@@ -64,7 +64,7 @@ def open_session(graph: Path, provider: str, threads: int) -> Session:
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise ModelDamaged(
-            f"{graph} cannot be loaded by onnxruntime {onnxruntime.__version__} ({_first_line(error)}), "
+            f"{graph} cannot be loaded by onnxruntime {onnxruntime.__version__} ({summary(error)}), "
             "expected a graph with its weights beside it: fetch the model again, or pip install -U onnxruntime"
         ) from error
     if wanted not in session.get_providers():
@@ -88,12 +88,12 @@ def run(session: Session, output: str, inputs: dict[str, Any]) -> Any:
     except Exception as error:  # as above
         shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in inputs.items())
         raise EncoderError(
-            f"the model failed on {shapes} ({_first_line(error)}), expected to run: "
+            f"the model failed on {shapes} ({summary(error)}), expected to run: "
             "fetch the model again, or choose another processor or a smaller batch"
         ) from error
 
 
-class Tower(Generic[G]):
+class LazySession(Generic[G]):
     """One graph, loaded when it is first used.
 
     Many workers that each bring a batch want one shared session with a single thread inside, a person who waits for one
@@ -107,36 +107,31 @@ class Tower(Generic[G]):
         self._is_shared = threads is not None or provider != "cpu" or all_threads() == 1
         self._threads = threads or all_threads()
         self._lock = threading.Lock()
-        self._for_batches: G | None = None
-        self._for_one: G | None = None
+        self._throughput: G | None = None
+        self._latency: G | None = None
 
-    def for_batches(self) -> G:
-        """The graph for workers."""
+    def throughput_session(self) -> G:
+        """For workers that bring batches."""
         with self._lock:
-            if self._for_batches is None:
-                self._for_batches = self._load(self._threads if self._is_shared else 1)
-            return self._for_batches
+            if self._throughput is None:
+                self._throughput = self._load(self._threads if self._is_shared else 1)
+            return self._throughput
 
-    def for_one(self) -> G:
-        """The graph for a query."""
+    def latency_session(self) -> G:
+        """For a query, which somebody waits for."""
         with self._lock:
-            ready = self._for_one or self._for_batches
+            ready = self._latency or self._throughput
             if ready is None:
                 ready = self._load(self._threads)
-                self._for_one = ready
+                self._latency = ready
                 if self._is_shared:
-                    self._for_batches = ready
+                    self._throughput = ready
             return ready
 
     def unload(self) -> None:
         """Forget the sessions; their memory is given back when the last run in flight ends."""
         with self._lock:
-            self._for_batches = self._for_one = None
+            self._throughput = self._latency = None
 
     def _load(self, threads: int) -> G:
         return self._wrap(open_session(self._graph, self._provider, threads))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__

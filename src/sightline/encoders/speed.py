@@ -1,4 +1,4 @@
-"""An encoder timed on this machine, and the outcome kept for later."""
+"""How fast an encoder is on this machine, measured once and kept for later."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Words turned into the token ids that a text tower wants, cleaned and cut as the model's own config says."""
+"""Tokenize texts for a text tower: cleaned, tokenized and cut as the model's own config says."""
 
 import html
 import logging
@@ -20,7 +20,7 @@ _SHOWN = 40  # characters of a long text in the note about it
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TokenizerConfig:
     """How a model reads text: from `text_cfg` of config.json and from textual/tokenizer_config.json.
 
     `sees_padding` says whether padding changes the vector of a text, so that the model must run at full length, as
@@ -36,13 +36,13 @@ class Words:
     drops_separator: str
 
 
-def words(text: Mapping[str, Any], settings: Mapping[str, Any], tokenizer: Path) -> Words:
+def tokenizer_config(text: Mapping[str, Any], settings: Mapping[str, Any], tokenizer: Path) -> TokenizerConfig:
     """Read both configs; raises `ValueError`, `TypeError` or `KeyError` where they make no sense."""
     options = text.get("tokenizer_kwargs") or {}
     clean = options.get("clean") or ("whitespace" if text.get("hf_tokenizer_name") else "lower")
     if clean not in _CLEAN:
         raise ValueError(f"clean is {clean!r}")
-    return Words(
+    return TokenizerConfig(
         tokenizer=tokenizer,
         context_length=int(text.get("context_length") or 77),
         clean=clean,
@@ -56,23 +56,23 @@ def words(text: Mapping[str, Any], settings: Mapping[str, Any], tokenizer: Path)
 class Tokens:
     """A model's tokenizer. `context_length` overrides the config's where the graph has a fixed length."""
 
-    def __init__(self, how: Words, context_length: int | None = None) -> None:
+    def __init__(self, config: TokenizerConfig, context_length: int | None = None) -> None:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_file(str(how.tokenizer))
+            self._tokenizer = Tokenizer.from_file(str(config.tokenizer))
         except Exception as error:  # tokenizers raises nothing narrower
             raise ModelDamaged(
-                f"{how.tokenizer} cannot be read ({error}), expected a Hugging Face tokenizer.json: "
+                f"{config.tokenizer} cannot be read ({error}), expected a Hugging Face tokenizer.json: "
                 "fetch the model again, or copy the file from where the model came from"
             ) from error
-        self.context_length = context_length or how.context_length
-        self._clean = _CLEAN[how.clean]
+        self.context_length = context_length or config.context_length
+        self._clean = _CLEAN[config.clean]
         stored = self._tokenizer.padding or {}
-        token_id = self._tokenizer.token_to_id(how.pad_token) if how.pad_token else None
+        token_id = self._tokenizer.token_to_id(config.pad_token) if config.pad_token else None
         self.pad_id = int(stored.get("pad_id", 0) if token_id is None else token_id)
-        self.pads_left = how.pads_left
-        self._separator = self._tokenizer.token_to_id(how.drops_separator) if how.drops_separator else None
+        self.pads_left = config.pads_left
+        self._separator = self._tokenizer.token_to_id(config.drops_separator) if config.drops_separator else None
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.context_length)
 

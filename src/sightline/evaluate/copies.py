@@ -1,4 +1,4 @@
-"""Copies of some of an index's own pictures, made as copies come about, turned into a threshold for this model."""
+"""Choose the threshold of duplicates for a model: copy some of an index's own pictures, and see how alike they are."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass

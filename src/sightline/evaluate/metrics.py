@@ -1,4 +1,4 @@
-"""Where the relevant results stand in each ranking, turned into the field's figures.
+"""Compute the standard metrics of retrieval and classification, and how far their means can be trusted.
 
 Every metric gives one value per query, shape (q,), in 0 to 1, so that means, intervals and paired differences follow.
 A query without any relevant result scores 0. Definitions as in trec_eval; recall as in the retrieval tables of the CLIP
@@ -16,6 +16,7 @@ from sightline.types import Vectors
 Values: TypeAlias = NDArray[np.float64]
 """One value per query: shape (q,)."""
 
+_BOOTSTRAP_ROUNDS = 2000
 _QUERIES_AT_ONCE = 256  # 256 x 100,000 scores are 100 MB
 
 
@@ -97,6 +98,44 @@ def ndcg(rankings: Rankings, k: int) -> Values:
 def top_accuracy(scores: Vectors, labels: NDArray[np.int64], k: int) -> Values:
     """1 where the true class is among the k best: scores (n, classes), labels (n,)."""
     return (_ranks(scores, np.arange(len(labels)), labels) <= k).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether the interval excludes zero: for a difference, whether the claim "better" or "worse" holds."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap(values: Values, groups: NDArray[np.int64] | None = None, *, seed: int = 0) -> Interval:
+    """The percentile bootstrap interval of the mean (Efron & Tibshirani 1993): values (q,), groups (q,).
+
+    Queries that share something, such as the five captions of one picture, are not independent: with `groups` whole
+    groups are drawn, not single queries.
+    """
+    if not len(values):
+        return Interval(0.0, 0.0, 0.0)
+    group = np.arange(len(values)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sums, sizes = np.bincount(group, weights=values), np.bincount(group)
+    rng = np.random.default_rng(seed)
+    means = np.empty(_BOOTSTRAP_ROUNDS)
+    for drawn in range(_BOOTSTRAP_ROUNDS):
+        chosen = rng.integers(0, len(sums), len(sums))
+        means[drawn] = sums[chosen].sum() / sizes[chosen].sum()
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def paired_difference(better: Values, worse: Values, groups: NDArray[np.int64] | None = None) -> Interval:
+    """By how much the first beats the second on the same queries, with its interval."""
+    return bootstrap(better - worse, groups)
 
 
 def _ranks(scores: Vectors, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:

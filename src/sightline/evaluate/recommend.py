@@ -1,4 +1,4 @@
-"""A folder of pictures turned into what each model would cost and give there, from a few of its files."""
+"""Estimate what each model would take for a folder of pictures, and how good it is, from a few of its files."""
 
 import random
 import time
@@ -25,7 +25,7 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class FolderSample:
     """What a folder holds: how many pictures, their mean size, and the seconds to read and decode one on one core.
 
     `decode_s` is by the side in pixels that a model wants. `unreadable` of the `tried` files could not be read.
@@ -39,7 +39,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ModelEstimate:
     """What one model would cost for the whole folder. `is_measured` says that its speed was timed on this machine.
 
     `binds` is decode or encode, whichever takes longer. `recall` is the published one of the catalog. `disk_mb` is the
@@ -56,29 +56,29 @@ class Estimate:
     recall: float | None
 
 
-def look(folder: str | Path) -> Sample:
-    """Counts the pictures of a folder and times a few of them; raises `SourceError` where there is none."""
-    count, few = _some(open_source(folder))
+def sample_folder(folder: str | Path) -> FolderSample:
+    """Count the pictures of a folder and time a few of them; raises `SourceError` where there is none."""
+    count, few = _reservoir(open_source(folder))
     if not few:
-        raise SourceError(f"{folder} holds no picture, expected some to time: check the path")
+        raise SourceError(f"no picture found in {folder}: check the path")
     contents = [data for item in few if (data := _bytes(item)) is not None]
     times = {side: [_decode_s(data, side) for data in contents] for side in _SIZES}
     good = [[taken for taken in taken_s if taken is not None] for taken_s in times.values()]
     if not all(good):
-        raise SourceError(f"none of {len(few)} files of {folder} can be read, expected pictures: look at one of them")
+        raise SourceError(f"none of {len(few)} files of {folder} can be read, expected pictures: open one of them")
     decode_s = {side: sum(some) / len(some) for side, some in zip(_SIZES, good, strict=True)}
     mean_bytes = sum(map(len, contents)) / len(contents)
-    return Sample(count, mean_bytes, decode_s, len(few), len(few) - len(good[0]))
+    return FolderSample(count, mean_bytes, decode_s, len(few), len(few) - len(good[0]))
 
 
-def estimates(sample: Sample, hub: Hub, *, names: Sequence[str] = ()) -> list[Estimate]:
+def estimates(sample: FolderSample, hub: Hub, *, names: Sequence[str] = ()) -> list[ModelEstimate]:
     """One for each model of the catalog, or for those named, the quickest first.
 
     A model that is on this disk is timed unless it was before; the time of others is estimated from their arithmetic.
     """
     known = dict(speeds(hub))
     rate: float | None = None
-    found = list[Estimate]()
+    found = list[ModelEstimate]()
     for entry in (catalog()[name] for name in names or catalog()):
         if entry.name not in known and is_here(entry, hub):
             known[entry.name] = measure(load_encoder(entry.name, hub=hub))
@@ -89,11 +89,13 @@ def estimates(sample: Sample, hub: Hub, *, names: Sequence[str] = ()) -> list[Es
     return sorted(found, key=lambda one: one.hours)
 
 
-def _estimate(entry: CatalogEntry, sample: Sample, speed: Speed | None, rate: float | None, hub: Hub) -> Estimate:
+def _estimate(
+    entry: CatalogEntry, sample: FolderSample, speed: Speed | None, rate: float | None, hub: Hub
+) -> ModelEstimate:
     cores = all_threads()
     decode_s = sample.decode_s[min(_SIZES, key=lambda side: abs(side - entry.image_size))] / cores
     encode_s = 1 / speed.pictures_per_s if speed else (entry.image_gflops or 0) / (_EFFICIENCY * (rate or 1))
-    return Estimate(
+    return ModelEstimate(
         model=entry,
         hours=sample.pictures * (decode_s + encode_s) / 3600,
         binds="decode" if decode_s > encode_s else "encode",
@@ -105,14 +107,14 @@ def _estimate(entry: CatalogEntry, sample: Sample, speed: Speed | None, rate: fl
     )
 
 
-def _some(items: Iterable[Item]) -> tuple[int, list[Item]]:
+def _reservoir(items: Iterable[Item]) -> tuple[int, list[Item]]:
     """How many there are, and a few of them, each as likely as any other (reservoir sampling)."""
-    chance, few, count = random.Random(_SEED), list[Item](), 0
+    rng, few, count = random.Random(_SEED), list[Item](), 0
     for item in items:
         count += 1
         if len(few) < _SAMPLE:
             few.append(item)
-        elif (place := chance.randrange(count)) < _SAMPLE:
+        elif (place := rng.randrange(count)) < _SAMPLE:
             few[place] = item
     return count, few
 

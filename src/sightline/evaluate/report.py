@@ -1,15 +1,15 @@
-"""What was measured turned into a table for a terminal and a page of HTML."""
+"""Report what was measured: as tables in a terminal, and as a page of HTML with the worst queries."""
 
-import base64
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
+from typing import Any
 
 from sightline.errors import SightlineError
-from sightline.evaluate.intervals import paired_difference
 from sightline.evaluate.judgements import Judgements
-from sightline.evaluate.run import Measured, Miss
-from sightline.images.thumbnail import thumbnail
+from sightline.evaluate.metrics import paired_difference
+from sightline.evaluate.run import Miss, ModelResult
+from sightline.pages.render import render
+from sightline.results import embedded
 from sightline.text import printable, size, table
 
 _MAIN = {
@@ -18,11 +18,11 @@ _MAIN = {
     "classification": ("top1", "top5"),
     "image_to_image": ("precision@10", "map"),
 }
-_STYLE = (Path(__file__).parent / "report.css").read_text("utf-8")
-_SIDE = 240
+_COSTS = ["model", "dim", "size", "memory", "pictures/s", "ms per text"]
+_SIDE = 240  # pixels of a thumbnail
 
 
-def terminal(models: Sequence[Measured], judgements: Judgements) -> str:
+def terminal(models: Sequence[ModelResult], judgements: Judgements) -> str:
     """One table for each task, a row for each model, percent with half the width of the 95 % interval."""
     pictures, queries = len(judgements.images), len(judgements.queries)
     parts = [f"{judgements.name}: {pictures:,} pictures, {queries:,} queries"]
@@ -35,7 +35,7 @@ def terminal(models: Sequence[Measured], judgements: Judgements) -> str:
     return "\n\n".join(parts)
 
 
-def comparisons(models: Sequence[Measured]) -> list[str]:
+def comparisons(models: Sequence[ModelResult]) -> list[str]:
     """Whether the first model is better than each other one on text to image, with the paired difference."""
     sentences = []
     for other in models[1:]:
@@ -52,30 +52,19 @@ def comparisons(models: Sequence[Measured]) -> list[str]:
     return sentences
 
 
-def html(models: Sequence[Measured], judgements: Judgements) -> str:
+def html(models: Sequence[ModelResult], judgements: Judgements) -> str:
     """A self-contained page: the tables, then for each model the queries that went worst."""
-    body = [f"<h1>{escape(judgements.name)}</h1>"]
-    body.append(f"<p>{len(judgements.images):,} pictures, {len(judgements.queries):,} queries</p>")
-    for task, header, rows in _tables(models):
-        body.append(f"<h2>{escape(task)}</h2>{_html_table(header, rows)}")
-    body.append(f"<h2>cost</h2>{_html_table(list(_COSTS), [_costs(model) for model in models])}")
-    body += [f"<p>{escape(sentence)}</p>" for sentence in comparisons(models)]
-    for model in models:
-        if model.worst:
-            body.append(f"<h2>where {escape(model.name)} went wrong</h2>" + "\n".join(map(_miss, model.worst)))
-    return (
-        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(judgements.name)}</title>\n<style>{_STYLE}</style>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
+    return render(
+        "report.html",
+        title=judgements.name,
+        facts=f"{len(judgements.images):,} pictures, {len(judgements.queries):,} queries",
+        tables=[*_tables(models), ("cost", _COSTS, [_costs(model) for model in models])],
+        comparisons=comparisons(models),
+        worst=[(model.name, [_miss(miss) for miss in model.worst]) for model in models if model.worst],
     )
 
 
-_COSTS = ["model", "dim", "size", "memory", "pictures/s", "ms per text"]
-
-
-def _costs(model: Measured) -> list[str]:
+def _costs(model: ModelResult) -> list[str]:
     return [
         model.name,
         str(model.dim),
@@ -86,7 +75,7 @@ def _costs(model: Measured) -> list[str]:
     ]
 
 
-def _tables(models: Sequence[Measured]) -> list[tuple[str, list[str], list[list[str]]]]:
+def _tables(models: Sequence[ModelResult]) -> list[tuple[str, list[str], list[list[str]]]]:
     tables = []
     for task, metrics in _MAIN.items():
         with_task = [model for model in models if task in model.tasks]
@@ -96,29 +85,23 @@ def _tables(models: Sequence[Measured]) -> list[tuple[str, list[str], list[list[
     return tables
 
 
-def _cells(model: Measured, task: str, metrics: Sequence[str]) -> list[str]:
+def _cells(model: ModelResult, task: str, metrics: Sequence[str]) -> list[str]:
     found = model.tasks[task].estimates()
     return [f"{100 * found[name].mean:.1f} ± {50 * (found[name].high - found[name].low):.1f}" for name in metrics]
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{lines}</table>"
+def _miss(miss: Miss) -> dict[str, Any]:
+    return {
+        "query": printable(miss.query),
+        "rank": f"{miss.rank:,}",
+        "returned": [_picture(path) for path in miss.returned],
+        "expected": [_picture(path) for path in miss.expected],
+    }
 
 
-def _miss(miss: Miss) -> str:
-    returned = "".join(_figure(path, "") for path in miss.returned)
-    expected = "".join(_figure(path, "right") for path in miss.expected)
-    return (
-        f"<section><h3>{escape(printable(miss.query))}</h3><p>the right picture came at rank {miss.rank:,}</p>"
-        f"<div class=row>{returned}<span>instead of</span>{expected}</div></section>"
-    )
-
-
-def _figure(path: Path, kind: str) -> str:
+def _picture(path: Path) -> dict[str, str | None]:
     try:
-        data = base64.b64encode(thumbnail(path.read_bytes(), _SIDE)).decode()
+        source = embedded(path.read_bytes(), _SIDE)
     except (OSError, SightlineError):
-        return f"<figure class='{kind}'>{escape(path.name)}</figure>"
-    return f"<img class='{kind}' src='data:image/webp;base64,{data}' alt='{escape(path.name)}'>"
+        source = None
+    return {"name": path.name, "source": source}

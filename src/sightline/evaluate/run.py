@@ -1,5 +1,7 @@
-"""A model and some judgements turned into figures: text to image, image to text, classification."""
+"""Measure a model on judged pictures, or a store against the exact answers."""
 
+import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,20 +9,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.phrases import sample_queries
 from sightline.encoders.base import Encoder
-from sightline.errors import TextNotSupported
-from sightline.evaluate import cost, metrics
-from sightline.evaluate.intervals import Estimate, bootstrap
+from sightline.errors import TextNotSupported, UsageError
+from sightline.evaluate import metrics
 from sightline.evaluate.judgements import Judgements
-from sightline.evaluate.metrics import Rankings, Values
+from sightline.evaluate.metrics import Interval, Rankings, Values, bootstrap
 from sightline.evaluate.vectors import image_vectors, text_vectors
+from sightline.index import Index
 from sightline.ingest import Options
+from sightline.stores.base import Store
 from sightline.types import Vectors
 
 _CUTS = (1, 5, 10)
 _WORST = 20
 _SHOWN = 5
+_TIMED_TEXTS = 50
+_STATM = Path("/proc/self/statm")  # Linux: pages in all, pages resident, ...
+_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,7 @@ class Task:
     values: dict[str, Values]
     groups: NDArray[np.int64]
 
-    def estimates(self) -> dict[str, Estimate]:
+    def estimates(self) -> dict[str, Interval]:
         """Each metric's mean with its 95 % interval."""
         return {name: bootstrap(values, self.groups) for name, values in self.values.items()}
 
@@ -46,7 +55,7 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ModelResult:
     """What one model achieves on some judgements."""
 
     name: str
@@ -80,20 +89,20 @@ class Measured:
         }
 
 
-def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: Options | None = None) -> Measured:
+def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: Options | None = None) -> ModelResult:
     """Measure a model. Vectors are kept in the folder `cache` and found there the next time."""
-    memory_bytes = cost.memory_bytes(encoder)
+    memory = memory_bytes(encoder)
     found = image_vectors(encoder, judgements.images, cache, options=options)
     images = [judgements.images[position] for position in found.positions]
     pairs, grades = _among(judgements, found.positions)
-    measured = Measured(
+    measured = ModelResult(
         name=encoder.name,
         dim=encoder.dim,
         tasks={"image_to_image": _same_class(found.vectors, _labels(pairs))} if judgements.is_classes else {},
         images_per_s=found.images_per_s,
         ms_per_text=None,
-        size_bytes=cost.size_bytes(encoder),
-        memory_bytes=memory_bytes,
+        size_bytes=size_bytes(encoder),
+        memory_bytes=memory,
         unreadable=len(judgements.images) - len(images),
     )
     try:
@@ -108,7 +117,62 @@ def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: 
         backwards = metrics.rankings(found.vectors, texts, pairs[:, ::-1], grades)
         measured.tasks["image_to_text"] = Task(_figures(backwards), np.arange(len(images)))
     worst = _worst(ranked, texts, found.vectors, judgements.queries, images, pairs)
-    return replace(measured, ms_per_text=cost.ms_per_text(encoder, judgements.queries), worst=worst)
+    return replace(measured, ms_per_text=ms_per_text(encoder, judgements.queries), worst=worst)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRecall:
+    """How much of the exact best k a store finds, and the median milliseconds of one query."""
+
+    queries: str
+    sample: int
+    k: int
+    recall: float
+    ms_per_query: float
+
+
+def store_recall(index: Index, *, sample: int = 200, k: int = 10, seed: int = 0) -> list[StoreRecall]:
+    """Search for phrases and for a sample of the index's own pictures, and compare with a full exact scan.
+
+    An approximate engine that is tuned on picture queries loses text queries silently, since they lie elsewhere: that
+    is why the two are measured apart. Of an image-only index, pictures alone are measured.
+    """
+    if index.count() == 0:
+        raise UsageError(f"{index.url} is empty, expected pictures to search: index a folder first")
+    queries = sample_queries(index.store, index.encoder, sample, seed=seed)
+    return [_recall_of_kind(index.store, kind, vectors, k) for kind, vectors in queries.items()]
+
+
+def size_bytes(encoder: Encoder) -> int | None:
+    """The files of the model; None for one that has no folder."""
+    folder = getattr(encoder, "folder", None)
+    if not isinstance(folder, Path):
+        return None
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def memory_bytes(encoder: Encoder) -> int | None:
+    """How much the process grows by loading both towers and running them once; None where the system does not say.
+
+    To be called before anything else is done with the encoder: what is loaded already does not show.
+    """
+    before = _resident_bytes()
+    blank = encoder.preprocess(Image.new("RGB", (encoder.image_size, encoder.image_size)))
+    encoder.encode_images(np.stack([blank, blank]))  # two: a batch, as indexing makes them
+    with contextlib.suppress(TextNotSupported):
+        encoder.encode_texts(["a picture"])
+    after = _resident_bytes()
+    return None if before is None or after is None else max(0, after - before)
+
+
+def ms_per_text(encoder: Encoder, texts: Sequence[str]) -> float:
+    """The median time of one text, in milliseconds, the first left out."""
+    spent = []
+    for text in list(texts[:_TIMED_TEXTS]) or [""]:
+        began = time.perf_counter()
+        encoder.encode_texts([text])
+        spent.append((time.perf_counter() - began) * 1e3)
+    return float(np.median(spent[1:] or spent))
 
 
 def _among(judgements: Judgements, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -177,3 +241,20 @@ def _worst(
         expected = [images[position] for position in pairs[pairs[:, 0] == query, 1][:_SHOWN]]
         misses.append(Miss(queries[query], int(first[query]), [images[at] for at in best], expected))
     return misses
+
+
+def _recall_of_kind(store: Store, kind: str, queries: Vectors, k: int) -> StoreRecall:
+    truth = exact_scores(store, queries, k)
+    found, spent = [], []
+    for vector in queries:
+        began = time.perf_counter()
+        found += store.search(vector[None], k)
+        spent.append((time.perf_counter() - began) * 1e3)
+    return StoreRecall(kind, len(queries), k, recall(found, truth), float(np.median(spent)))
+
+
+def _resident_bytes() -> int | None:
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return None

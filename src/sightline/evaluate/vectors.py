@@ -1,4 +1,4 @@
-"""Pictures and words of an evaluation turned into vectors, kept so that a second run costs seconds."""
+"""Encode the pictures and texts of an evaluation, with a cache so that a second run takes seconds."""
 
 import hashlib
 import os

@@ -1,1 +1,1 @@
-"""The exchange room: an index turned into files that other programs read, and such files into an index."""
+"""Move an index: to another store, into files for other programs, and from such files."""

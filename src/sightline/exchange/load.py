@@ -1,21 +1,48 @@
-"""Saved vectors into an index of the model that made them."""
+"""Import vectors from files, written by Sightline or in the layout of clip-retrieval, into an index."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sightline.chunks import chunks
 from sightline.encoders.base import load_encoder
 from sightline.encoders.hub import Hub
-from sightline.errors import IndexMismatch, UsageError
-from sightline.exchange.read import Saved, open_saved
-from sightline.exchange.write import BATCH_RECORDS
+from sightline.errors import IndexMismatch, SourceError, UsageError
+from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
+from sightline.filters.documents import load_payload
 from sightline.index import Index
+from sightline.sources.rows import Row, open_rows
+from sightline.sources.values import field_of, value_of
 from sightline.stores.base import Store, open_store
+from sightline.stores.url import StoreUrl
+from sightline.types import Payload, Record, Value, Vectors, record_id
+
+_URIS = ("uri", "url", "image_url", "image_path", "path", "filename")
+_VECTORS = ("vector", "embedding", "image_embedding", "emb")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Vectors in files: how long they are, which model made them if the files say so, and their records."""
+
+    dim: int
+    records: Callable[[], Iterator[Record]]
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load(
     path: Path,
-    url: str,
+    url: str | StoreUrl,
     *,
     model: str | None = None,
     hub: Hub | None = None,
@@ -26,7 +53,7 @@ def load(
     Files that Sightline did not write do not say which model made them: `model` must. Raises `IndexMismatch` if the
     index holds another model's vectors, `UsageError` if the model is not told or gives vectors of another length.
     """
-    saved = open_saved(path)
+    saved, url = open_saved(path), StoreUrl(url)
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:
@@ -39,7 +66,136 @@ def load(
     return written
 
 
-def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> Store:
+def open_saved(path: Path) -> Saved:
+    """A Parquet file with vectors, a folder that Sightline wrote, or a folder in the layout of clip-retrieval.
+
+    That layout is img_emb/img_emb_0.npy with metadata/metadata_0.parquet and so on. Memory is constant. Vectors are
+    scaled to length 1; those that have no direction are left out. Raises `SourceError` for anything else.
+    """
+    if path.is_file() and path.name.lower().endswith(".parquet"):
+        return _parquet(path)
+    if (path / VECTORS).is_file():
+        return _folder(path)
+    if found := sorted((path / "img_emb").glob("*.npy"), key=_number):
+        return _clip_retrieval(path, found)
+    raise SourceError(
+        f"{path} holds no vectors that are known, expected a Parquet file, a folder with {VECTORS} and {RECORDS}, or "
+        "one with img_emb/ and metadata/: check the path"
+    )
+
+
+def _folder(path: Path) -> Saved:
+    vectors = _mapped(path / VECTORS)
+    identity = json.loads((path / IDENTITY).read_text("utf-8")) if (path / IDENTITY).is_file() else {}
+
+    def rows() -> Iterator[tuple[str, Payload]]:
+        with (path / RECORDS).open(encoding="utf-8") as lines:
+            for line in lines:
+                row = load_payload(line)
+                yield str(row["uri"]), row["payload"]  # type: ignore[misc]
+
+    return Saved(vectors.shape[1], lambda: _joined(path, vectors, rows()), identity)
+
+
+def _clip_retrieval(path: Path, files: list[Path]) -> Saved:
+    """`image_path` is as clip-retrieval found it; a `url` is the better name, for it can be fetched."""
+    pairs = [(file, path / "metadata" / f"metadata_{_number(file)}.parquet") for file in files]
+    if missing := next((table for _, table in pairs if not table.is_file()), None):
+        raise SourceError(f"{missing} is not there, expected the metadata of {path}: run clip-retrieval with them")
+
+    def parts() -> Iterator[Iterator[Record]]:
+        for file, table in pairs:
+            rows = ((_uri(row, path), _payload(row)) for row in open_rows(table).walk())
+            yield _joined(file, _mapped(file), rows)
+
+    return Saved(_mapped(files[0]).shape[1], lambda: chain.from_iterable(parts()))
+
+
+def _parquet(path: Path) -> Saved:
+    table = open_rows(path)  # says what is wrong with it
+    from pyarrow import parquet
+
+    schema = parquet.read_schema(path)
+    column = next((name for name in _VECTORS if name in table.columns), None)
+    if column is None or not set(_URIS) & set(table.columns):
+        raise SourceError(
+            f"{path} has the columns {', '.join(table.columns)}, expected a vector ({', '.join(_VECTORS)}) and a URI "
+            f"or path ({', '.join(_URIS)}): rename them"
+        )
+    identity = json.loads((schema.metadata or {}).get(b"sightline", b"{}"))
+    kinds = {name: (schema.field(name).metadata or {}).get(b"kind", b"").decode() for name in table.columns}
+
+    def records() -> Iterator[Record]:
+        for few in chunks(table.walk(), BATCH_RECORDS):
+            vectors = np.asarray([row.pop(column) for row in few], np.float32)  # -> (n, dim)
+            known = [_known(row, kinds) if identity else _payload(row) for row in few]
+            yield from _records(zip((_uri(row, path.parent) for row in few), known, strict=True), vectors)
+
+    dim = identity.get("dim") or len(next(iter(table.walk()), {column: ()})[column])
+    return Saved(int(dim), records, identity)
+
+
+def _joined(path: Path, vectors: NDArray[Any], rows: Iterator[tuple[str, Payload]]) -> Iterator[Record]:
+    begin = 0
+    for few in chunks(rows, BATCH_RECORDS):
+        piece = np.asarray(vectors[begin : begin + len(few)], np.float32)
+        begin += len(few)
+        if len(piece) < len(few):
+            break
+        yield from _records(iter(few), piece)
+    if begin != len(vectors):
+        raise SourceError(
+            f"{path} has {len(vectors):,} vectors, expected as many as records ({begin:,} or more): write it again"
+        )
+
+
+def _records(rows: Iterator[tuple[str, Payload]], vectors: Vectors) -> Iterator[Record]:
+    norms = np.linalg.norm(vectors, axis=1)  # (n, dim) -> (n,)
+    for (uri, payload), vector, norm in zip(rows, vectors, norms, strict=True):
+        if np.isfinite(norm) and norm > 0:
+            yield Record(record_id(uri), uri, vector / norm, payload)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    try:
+        vectors: NDArray[Any] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read ({error}), expected a NumPy file: write it again") from error
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise SourceError(
+            f"{path} holds {vectors.dtype} of shape {vectors.shape}, expected vectors, (n, dim): check it"
+        )
+    return vectors
+
+
+def _uri(row: Row, folder: Path) -> str:
+    """The URL or path of a row as a URI; relative paths start from the folder."""
+    text = next((str(row[name]) for name in _URIS if row.get(name)), "")
+    if "://" in text:
+        return text if text.isascii() else quote(text, safe="/:?#[]@!$&'()*+,;=%~-._")
+    return (folder / text).absolute().as_uri()
+
+
+def _payload(row: Row) -> dict[str, Value]:
+    values = {field_of(name): value_of(cell) for name, cell in row.items() if name not in (*_VECTORS, *_URIS[:3])}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _known(row: Row, kinds: Mapping[str, str]) -> dict[str, Value]:
+    """What `write_parquet` wrote, as it was."""
+    given = {name: cell for name, cell in row.items() if name.startswith(PREFIX) and cell is not None}
+    return {
+        name.removeprefix(PREFIX): load_payload(cell)[""] if kinds[name] == "json" else cell
+        for name, cell in given.items()
+    }
+
+
+def _number(path: Path) -> int:
+    digits = re.findall(r"\d+", path.stem)
+    return int(digits[-1]) if digits else 0
+
+
+def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> Store:
     if not saved.identity:
         _make(saved, path, url, model, hub)
     store = open_store(url, dim=saved.dim)
@@ -56,7 +212,7 @@ def _store_for(saved: Saved, path: Path, url: str, model: str | None, hub: Hub |
     return store
 
 
-def _make(saved: Saved, path: Path, url: str, model: str | None, hub: Hub | None) -> None:
+def _make(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> None:
     """An index of the model that the user names, if it is not there."""
     if model is None:
         raise UsageError(f"{path} does not say which model made its vectors, expected its name: give --model")

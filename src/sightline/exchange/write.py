@@ -1,4 +1,4 @@
-"""The records of an index into a Parquet file, or into a folder with vectors.npy and records.jsonl."""
+"""Export an index: as a Parquet file, or as a folder with vectors.npy and records.jsonl."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The images room: the bytes of a file into upright RGB pixels, a payload, a thumbnail."""
+"""Picture files: decoding to upright RGB pixels, metadata, thumbnails."""

@@ -1,4 +1,4 @@
-"""The first bytes of a file into its picture format, or into a guess at what the file is instead."""
+"""Recognise the format of a picture by its first bytes, or say what the file looks like instead."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The header and EXIF of a picture into the payload of its record."""
+"""What a picture file says of itself, from its header and EXIF: size, format, when, where, with which camera."""
 
 import re
 from contextlib import suppress

@@ -1,12 +1,16 @@
-"""The bytes of a file into an upright RGB picture for an encoder, and what the file tells of it."""
+"""Read a picture file for an encoder, with what the file tells of itself, or make a small WebP of it for a page."""
 
 from dataclasses import dataclass
+from io import BytesIO
 
 from PIL.Image import Image
 
 from sightline.images.decode import LIMIT_MEGAPIXELS, decode, opened
 from sightline.images.metadata import payload
 from sightline.types import Value
+
+_WEBP_QUALITY = 75
+_WEBP_METHOD = 2  # of 6: the time that compression may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,18 @@ def open_picture(data: bytes, *, image_size: int, limit_megapixels: float | None
         size = file.size
         image = decode(file, _at_least(image_size))
         return Picture(image, payload(file, size))
+
+
+def thumbnail(data: bytes, side: int, *, limit_megapixels: float | None = LIMIT_MEGAPIXELS) -> bytes:
+    """The picture upright in WebP, its longer side `side` pixels or less; `ImageError` as from `read`."""
+    with opened(data, limit_megapixels) as file:
+        scale = side / max(file.size)
+        image = decode(file, (max(1, round(file.width * scale)), max(1, round(file.height * scale))))
+    image.thumbnail((side, side), reducing_gap=None)
+    image.info.clear()  # else EXIF and colour profile, often larger than the thumbnail, would be written along
+    buffer = BytesIO()
+    image.save(buffer, "WEBP", quality=_WEBP_QUALITY, method=_WEBP_METHOD)
+    return buffer.getvalue()
 
 
 def _at_least(image_size: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sightline.analysis.facets import Facet, facets
 from sightline.encoders.base import Encoder
@@ -25,6 +24,7 @@ from sightline.server.searcher import Asked, Found, Searcher
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import Thumbnails
 from sightline.stores.base import Store
+from sightline.stores.url import StoreUrl
 from sightline.types import Record, Vector
 
 _FACETS_S = 60.0  # the least age at which facets are counted again
@@ -35,12 +35,12 @@ _FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
 class Gallery:
     """An index with everything that answering from it needs."""
 
-    def __init__(self, name: str, url: str, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics) -> None:
         self.name, self.settings, self.metrics = name, settings, metrics
         self.index = Index(url, model=settings.model, hub=settings.hub)
         self.uploads = settings.uploads or default_uploads(url)
         cache = (settings.cache or settings.hub.cache) / "pages"
-        self.thumbnails = Thumbnails(cache / hashlib.sha256(url.encode()).hexdigest()[:12])
+        self.thumbnails = Thumbnails(cache / hashlib.sha256(url.reveal().encode()).hexdigest()[:12])
         self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
         self.writing = Pool("write", threads=1, max_waiting=16)
         self.fields = Fields()
@@ -194,22 +194,16 @@ def _warm_up(encoder: Encoder) -> bool:
     return True
 
 
-def default_uploads(url: str) -> Path | None:
+def default_uploads(url: StoreUrl) -> Path | None:
     """Beside an index in a folder; None for others, which need --uploads."""
-    return Path(f"{Path(url).absolute()}.uploads") if ":" not in url[2:] else None
-
-
-def _name(url: str) -> str:
-    """The last part of a path or URL, without the keys that may follow it."""
-    path = urlsplit(url).path if "://" in url else url
-    return Path(path.rstrip("/")).name.removesuffix(".index") or "index"
+    return Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
 
 
 def galleries(settings: Settings, metrics: Metrics) -> dict[str, Gallery]:
     """The indexes by name: the last part of the URL, with a number where two have the same."""
     found: dict[str, Gallery] = {}
     for url in settings.indexes:
-        stem = _name(url)
+        stem = url.name
         name = stem if stem not in found else f"{stem}-{len(found) + 1}"
         found[name] = Gallery(name, url, settings, metrics)
     return found

@@ -9,7 +9,7 @@ from tempfile import NamedTemporaryFile
 
 from PIL import Image
 
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import thumbnail
 from sightline.server.problems import Problem
 
 PREFIX = "q-"

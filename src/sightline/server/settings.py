@@ -6,6 +6,7 @@ from pathlib import Path
 from sightline.encoders.hub import Hub
 from sightline.errors import UsageError
 from sightline.server.fetching import Limits
+from sightline.stores.url import StoreUrl
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
@@ -21,7 +22,7 @@ class Settings:
     request may take, and how long its body may bring nothing to speak of. `urls` is None where no URL is fetched.
     """
 
-    indexes: tuple[str, ...]
+    indexes: tuple[StoreUrl, ...]
     model: str | None = None
     hub: Hub = field(default_factory=Hub)
     cache: Path | None = None

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from sightline.images.thumbnail import thumbnail
+from sightline.images.read import thumbnail
 from sightline.types import Hit, Record
 
 SIDES = (160, 320, 640, 1280, 2048)

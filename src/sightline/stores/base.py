@@ -1,11 +1,11 @@
 """What a store is, and a URL turned into one."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
 from sightline.errors import UsageError
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 
@@ -83,34 +83,21 @@ OPENERS = {
     "qdrant": "sightline.stores.qdrant:open_url",
     "vespa": "sightline.stores.vespa:open_url",
 }
-"""For each scheme of a URL the function `(url, *, dim) -> Store` that opens it, imported only when it is used."""
-
-HIDDEN = "***"
-"""What stands in messages for a password or key."""
-
-# Two characters at least: C:\photos is a path. No slash before the colon: ./a:b is one too.
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+"""For each scheme the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""
 
 
-def open_store(url: str, *, dim: int | None = None) -> Store:
+def open_store(url: str | StoreUrl, *, dim: int | None = None) -> Store:
     """The store that a path or URL names, created if `dim` is given and nothing is there.
 
     A path is a local index. Packages add schemes by entry points of the group `sightline.stores`, which name functions
     such as those of `OPENERS`. Raises `UsageError` for an unknown scheme and `StoreError` as the store does.
     """
-    match = _SCHEME.match(url)
-    return _opener(match[1].lower() if match else "file", url)(url, dim=dim)
+    url = StoreUrl(url)
+    return _opener(url)(url, dim=dim)
 
 
-def redacted(url: str) -> str:
-    """A URL without its password, for messages."""
-    before, at, after = url.rpartition("@")
-    start, slashes, who = before.partition("://")
-    user, colon, _ = who.partition(":")
-    return f"{start}://{user}:{HIDDEN}@{after}" if at and slashes and colon else url
-
-
-def _opener(scheme: str, url: str) -> Callable[..., Store]:
+def _opener(url: StoreUrl) -> Callable[..., Store]:
+    scheme = url.scheme
     if scheme in OPENERS:
         module, function = OPENERS[scheme].split(":")
         opener: Callable[..., Store] = getattr(import_module(module), function)
@@ -123,6 +110,6 @@ def _opener(scheme: str, url: str) -> Callable[..., Store]:
         return plugged
     known = ", ".join(sorted({*OPENERS, *others}))
     raise UsageError(
-        f"{redacted(url)!r} has the unknown scheme {scheme!r}, expected a path or one of {known}: install the package "
-        f"of that store, or write ./{redacted(url)} if it is a path"
+        f"{str(url)!r} has the unknown scheme {scheme!r}, expected a path or one of {known}: install the package "
+        f"of that store, or write ./{url} if it is a path"
     )

@@ -9,13 +9,16 @@ import numpy as np
 from sightline.errors import StoreError, StoreNotFound
 from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_records, check_search
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
 
-def open_url(url: str, *, dim: int | None = None) -> "MemoryStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "MemoryStore":
     """A new, empty store; every `memory:` is another one."""
     if dim is None:
-        raise StoreNotFound(f"{url!r} names no index that exists, expected dim for a new one: index something first")
+        raise StoreNotFound(
+            f"{str(url)!r} names no index that exists, expected dim for a new one: index something first"
+        )
     return MemoryStore(dim)
 
 

@@ -90,8 +90,8 @@ class TorchEncoder:
         """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored."""
         if self.towers.words is None:
             raise TextNotSupported(
-                f"the model {self.name!r} knows no words, expected a picture as the query: "
-                "index with a two-tower model, such as --model mini, to search by words"
+                f"model {self.name!r} has no text encoder: search by a picture instead, "
+                "or index with a two-tower model, such as --model mini, to search by words"
             )
         sound = [_sound(text) for text in texts]
         parts = [self._read(self.towers.words, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]

@@ -130,8 +130,8 @@ export class Results {
   get line() {
     const line = this.above.filter(passes).length;
     if (!this.isJudged || line === this.shown.length) return {};
-    if (!this.above.length) return { line, heading: "Probably nothing here; these are the nearest." };
-    return { line, heading: this.isTooDeep ? "Probably not, or not judged" : "Nearest, but probably not" };
+    if (!this.above.length) return { line, heading: "No confident match. Closest results:" };
+    return { line, heading: this.isTooDeep ? "Low confidence, or not rated" : "Low confidence" };
   }
 
   /** How many of the pictures are likely, `60+` where more may follow; empty where that is not known. */

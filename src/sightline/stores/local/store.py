@@ -21,6 +21,7 @@ from sightline.stores.local.upkeep import Damage, check_last_batch, compact, fin
 from sightline.stores.local.vectors import remove_other_files, sync_folder
 from sightline.stores.local.views import Stale, View, Views
 from sightline.stores.local.writes import delete_records, find, write_documents, write_records
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _Result = TypeVar("_Result")
@@ -33,14 +34,9 @@ _MOST_TRIES = 20  # a reader begins again when a compaction overtakes it; more o
 _logger = logging.getLogger(__name__)
 
 
-def open_url(url: str, *, dim: int | None = None) -> "LocalStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "LocalStore":
     """The store at a path or a file: URL, created if `dim` is given and nothing is there."""
-    if not url.lower().startswith("file:"):
-        return LocalStore(url, dim)
-    from urllib.parse import urlsplit
-    from urllib.request import url2pathname  # 10 ms, for all of HTTP
-
-    return LocalStore(url2pathname(urlsplit(url).path), dim)
+    return LocalStore(url.path, dim)
 
 
 def repair_store(path: str | Path) -> list[Damage]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sightline.errors import UsageError
-from sightline.stores.address import parse_address
 from sightline.stores.retries import PATIENCE_S
+from sightline.stores.url import StoreUrl, parse_address
 
 INDEXES = ("hnsw", "ivf", "flat")
 CONSISTENCIES = {"strong": "Strong", "session": "Session", "bounded": "Bounded", "eventually": "Eventually"}
@@ -65,11 +65,11 @@ class Place:
         return self.collection + NOTES_SUFFIX
 
 
-def parse_place(url: str) -> Place:
+def parse_place(url: str | StoreUrl) -> Place:
     """The place of `milvus://[user:key@]host[:port]/collection?...` or `milvus:path/to/file.db?collection=...`."""
     address = parse_address(url, _OPTIONS)
     options = address.options
-    file = None if address.host else Path(unquote(urlsplit(url).path)).expanduser()
+    file = None if address.host else Path(unquote(urlsplit(StoreUrl(url).reveal()).path)).expanduser()
     if file and (file.suffix != ".db" or options.get("collection", "") == ""):
         raise UsageError(
             f"{address.text} names neither a server nor a file of Milvus Lite, expected milvus://host/collection or "

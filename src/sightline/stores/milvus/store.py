@@ -13,6 +13,7 @@ from sightline.stores.milvus.place import Place, parse_place
 from sightline.stores.milvus.reading import Reader
 from sightline.stores.milvus.rows import record_of, record_rows
 from sightline.stores.milvus.writing import delete_ids, write_rows
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _SEAL_S = 600.0
@@ -23,7 +24,7 @@ _GRAPH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # first wha
 _FIRST_WIDTHS = {"hnsw": 256, "ivf": 64, "flat": 1}
 
 
-def open_url(url: str, *, dim: int | None = None) -> "MilvusStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "MilvusStore":
     """The store at `milvus://[user:key@]host[:port]/collection` or `milvus:///folder/file.db?collection=name`.
 
     Created if `dim` is given and nothing is there.

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from sightline.errors import ExtraMissing
+from sightline.stores.url import StoreUrl
 
 if TYPE_CHECKING:
     from sightline.stores.pgvector.store import PgvectorStore
 
 
-def open_url(url: str, *, dim: int | None = None) -> "PgvectorStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "PgvectorStore":
     """The index in a table that a postgresql: URL names, created if `dim` is given and nothing is there."""
     try:
         from sightline.stores.pgvector.store import PgvectorStore

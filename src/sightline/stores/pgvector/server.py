@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 from psycopg import pq
 
 from sightline.errors import UsageError
-from sightline.stores.address import parse_address
 from sightline.stores.retries import PATIENCE_S
+from sightline.stores.url import StoreUrl, parse_address
 
 EXACT_BELOW = 20_000
 """Comparing so many takes 25 ms at 512 dimensions, no more than a graph that finds as much."""
@@ -49,7 +49,7 @@ class Server:
     exact_below: int
 
 
-def parse_server(url: str) -> Server:
+def parse_server(url: str | StoreUrl) -> Server:
     """The parts of a URL `postgresql://user:password@host:port/database?table=photos`; `UsageError` if it is none.
 
     What libpq knows as an option passes through: sslmode, target_session_attrs, a socket's folder as host.
@@ -79,8 +79,8 @@ def parse_server(url: str) -> Server:
     )
 
 
-def _check_secrets(url: str) -> None:
-    given = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+def _check_secrets(url: str | StoreUrl) -> None:
+    given = {name for name, _ in parse_qsl(urlsplit(StoreUrl(url).reveal()).query, keep_blank_values=True)}
     for name in given.intersection(_SECRETS):
         raise UsageError(
             f"a postgresql: URL has {name}= behind its question mark, where messages show it, expected "

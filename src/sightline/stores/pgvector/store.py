@@ -13,6 +13,7 @@ from sightline.stores.pgvector.connections import Connection, Connections
 from sightline.stores.pgvector.filters import Condition, condition_of
 from sightline.stores.pgvector.server import parse_server
 from sightline.stores.ties import settle
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _BATCH_RECORDS = 5000  # of one COPY; measured: 25,000 records/s, 17,000 in batches of 1,000
@@ -34,7 +35,7 @@ class PgvectorStore:
 
     widths: Sequence[int] = search.WIDTHS
 
-    def __init__(self, url: str, dim: int | None = None) -> None:
+    def __init__(self, url: str | StoreUrl, dim: int | None = None) -> None:
         self._server = parse_server(url)
         self._connections = Connections(self._server)
         try:

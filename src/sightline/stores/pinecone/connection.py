@@ -11,9 +11,9 @@ from pinecone import Pinecone
 from pinecone.errors import exceptions as errors
 
 from sightline.errors import StoreError, StoreForbidden, StoreNotFound
-from sightline.stores.address import Address
 from sightline.stores.pinecone.entries import one_hot
 from sightline.stores.retries import PATIENCE_S, persist
+from sightline.stores.url import Address
 
 TAG = {"made-by": "sightline"}
 """On an index that may go when its last namespace goes."""

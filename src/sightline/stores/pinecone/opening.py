@@ -9,9 +9,9 @@ from pinecone import Pinecone
 from pinecone.errors import exceptions as errors
 
 from sightline.errors import DimensionMismatch, StoreError, StoreForbidden, StoreNotFound, UsageError
-from sightline.stores.address import Address, parse_address
 from sightline.stores.checks import check_dim
 from sightline.stores.pinecone.connection import TAG, Connection, namespace_of, reach
+from sightline.stores.url import Address, StoreUrl, parse_address
 
 OPTIONS = (
     "namespace",
@@ -33,7 +33,7 @@ _TIMEOUT_S = 30
 _READY_S = 300.0  # pods take minutes
 
 
-def connect(url: str, *, dim: int | None) -> Connection:
+def connect(url: StoreUrl, *, dim: int | None) -> Connection:
     """The index that a URL names, created if `dim` is given and it is missing; raises as `open_store` does."""
     address = parse_address(url, OPTIONS)
     _check_names(address)

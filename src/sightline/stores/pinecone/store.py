@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from sightline.errors import ExtraMissing, StoreError, StoreNotFound
 from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_records, check_search
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 try:
@@ -27,7 +28,7 @@ _MARKER = "store"  # the kind of note, and its key, that says that the namespace
 _FORMAT = 1
 
 
-def open_url(url: str, *, dim: int | None = None) -> "PineconeStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "PineconeStore":
     """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there.
 
     Raises `StoreNotFound`, `StoreForbidden`, `StoreUnreachable`, `DimensionMismatch`, or `StoreError` for an index or a

@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING
 
 from sightline.errors import ExtraMissing
+from sightline.stores.url import StoreUrl
 
 if TYPE_CHECKING:
     from sightline.stores.qdrant.store import QdrantStore
 
 
-def open_url(url: str, *, dim: int | None = None) -> "QdrantStore":
+def open_url(url: StoreUrl, *, dim: int | None = None) -> "QdrantStore":
     """The store in a collection of Qdrant, created if `dim` is given and nothing is there.
 
     `qdrant://:key@host:6333/collection?option=value`, or `qdrant:///folder?collection=name` for its local mode.

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from sightline.errors import UsageError
-from sightline.stores.address import Address, parse_address
+from sightline.stores.url import Address, StoreUrl, parse_address
 
 OPTIONS = (
     "collection",
@@ -59,7 +59,7 @@ class Settings:
         return self.name + NOTES
 
 
-def settings_of(url: str) -> Settings:
+def settings_of(url: str | StoreUrl) -> Settings:
     """The parts of a URL; `UsageError` for what cannot be."""
     address = parse_address(url, OPTIONS)
     folder = "" if address.host else _folder(address.name)

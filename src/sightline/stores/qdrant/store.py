@@ -28,6 +28,7 @@ from sightline.stores.qdrant.points import (
 from sightline.stores.qdrant.schema import ask_filtered, drop_collections, open_collections
 from sightline.stores.qdrant.search import Finder, consistency
 from sightline.stores.qdrant.settings import settings_of
+from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _WRITERS = 4  # requests at a time: the client makes one batch while the server takes in others
@@ -44,7 +45,7 @@ class QdrantStore:
     widths: Sequence[int] = (100, 200, 400, 800, 1600, 3200)
     """Of the list of candidates that a search keeps, `hnsw_ef`; 100 is what Qdrant itself would take."""
 
-    def __init__(self, url: str, dim: int | None = None) -> None:
+    def __init__(self, url: str | StoreUrl, dim: int | None = None) -> None:
         self._settings = settings_of(url)
         self._connection = Connection(self._settings)
         try:

@@ -11,8 +11,8 @@ from vespa.exceptions import VespaError
 
 from sightline.chunks import chunks
 from sightline.errors import StoreError, StoreForbidden, StoreFull
-from sightline.stores.address import Address
 from sightline.stores.retries import persist
+from sightline.stores.url import Address
 
 WORKERS = 16
 """Writes in flight: /document/v1 takes one document per request, and Vespa answers 429 when they are too many."""

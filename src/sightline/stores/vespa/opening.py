@@ -8,9 +8,9 @@ from typing import Any
 from vespa.package import ApplicationPackage
 
 from sightline.errors import DimensionMismatch, StoreError, StoreForbidden, StoreNotFound, StoreUnreachable, UsageError
-from sightline.stores.address import Address, parse_address
 from sightline.stores.checks import check_dim
 from sightline.stores.retries import PATIENCE_S
+from sightline.stores.url import Address, StoreUrl, parse_address
 from sightline.stores.vespa.client import Client, is_away, is_passing, refusal, status_of
 from sightline.stores.vespa.deploy import ConfigServer
 from sightline.stores.vespa.package import EXPLORED, LINKS, NOTES, build, check_name
@@ -26,7 +26,7 @@ _MARK = "sightline"  # the kind of note, and its key, that says what an index is
 _FORMAT = 1
 
 
-def open_url(url: str, *, dim: int | None = None) -> VespaStore:
+def open_url(url: StoreUrl, *, dim: int | None = None) -> VespaStore:
     """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there.
 
     Raises `UsageError`, `StoreNotFound`, `DimensionMismatch`, `StoreForbidden`, `StoreUnreachable` or `StoreError`.

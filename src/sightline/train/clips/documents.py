@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
 from sightline.encoders.preprocess import Preprocessing, preprocessing
-from sightline.encoders.tokens import Tokens, words
+from sightline.encoders.tokens import Tokens, tokenizer_config
 
 START, END = "<start_of_text>", "<end_of_text>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how open_clip's SimpleTokenizer splits
@@ -37,7 +37,7 @@ class Documents:
         with tempfile.TemporaryDirectory() as name:
             path = Path(name) / "tokenizer.json"
             path.write_text(self.tokenizer, encoding="utf-8")
-            return Tokens(words(self.config["text_cfg"], self.tokenizer_config, path))
+            return Tokens(tokenizer_config(self.config["text_cfg"], self.tokenizer_config, path))
 
     def write(self, folder: Path, more: Mapping[str, Any]) -> None:
         """Writes all four, with `more` in config.json."""

@@ -1,0 +1,282 @@
+"""The commands that fill an index: index, failures, remove."""
+
+import argparse
+import json
+import shlex
+import sys
+import threading
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
+from sightline.text import count, duration, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sightline.index import Index
+    from sightline.ingest import Options, Summary
+    from sightline.sources.base import Opening, Source
+    from sightline.sources.select import Selected
+
+_EXAMPLES = """\
+examples:
+  sightline index ~/Pictures
+  sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
+  sightline index captions.tsv --images photos
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add index, failures and remove."""
+    command = add_command(commands, "index", index, "index pictures; again after changes", epilog=_EXAMPLES)
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="a folder, looked through with all below it; a table of paths or URLs; a zip or tar file, or a pattern of "
+        "them (shards/{0000..0010}.tar); a picture or its URL",
+    )
+    add_index(command)
+    add_model(command)
+    _add_reading(command)
+    table = command.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
+    table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
+    table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
+    table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
+    table.add_argument("--no-cache", action="store_true", help="do not keep what is fetched from the web")
+    part = command.add_argument_group("a part of the source; what is left out stays in the index as it is")
+    part.add_argument(
+        "--where",
+        metavar="FILTER",
+        action="append",
+        default=[],
+        help="only pictures that match: split=train, price>=10, or JSON; by what is known before they are read",
+    )
+    part.add_argument("--sample", metavar="N", type=int, help="N of them by chance, the same ones each time")
+    part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
+    part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
+    command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
+    command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
+    command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
+    add_index(command)
+    add_model(command)
+    _add_reading(command)
+    command.add_argument("--retry", action="store_true", help="try them again")
+    command = add_command(commands, "remove", remove, "take pictures out of the index; the files stay")
+    command.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
+    add_index(command)
+    add_model(command)
+
+
+def index(options: argparse.Namespace) -> int:
+    """Index folders, with a progress bar on a terminal."""
+    from sightline.sources.base import open_source
+
+    opening = _opening(options)
+    # A wrong name is said before anything is done.
+    sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
+    by = _by(options)
+    with _open_for_writing(options) as target:
+        for source, items in sources:
+            summary = _with_progress(items, target, _reading(options), by)
+            _report(summary, source, target, options)
+    return 0
+
+
+def failures(options: argparse.Namespace) -> int:
+    """List the failures table, or work it off."""
+    with open_index(options) as target:
+        if options.retry:
+            summary = target.retry(_reading(options), _opening(options), by=_by(options))
+            _say(
+                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
+                options,
+            )
+        found = target.failures()
+    if options.json:
+        print(json.dumps([asdict(failure) for failure in found], indent=2))
+        return 0
+    for failure in found:
+        print(f"{printable(failure.uri)}\n    {failure.stage}: {printable(failure.reason)} ({failure.when})")
+    if not found:
+        _say("no failures: every picture that was offered is indexed", options)
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    """Take pictures out of the index."""
+    with open_index(options) as target:
+        removed = target.remove(options.pictures)
+    print(f"removed {count(removed, 'picture')} from {target.url}")
+    return 0 if removed else 1
+
+
+def _add_reading(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--workers",
+        metavar="N",
+        type=_workers,
+        default=None,
+        help="how many work at once (default: one a core), or a Ray cluster: ray://head:10001",
+    )
+    command.add_argument(
+        "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
+    )
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
+
+
+def _reading(options: argparse.Namespace) -> "Options":
+    from sightline.errors import UsageError
+    from sightline.ingest import Options
+
+    workers = options.workers if isinstance(options.workers, int) else None  # else a cluster's, which has its own
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers is {workers}, expected at least 1")
+    given = {"workers": workers, "limit_megapixels": options.max_megapixels}
+    return replace(Options(retry=options.retry), **{name: value for name, value in given.items() if value is not None})
+
+
+def _workers(text: str) -> int | str:
+    try:
+        return text if "://" in text else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor like ray://head:10001") from error
+
+
+def _by(options: argparse.Namespace) -> "Callable[..., Summary] | None":
+    """What does the work: a cluster if one was named, else None for the threads of this process."""
+    if not isinstance(options.workers, str):
+        return None
+    from sightline.distribute.driver import open_cluster
+
+    return open_cluster(options.workers, index_url(options), hub()).ingest
+
+
+def _opening(options: argparse.Namespace) -> "Opening":
+    from pathlib import Path
+
+    from sightline.sources.base import Opening
+
+    given = vars(options)
+    is_fresh = options.retry or given.get("no_cache")  # what failed may have been kept as it came
+    return Opening(
+        cache=None if is_fresh else hub().cache / "pictures",
+        image=given.get("image_column"),
+        caption=given.get("caption_column"),
+        base=Path(given["images"]) if given.get("images") else None,
+        archives=given.get("archives", False),
+    )
+
+
+def _selected(source: "Source", options: argparse.Namespace) -> "Source | Selected":
+    """The part of a source that is wanted; the source itself if that is all of it."""
+    from sightline.cli.where import parse_where
+    from sightline.sources.select import Selected
+
+    if not options.where and options.sample is None and options.limit is None:
+        return source
+    where = {"$and": [parse_where(text) for text in options.where]} if options.where else None
+    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed)
+
+
+def _open_for_writing(options: argparse.Namespace) -> "Index":
+    """The index; for a new one the choice of a model is made, and said, here."""
+    from sightline.encoders.base import choose_model
+    from sightline.errors import StoreNotFound
+
+    target = open_index(options)
+    try:
+        target.store  # noqa: B018  opens it
+    except StoreNotFound:
+        choice = choose_model(model_name(options) or "auto", hub())
+        if choice.reason:
+            _say(f"model {choice.name}: {choice.reason}", options)
+        return open_index(options, model=choice.name)
+    return target
+
+
+def _with_progress(
+    source: "Source | Selected", target: "Index", reading: "Options", by: "Callable[..., Summary] | None"
+) -> "Summary":
+    """Add the source while a bar on the terminal shows pictures/s, time left and failures."""
+    if not sys.stderr.isatty():
+        return target.add(source, reading, by=by)
+    from tqdm import tqdm
+
+    with tqdm(unit=" pictures", dynamic_ncols=True, smoothing=0.05, leave=False) as bar:
+        _count_in_background(source, bar)
+
+        def show(summary: "Summary") -> None:
+            done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
+            bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
+            bar.update(done - bar.n)
+
+        return target.add(source, replace(reading, on_progress=show), by=by)
+
+
+def _count_in_background(source: "Source | Selected", bar: "object") -> None:
+    """Find out how many pictures there are while the first ones are worked on, for the time left."""
+
+    def work() -> None:
+        bar.total = sum(1 for _ in source)  # type: ignore[attr-defined]
+
+    threading.Thread(target=work, daemon=True, name="sightline-count").start()
+
+
+def _report(summary: "Summary", source: "Source", target: "Index", options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps({"source": source.root, "index": target.url, **asdict(summary)}))
+        return
+    new = summary.encoded + summary.reused
+    parts = [f"{count(summary.encoded, 'picture')} encoded"]
+    parts += [f"{summary.reused:,} recognised"] if summary.reused else []
+    parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
+    parts += [f"{summary.removed:,} removed"] if summary.removed else []
+    rate = f", {summary.encoded / summary.seconds:.0f}/s" if summary.encoded and summary.seconds else ""
+    _say(
+        f"{', '.join(parts)} in {duration(summary.seconds)}{rate}; {target.url} has {count(target.count(), 'picture')}",
+        options,
+    )
+    if failed := summary.failed + summary.skipped:
+        _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+    if not summary.seen:
+        is_part = bool(getattr(options, "where", None))
+        what = "passes --where" if is_part else "found"
+        _say(f"no picture {what} under {source.root}{'' if is_part else _instead(source.root)}", options)
+    if summary.kept:
+        _say(
+            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
+            options,
+        )
+    if new and not summary.unchanged:
+        _say(f'search: sightline search "what you look for"{_named(options)}', options)
+
+
+def _instead(root: str) -> str:
+    """What a folder without pictures holds that pictures can be taken from, and how."""
+    from sightline.sources import archive, rows, video
+    from sightline.sources.base import file_of
+
+    folder = file_of(root)
+    names = sorted(folder.iterdir()) if folder and "#" not in root and folder.is_dir() else []
+    kinds = (
+        ("archive", archive.is_archive, "take the pictures in them with --archives"),
+        ("video", video.is_video, "index their scenes with sightline index {}"),
+        ("table", lambda path: rows.is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
+    )
+    for noun, is_one, advice in kinds:
+        if found := [path for path in names if is_one(path)]:
+            one = found[0] if len(found) == 1 else found[0].with_name(f"*{found[0].suffix}")
+            return f", but {count(len(found), noun)}: {advice.format(shlex.quote(str(one)))}"
+    return ""
+
+
+def _named(options: argparse.Namespace) -> str:
+    return f" --index {options.index}" if options.index else ""
+
+
+def _say(text: str, options: argparse.Namespace) -> None:
+    if not (options.quiet or options.json):
+        print(text)

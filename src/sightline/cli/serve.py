@@ -1,0 +1,190 @@
+"""The command that answers over HTTP: serve."""
+
+import argparse
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, store_url
+from sightline.text import count
+
+if TYPE_CHECKING:
+    from sightline.stores.url import StoreUrl
+
+_EXAMPLES = """\
+examples:
+  sightline serve                                    http://127.0.0.1:8000, for this machine only
+  sightline serve --index photos.index --compare siglip.index
+  sightline serve --host 0.0.0.0 --api-key readers.txt --write-key writers.txt
+"""
+
+
+def add_commands(commands: Commands) -> None:
+    """Add serve."""
+    command = add_command(commands, "serve", serve, "show an index as a web page and an HTTP API", epilog=_EXAMPLES)
+    add_index(command)
+    add_model(command)
+    command.add_argument(
+        "--compare",
+        metavar="URL",
+        type=store_url,
+        action="append",
+        default=[],
+        help="another index, to be seen side by side",
+    )
+    command.add_argument(
+        "--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)"
+    )
+    command.add_argument("--port", metavar="N", type=int, default=8000, help="the port (default: 8000)")
+    command.add_argument(
+        "--workers", metavar="N", type=int, default=1, help="processes that share the port (default: 1)"
+    )
+    _add_who(command)
+    _add_limits(command)
+
+
+def _add_who(command: argparse.ArgumentParser) -> None:
+    """Who may do what."""
+    command.add_argument("--api-key", metavar="FILE", default=None, help="keys that may search, one a line")
+    command.add_argument("--write-key", metavar="FILE", default=None, help="keys that may also upload and remove")
+    command.add_argument(
+        "--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it"
+    )
+    command.add_argument("--read-only", action="store_true", help="nobody may upload or remove")
+    command.add_argument(
+        "--uploads", metavar="DIR", default=None, help="where uploads are kept (default: INDEX.uploads)"
+    )
+    command.add_argument(
+        "--root",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a folder whose indexed pictures may be shown, beside the indexed folders",
+    )
+    command.add_argument(
+        "--cors", metavar="ORIGIN", action="append", default=[], help="a web site that may call the API"
+    )
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    """What is fetched, and how much is taken."""
+    command.add_argument(
+        "--allow-url-queries",
+        action="store_true",
+        help="search by the URL of a picture, too: the server fetches it, from public addresses only",
+    )
+    command.add_argument(
+        "--rate",
+        metavar="N",
+        type=float,
+        default=None,
+        help="requests a second for each key (default: 100 with keys, else any number)",
+    )
+    command.add_argument(
+        "--max-upload-mb", metavar="N", type=float, default=64, help="the largest request (default: 64)"
+    )
+    command.add_argument(
+        "--max-megapixels", metavar="N", type=float, default=100, help="the largest picture (default: 100)"
+    )
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Start the server."""
+    from sightline.errors import ExtraMissing
+
+    try:
+        from sightline.server.run import serve as run
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(
+            f"the package {error.name!r} is not installed, the server needs it: pip install 'sightline[server]'"
+        ) from error
+    from sightline.server.fetching import Limits
+    from sightline.server.settings import LOOPBACK, Settings, check_address
+
+    if options.make_key:
+        _make_keys(options.api_key, options.write_key)
+    read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
+    settings = Settings(
+        indexes=(index_url(options), *options.compare),
+        model=model_name(options),
+        hub=hub(),
+        uploads=_folder(options.uploads),
+        roots=tuple(filter(None, map(_folder, options.root))),
+        read_keys=read,
+        write_keys=write,
+        read_only=options.read_only,
+        hosts=tuple(dict.fromkeys((options.host, *LOOPBACK))),
+        origins=tuple(options.cors),
+        requests_per_s=options.rate if options.rate is not None else 100.0 if read or write else 0.0,
+        max_upload_bytes=int(options.max_upload_mb * 1e6),
+        max_megapixels=options.max_megapixels,
+        urls=Limits() if options.allow_url_queries else None,
+    )
+    check_address(options.host, settings)
+    _look(settings.indexes, settings.model)
+    shown = f"[{options.host}]" if ":" in options.host else options.host
+    print(f"open http://{shown}:{options.port} in a browser; Ctrl-C stops", flush=True)
+    run(settings, host=options.host, port=options.port, workers=options.workers)
+    return 0
+
+
+def _look(urls: "Sequence[StoreUrl]", model: str | None) -> None:
+    """Say what is served; a wrong model is an error now, a missing index may still come."""
+    from sightline.errors import StoreNotFound
+    from sightline.index import Index
+
+    for url in urls:
+        with Index(url, model=model, hub=hub()) as index:
+            try:
+                print(f"{index.url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
+            except StoreNotFound:
+                name = index.url  # without a password
+                print(
+                    f"{name} does not exist yet: sightline index FOLDER --index {name}, or upload pictures on the page"
+                )
+
+
+def _make_keys(*files: str | None) -> None:
+    """A key in each file that does not exist yet, for its owner's eyes."""
+    from sightline.errors import UsageError
+
+    if not any(files):
+        raise UsageError(
+            "--make-key does not say where to, expected a file: add --write-key FILE, --api-key FILE or both"
+        )
+    for file in filter(None, files):
+        try:
+            descriptor = os.open(Path(file).expanduser(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UsageError(f"cannot write a key into {file} ({error.strerror}): choose another place") from error
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(f"{(key := secrets.token_hex(24))}\n")
+        print(f"new key, in {file}: {key}", flush=True)
+
+
+def _keys(file: str | None, variable: str) -> tuple[str, ...]:
+    """The keys of a variable and of a file: one a line, empty lines and # comments left out."""
+    from sightline.errors import UsageError
+
+    text = os.environ.get(variable, "")
+    if file:
+        try:
+            text += "\n" + Path(file).expanduser().read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"cannot read the keys in {file} ({error}), expected a text file: check the path"
+            ) from error
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    if file and not keys:
+        raise UsageError(f"{file} holds no key, expected one a line: write a long random text into it")
+    if short := [key for key in keys if len(key) < 8]:
+        raise UsageError(f"a key has {len(short[0])} characters, expected at least 8: make it long and random")
+    return keys
+
+
+def _folder(text: str | None) -> Path | None:
+    return Path(os.path.abspath(Path(text).expanduser())) if text else None  # noqa: PTH100
