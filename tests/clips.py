@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sightline.encoders.torch import open_clip as loader
 from sightline.encoders.torch.libraries import library
-from sightline.train.clips import from_open_clip
-from sightline.train.clips.documents import END, START
+from sightline.encoders.torch.towers import END, START
 
 CONTEXT = 16
 VISION = {"image_size": 64, "patch_size": 16, "width": 32, "head_width": 16, "layers": 2}
@@ -60,7 +60,7 @@ def open_clip_folder(folder: Path, name: str = "tiny-vit") -> Path:
     folder.mkdir(parents=True)
     torch.save(spread(model).state_dict(), folder / "open_clip_pytorch_model.bin")
     document = {"model_cfg": CONFIGS[name], "preprocess_cfg": {"resize_mode": "shortest"}}
-    (folder / from_open_clip.CONFIG).write_text(json.dumps(document))
+    (folder / loader.CONFIG).write_text(json.dumps(document))
     return folder
 
 
@@ -68,7 +68,7 @@ def transformers_folder(folder: Path, kind: str = "clip") -> Path:
     """A folder as transformers saves it, with tokenizer and preprocessor."""
     import transformers
 
-    from sightline.train.clips.documents import byte_pair_tokenizer
+    from sightline.encoders.torch.towers import byte_pair_tokenizer
 
     torch.manual_seed(0)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
+from torch import nn
 
-from sightline.train.own.model import Shape, TwoTowers
+from sightline.train.config import Precision, Settings
+from sightline.train.mini import MiniTowers, Shape, documents_of, restored
+from sightline.train.model_folder import write_folder
 
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "green", "blue", "yellow", "photo", "of", "dark", "bright")
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 220), "yellow": (220, 210, 40)}
@@ -28,10 +32,10 @@ def shape() -> Shape:
     )
 
 
-def model(seed: int = 0) -> TwoTowers:
+def model(seed: int = 0) -> MiniTowers:
     """Random weights that let a picture through all blocks, the pooling head too, so that a fault in any shows."""
     torch.manual_seed(seed)
-    towers = TwoTowers(shape())
+    towers = MiniTowers(shape())
     for name, parameter in towers.image.named_parameters():
         if parameter.ndim == 4:
             torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear" if "project" in name else "relu")
@@ -76,6 +80,21 @@ def tokenizer() -> Tokenizer:
         },
     }
     return Tokenizer.from_str(json.dumps(document))
+
+
+def write(folder: Path, precision: Precision = "float32", *, calibration: NDArray[np.uint8] | None = None) -> None:
+    """The model as a folder; `calibration` are pixels, (n, 3, side, side)."""
+    write_folder(model().sides(documents_of(shape(), tokenizer().to_str())), folder, precision, calibration=calibration)
+
+
+def restore(folder: Path) -> MiniTowers:
+    """The model of a folder."""
+    return restored(folder, Settings()).model
+
+
+def state_of(tower: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """The weights of a tower as arrays by name."""
+    return {name: value.detach().float().cpu().numpy() for name, value in tower.state_dict().items()}
 
 
 def _added(number: int) -> dict[str, object]:

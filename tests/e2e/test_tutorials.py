@@ -193,11 +193,9 @@ def test_fine_tuning_is_measured_before_and_after(tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="export needs the train extra")
     from tests import tiny
 
-    from sightline.train.own.export import export
-
     captioned(tmp_path, 16)
     run(tmp_path, "web_application.py", "pictures", "captions.tsv", "--training-table", "train.tsv")
-    export(tiny.model(), tiny.tokenizer(), tmp_path / "start")
+    tiny.write(tmp_path / "start")
     sets = 'table = "train.tsv"\nimages = "pictures"\n'
     recipe = f'output = "tuned"\nprecision = "float32"\nstart.model = "start"\n[[data]]\n{sets}[[measure]]\n{sets}'
     recipe += "[optimiser]\nsteps = 2\nbatch_size = 8\nwarm_up_steps = 1\nwindow_slack = 1\n"

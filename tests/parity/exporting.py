@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.encoders.torch.libraries import library
-from sightline.train.clips.documents import END, byte_pair_tokenizer
-from sightline.train.clips.towers import CutAttention
+from sightline.encoders.torch.towers import END, byte_pair_tokenizer
+from sightline.train.clip import CutAttention
 
 open_clip = library("open_clip")
 __all__ = ["Shape", "export", "installed_merges", "make_model", "open_clip", "simple_tokenizer", "write_tokenizer"]

@@ -1,7 +1,7 @@
 """`sightline export`: the folder that is written gives the vectors of the library's own model, and says so."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,15 @@ for _package in ("onnx", "open_clip", "transformers"):  # open_clip itself canno
 from tests import clips, tiny  # noqa: E402
 
 from sightline.cli.main import main  # noqa: E402
+from sightline.encoders.base import load_encoder  # noqa: E402
+from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
-from sightline.errors import TrainingError  # noqa: E402
-from sightline.train import checkpoint  # noqa: E402
-from sightline.train.clips import start as start_clip  # noqa: E402
-from sightline.train.clips.from_transformers import preprocess_of  # noqa: E402
-from sightline.train.config import Settings, as_document  # noqa: E402
-from sightline.train.export import convert  # noqa: E402
-from sightline.train.export.convert import REPORT  # noqa: E402
-from sightline.train.own.export import export as export_own  # noqa: E402
+from sightline.encoders.preprocess import as_config, preprocessing  # noqa: E402
+from sightline.encoders.torch.transformers import preprocessing_of  # noqa: E402
+from sightline.errors import EncoderError, TrainingError  # noqa: E402
+from sightline.train import checkpoint, clip, export  # noqa: E402
+from sightline.train.config import Settings  # noqa: E402
+from sightline.train.export import REPORT, convert  # noqa: E402
 
 pytestmark = pytest.mark.torch
 SOURCES = ("open_clip:{}/tiny-vit", "open_clip:{}/tiny-resnet", "open_clip:{}/tiny-siglip", "hf:{}/clip", "{}/siglip")
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_export_gives_the_vectors_of_the_library_itself(
     folder: Path, tmp_path: Path, source: str, precision: str
 ) -> None:
-    report = convert.convert(source.format(folder), tmp_path / "out", precision, pictures=folder / "captions.tsv")
+    report = convert(source.format(folder), tmp_path / "out", precision, pictures=folder / "captions.tsv")
     assert list(report.precisions) == ["fp32", precision]
     for name, entry in report.precisions.items():
         assert entry["image_cosine"]["min"] > SMALLEST[name]
@@ -63,7 +63,7 @@ def test_an_export_gives_the_vectors_of_the_library_itself(
 def test_batch_and_length_are_free_where_the_tower_is_causal(
     folder: Path, tmp_path: Path, name: str, is_free: bool
 ) -> None:
-    convert.convert(f"open_clip:{folder}/{name}", tmp_path / "out", pictures=folder)
+    convert(f"open_clip:{folder}/{name}", tmp_path / "out", pictures=folder)
     encoder = OnnxEncoder(tmp_path / "out")
     texts = ["a", "a red cat on a mat", "two"]
     together, alone = encoder.encode_texts(texts), np.concatenate([encoder.encode_texts([text]) for text in texts])
@@ -76,7 +76,7 @@ def test_batch_and_length_are_free_where_the_tower_is_causal(
 
 
 def test_the_folder_says_what_the_source_says(folder: Path, tmp_path: Path) -> None:
-    convert.convert(f"open_clip:{folder}/tiny-siglip", tmp_path / "out", pictures=folder)
+    convert(f"open_clip:{folder}/tiny-siglip", tmp_path / "out", pictures=folder)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["text_cfg"]["no_causal_mask"] is True
     assert config["text_cfg"]["tokenizer_kwargs"] == {"clean": "canonicalize"}
@@ -88,7 +88,7 @@ def test_the_folder_says_what_the_source_says(folder: Path, tmp_path: Path) -> N
 
 def test_the_same_model_is_written_to_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for name in ("one", "other"):
-        convert.convert(f"open_clip:{folder}/tiny-vit", tmp_path / name, pictures=folder)
+        convert(f"open_clip:{folder}/tiny-vit", tmp_path / name, pictures=folder)
     for part in ("visual", "textual"):
         one, other = ((tmp_path / name / part / "model.onnx").read_bytes() for name in ("one", "other"))
         assert one == other
@@ -99,47 +99,46 @@ def test_an_export_that_gives_other_vectors_is_refused_and_nothing_is_written(
 ) -> None:
     """A config that promises another mean than the model has is a fault that only a comparison of vectors finds."""
     model = clips.open_clip_folder(tmp_path / "model")
-    real = start_clip.LOADERS["open_clip"]
+    real = clip.load_towers
 
     def faulty(*given: Any) -> Any:
-        loaded = real(*given)
-        preprocess = {**loaded.documents.preprocess, "mean": [0.9, 0.1, 0.9]}
-        return replace(loaded, documents=replace(loaded.documents, preprocess=preprocess))
+        towers = real(*given)
+        return replace(towers, preprocessing=replace(towers.preprocessing, mean=(0.9, 0.1, 0.9)))
 
-    monkeypatch.setitem(start_clip.LOADERS, "open_clip", faulty)
+    monkeypatch.setattr(export.clip, "load_towers", faulty)
     with pytest.raises(TrainingError, match=r"the image vectors .* cosine of .* expected 0.999 or more"):
-        convert.convert(f"open_clip:{model}", tmp_path / "out", pictures=folder)
+        convert(f"open_clip:{model}", tmp_path / "out", pictures=folder)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(TrainingError, match=r"file.out cannot be written .* expected room for the model"):
-        convert.convert(f"open_clip:{folder}/tiny-vit", tmp_path / "file" / "out", pictures=folder)
+        convert(f"open_clip:{folder}/tiny-vit", tmp_path / "file" / "out", pictures=folder)
 
 
 def test_eight_bits_of_a_convolutional_tower_need_pictures(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"convolutional.*expected --pictures"):
-        convert.convert(f"open_clip:{folder}/tiny-resnet", tmp_path / "out", "int8")
+        convert(f"open_clip:{folder}/tiny-resnet", tmp_path / "out", "int8")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_our_own_towers_are_exported_too(folder: Path, tmp_path: Path, precision: str) -> None:
-    export_own(tiny.model(), tiny.tokenizer(), tmp_path / "own")
-    report = convert.convert(str(tmp_path / "own"), tmp_path / "out", precision, pictures=folder / "captions.tsv")
+    tiny.write(tmp_path / "own")
+    report = convert(str(tmp_path / "own"), tmp_path / "out", precision, pictures=folder / "captions.tsv")
     assert report.precisions[precision]["text_cosine"]["min"] > SMALLEST[precision]
     assert report.precisions["fp32"]["image_cosine"]["median"] > 0.999
 
 
 def test_a_checkpoint_of_an_unfinished_run_is_exported_with_its_average(folder: Path, tmp_path: Path) -> None:
-    loaded = start_clip.load(f"open_clip:{folder}/tiny-vit", folder)
-    run = start_clip.ClipStart(loaded.clip(), loaded.documents, loaded.rebuild, Settings())
+    name = f"open_clip:{folder}/tiny-vit"
+    run = clip.start_from(clip.load_towers(name, Hub()), Settings())
     state = {name: torch.zeros_like(value) for name, value in run.model.state_dict().items()}
     trained = {"trainer": {"model": state, "average": run.model.state_dict()}, "model": run.description()}
-    checkpoint.save(tmp_path / "run", trained, as_document(Settings()))
-    report = convert.convert(str(tmp_path / "run"), tmp_path / "out", pictures=folder)
+    checkpoint.save(tmp_path / "run", trained, asdict(Settings()))
+    report = convert(str(tmp_path / "run"), tmp_path / "out", pictures=folder)
     assert report.precisions["fp32"]["image_cosine"]["min"] > 0.9999
-    expected = np.stack([loaded.encode_text("a red cat")])
+    expected = load_encoder(name).encode_texts(["a red cat"])
     assert float((OnnxEncoder(tmp_path / "out").encode_texts(["a red cat"]) * expected).sum()) > 0.9999
 
 
@@ -171,11 +170,13 @@ def test_the_command_prints_the_report_and_the_folder_searches(
     ],
 )  # fmt: skip
 def test_the_preprocessor_of_transformers_is_understood(processor: dict[str, Any], expected: tuple[Any, ...]) -> None:
-    found = preprocess_of({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, **processor}, 224)
+    how = preprocessing_of({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3, **processor}, "hf:x")
+    found = as_config(how)
     assert (found["size"], found["resize_mode"], found["interpolation"]) == expected
+    assert preprocessing(found) == how
 
 
 def test_a_preprocessor_that_we_cannot_follow_is_refused() -> None:
-    processor = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}, "do_center_crop": True}
-    with pytest.raises(TrainingError, match=r"short side to 256 and crops 224"):
-        preprocess_of({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **processor}, 224)
+    processor = {"size": {"shortest_edge": 256}, "do_center_crop": False}
+    with pytest.raises(EncoderError, match=r"hf:x resizes pictures to .*256.* expected a square"):
+        preprocessing_of({"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **processor}, "hf:x")

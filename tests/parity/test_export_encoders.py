@@ -19,7 +19,7 @@ from sightline.encoders.base import load_encoder  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.encoders.torch.libraries import quietly  # noqa: E402
 from sightline.errors import TextNotSupported  # noqa: E402
-from sightline.train.export.convert import convert  # noqa: E402
+from sightline.train.export import convert  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]  # the libraries warn of themselves
 MODELS = {

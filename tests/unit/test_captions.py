@@ -17,8 +17,7 @@ pytest.importorskip("torch", reason="captioning needs the caption extra")
 from sightline.encoders.hub import Hub
 from sightline.errors import EncoderError, HubUnreachable, ModelNotFound, SourceError, UsageError
 from sightline.evaluate import judgements
-from sightline.train.captions.captioners import BLIP, Captioner, coca, load_captioner
-from sightline.train.captions.table import Captioned, caption
+from sightline.train.captions import BLIP, Captioner, CaptionProgress, caption, coca, load_captioner
 from sightline.train.config import DataSettings
 from sightline.train.data import read_set
 
@@ -75,7 +74,7 @@ def test_a_second_run_captions_only_what_is_new(photos: Path) -> None:
 def test_a_kill_loses_a_batch_at_most(photos: Path) -> None:
     table = photos.parent / "captions.tsv"
 
-    def kill(done: Captioned) -> None:
+    def kill(done: CaptionProgress) -> None:
         if done.written == 4:
             raise KeyboardInterrupt
 

@@ -15,7 +15,6 @@ from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
 from sightline.index import Index
 from sightline.train.config import DataSettings, Mode, OptimiserSettings, Settings, StartSettings
-from sightline.train.own.export import export
 from sightline.train.run import train
 
 pytestmark = pytest.mark.torch
@@ -36,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     """Pictures, a model, and an index that the model built."""
     (tmp_path / "photos").mkdir()
     tiny.coloured_pictures(tmp_path / "photos")
-    export(tiny.model(), tiny.tokenizer(), tmp_path / "start")
+    tiny.write(tmp_path / "start")
     with Index(str(tmp_path / "photos.index"), model=str(tmp_path / "start")) as index:
         assert index.add(tmp_path / "photos").encoded > 0
     return tmp_path

@@ -21,8 +21,8 @@ from tests import clips, tiny  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.encoders.preprocess import preprocessing  # noqa: E402
-from sightline.errors import ModelDamaged, SightlineError, SourceError, TrainingError, UsageError  # noqa: E402
-from sightline.train.clips import start as start_clip  # noqa: E402
+from sightline.errors import ModelDamaged, ModelNotFound, SightlineError, SourceError, TrainingError, UsageError  # noqa: E402
+from sightline.train import checkpoint, clip  # noqa: E402
 from sightline.train.config import (  # noqa: E402
     DataSettings,
     Device,
@@ -32,9 +32,9 @@ from sightline.train.config import (  # noqa: E402
     StartSettings,
     TeacherSettings,
 )
-from sightline.train.device import choose_device  # noqa: E402
 from sightline.train.loop import trainer  # noqa: E402
-from sightline.train.pictures import PictureFiles, cropped  # noqa: E402
+from sightline.train.model import choose_device, export  # noqa: E402
+from sightline.train.pictures import PictureFiles, random_crop  # noqa: E402
 from sightline.train.prepare import prepare  # noqa: E402
 from sightline.train.run import Progress, train  # noqa: E402
 
@@ -103,9 +103,9 @@ def test_a_killed_run_of_a_clip_goes_on_to_the_same_losses(folder: Path, setting
 
 
 def tuned_and_start(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    start = start_clip.open_clip_start(settings, folder).model.state_dict()
+    start = clip.open_clip_start(settings, folder).model.state_dict()
     train(settings, folder)
-    return start_clip.read_weights(Path(settings.output) / start_clip.WEIGHTS)[1], start  # type: ignore[return-value]
+    return checkpoint.read_weights(Path(settings.output) / checkpoint.WEIGHTS)[1], start  # type: ignore[return-value]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_the_query_adapter_of_a_clip_leaves_every_indexed_vector_as_it_is(
     tuned, start = tuned_and_start(folder, adapting)
     moved = {name for name in start if not torch.equal(start[name], tuned[name])}
     assert moved == {"text.adapter.weight", "log_scale"}
-    model = start_clip.open_clip_start(settings, folder)
-    model.export(model.model, tmp_path / "start", "float32", ())
+    start_of_run = clip.open_clip_start(settings, folder)
+    export(start_of_run.model, start_of_run.documents, tmp_path / "start", "float32")
     before, after = OnnxEncoder(tmp_path / "start"), OnnxEncoder(tmp_path / "out")
     graphs = [(tmp_path / name / "visual" / "model.onnx").read_bytes() for name in ("start", "out")]
     assert graphs[0] == graphs[1]
@@ -156,8 +156,8 @@ def test_the_query_adapter_of_a_clip_leaves_every_indexed_vector_as_it_is(
 
 def test_the_adapter_is_in_the_exported_text_graph(folder: Path, settings: Settings, tmp_path: Path) -> None:
     train(replace(longer(settings, head_rate=1e-2), mode="query_adapter"), folder)
-    description, state = start_clip.read_weights(tmp_path / "out" / start_clip.WEIGHTS)
-    start = start_clip.described(description, settings)
+    description, state = checkpoint.read_weights(tmp_path / "out" / checkpoint.WEIGHTS)
+    start = clip.described(description, settings)
     start.model.load_state_dict(state)
     ids = torch.tensor(start.ids(["a photo of red 1"]))
     with torch.no_grad():
@@ -168,8 +168,8 @@ def test_the_adapter_is_in_the_exported_text_graph(folder: Path, settings: Setti
 def test_a_run_goes_on_from_the_folder_of_an_earlier_one(folder: Path, settings: Settings, tmp_path: Path) -> None:
     train(settings, folder)
     again = replace(settings, start=StartSettings(model=str(tmp_path / "out")), output=str(tmp_path / "again"))
-    start = start_clip.open_clip_start(again, folder).model.state_dict()
-    tuned = start_clip.read_weights(tmp_path / "out" / start_clip.WEIGHTS)[1]
+    start = clip.open_clip_start(again, folder).model.state_dict()
+    tuned = checkpoint.read_weights(tmp_path / "out" / checkpoint.WEIGHTS)[1]
     assert all(torch.equal(start[name], tuned[name]) for name in tuned)
     frozen = replace(again, mode="image_frozen")
     train(frozen, folder)
@@ -206,7 +206,7 @@ def test_a_step_sees_another_part_of_a_picture_each_time_and_the_same_one_when_r
     how = preprocessing({"size": 64})
     files = PictureFiles([folder / "1.png", folder / "2.png"], how, 0.5)
     places = np.array([1, 0])
-    one, same, other = (files.sights(places, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, same, other = (files.augmented(places, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one.shape == (2, 3, 64, 64)
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
@@ -221,7 +221,8 @@ def test_a_crop_keeps_to_the_picture_and_to_its_least_area(size: tuple[int, int]
     image = Image.fromarray(np.stack([x, y, 0 * x], axis=2).astype(np.uint8))
     how = preprocessing({"size": 64, "resize_mode": mode})
     for seed in range(30):
-        red, green, _ = cropped(image, how, 0.5, np.random.default_rng(seed)).astype(int)
+        crop = random_crop(image, how, 0.5, np.random.default_rng(seed))
+        red, green, _ = np.asarray(crop).transpose(2, 0, 1).astype(int)
         wide, high = (int(red.max() - red.min()) / 255 * width, int(green.max() - green.min()) / 255 * height)
         whole = width * height if mode == "squash" else min(size) ** 2
         assert 0.35 * whole < wide * high < 1.05 * whole
@@ -260,9 +261,9 @@ def test_a_run_on_cuda_learns_and_its_checkpoint_goes_on_on_a_cpu(folder: Path, 
     [
         (
             "open_clip:ViT-B-32/laion2b_s34b_b79k",
-            "are not on this disk and offline mode is on.*hf download laion/CLIP-ViT",
+            "is not on this disk and offline mode is on.*hf download laion/CLIP-ViT",
         ),
-        ("open_clip:ViT-B-32/laion3b", r"'laion3b' is no weights of ViT-B-32 .*openai, .*correct the part after"),
+        ("open_clip:ViT-B-32/laion3b", r"no weights 'laion3b' of ViT-B-32 .*openai, .*did you mean"),
         ("open_clip:ViT-B-23", r"no architecture 'ViT-B-23'.*ViT-B-32"),
         ("open_clip:./nowhere", r"nowhere holds no open_clip_config.json"),
         ("hf:openai/clip-vit-base-patch32", "not on this disk and offline mode is on.*hf download openai/clip-vit"),
@@ -271,24 +272,24 @@ def test_a_run_on_cuda_learns_and_its_checkpoint_goes_on_on_a_cpu(folder: Path, 
 )
 def test_a_start_that_is_not_here_is_named_at_once(folder: Path, name: str, message: str) -> None:
     with pytest.raises(SightlineError, match=message):
-        start_clip.load(name, folder, Hub(offline=True))
+        clip.load_towers(name, Hub(offline=True), folder)
 
 
 def test_weights_of_another_architecture_are_refused(folder: Path, tmp_path: Path) -> None:
     other = clips.open_clip_folder(tmp_path / "other", "tiny-resnet")
     shutil.copy(folder / "vit" / "open_clip_pytorch_model.bin", other)
     with pytest.raises(ModelDamaged, match=r"other cannot be loaded \(RuntimeError"):
-        start_clip.load(f"open_clip:{other}", folder)
+        clip.load_towers(f"open_clip:{other}", Hub(), folder)
     damaged = clips.open_clip_folder(tmp_path / "damaged")
     (damaged / "open_clip_pytorch_model.bin").write_bytes(b"nothing")
     with pytest.raises(ModelDamaged, match=r"damaged cannot be loaded"):
-        start_clip.load(f"open_clip:{damaged}", folder)
+        clip.load_towers(f"open_clip:{damaged}", Hub(), folder)
 
 
 def test_a_captioner_is_no_start(tmp_path: Path) -> None:
     captioner = clips.open_clip_folder(tmp_path / "coca", "tiny-coca")
     with pytest.raises(TrainingError, match=r"is a CoCa: expected two towers"):
-        start_clip.load(f"open_clip:{captioner}", tmp_path)
+        clip.start_from(clip.load_towers(f"open_clip:{captioner}", Hub()), Settings())
 
 
 def test_a_transformers_folder_that_lacks_a_weight_is_refused(tmp_path: Path) -> None:
@@ -298,14 +299,33 @@ def test_a_transformers_folder_that_lacks_a_weight_is_refused(tmp_path: Path) ->
     tensors = load_file(weights)
     del tensors["text_projection.weight"]
     save_file(tensors, weights, {"format": "pt"})
-    with pytest.raises(TrainingError, match=r"lacks text_projection.weight"):
-        start_clip.load("hf:./hf", tmp_path)
+    with pytest.raises(ModelDamaged, match=r"lacks text_projection.weight"):
+        clip.load_towers("hf:./hf", Hub(), tmp_path)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(TrainingError, match=r"of type 'bert': expected clip or siglip"):
-        start_clip.load("hf:./hf", tmp_path)
+    with pytest.raises(ModelNotFound, match=r"of type 'bert', expected one of clip, siglip"):
+        clip.load_towers("hf:./hf", Hub(), tmp_path)
 
 
-def test_a_clip_has_no_sentence_encoder_to_soften_with(folder: Path, settings: Settings) -> None:
-    with pytest.raises(UsageError, match=r"holds no sentence encoder"):
-        prepare(replace(settings, teacher=TeacherSettings(soft_share=0.2)), folder, lambda note: None)
+@pytest.mark.parametrize(
+    ("start", "teacher", "named"),
+    [
+        ("open_clip:./vit", TeacherSettings(soft_share=0.2), "teacher.soft_share is set"),
+        ("open_clip:./vit", TeacherSettings(classifier_weight=0.2), "teacher.classifier_weight is set"),
+        ("", TeacherSettings(), "start.model is empty"),
+    ],
+)
+def test_what_only_the_recipe_of_mini_reads_is_refused(
+    folder: Path, settings: Settings, start: str, teacher: TeacherSettings, named: str
+) -> None:
+    wanted = replace(settings, start=StartSettings(model=start), teacher=teacher)
+    with pytest.raises(UsageError, match=rf"{named}, which only the recipe of a new bundled model reads"):
+        prepare(wanted, folder, lambda note: None)
+
+
+def test_a_model_of_pictures_alone_is_no_start(folder: Path, settings: Settings) -> None:
+    from tests import towers
+
+    name = towers.timm_state(folder)
+    with pytest.raises(TrainingError, match=r"timm:test_resnet@.* is a .*: expected two towers"):
+        prepare(replace(settings, start=StartSettings(model=name)), folder, lambda note: None)

@@ -84,11 +84,10 @@ def test_a_resumed_run_draws_the_curve_from_its_first_step(tmp_path: Path) -> No
     from tests import tiny
 
     from sightline.train.config import DataSettings, OptimiserSettings, Settings, StartSettings
-    from sightline.train.own.export import export
     from sightline.train.run import RECORD, Progress, train
 
     tiny.coloured_pictures(tmp_path)
-    export(tiny.model(), tiny.tokenizer(), tmp_path / "start")
+    tiny.write(tmp_path / "start")
     pictures = DataSettings(table="captions.tsv", images=".", split="train")
     settings = Settings(
         output="out",

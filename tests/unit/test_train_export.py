@@ -15,8 +15,6 @@ import onnxruntime  # noqa: E402
 from tests import tiny  # noqa: E402
 
 from sightline.errors import ModelDamaged, ModelNotFound  # noqa: E402
-from sightline.train.own.export import export, state_of  # noqa: E402
-from sightline.train.own.restore import restore  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -31,14 +29,14 @@ def pictures() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def float_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("float") / "model"
-    export(tiny.model(), tiny.tokenizer(), folder)
+    tiny.write(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def int8_folder(tmp_path_factory: pytest.TempPathFactory, pictures: NDArray[np.uint8]) -> Path:
     folder = tmp_path_factory.mktemp("int8") / "model"
-    export(tiny.model(), tiny.tokenizer(), folder, "int8", calibration=pictures)
+    tiny.write(folder, "int8", calibration=pictures)
     return folder
 
 
@@ -86,18 +84,18 @@ def test_int8_towers_are_a_quarter_of_the_size_or_little_more(float_folder: Path
 
 
 def test_a_float_model_is_restored_exactly(float_folder: Path) -> None:
-    model, _ = restore(float_folder)
+    model = tiny.restore(float_folder)
     for tower, original in ((model.image, tiny.model().image), (model.text, tiny.model().text)):
-        expected = state_of(original)
-        for name, value in state_of(tower).items():
+        expected = tiny.state_of(original)
+        for name, value in tiny.state_of(tower).items():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
 def test_an_int8_model_is_restored_to_within_half_a_step_of_each_weight(int8_folder: Path) -> None:
-    model, _ = restore(int8_folder)
+    model = tiny.restore(int8_folder)
     for tower, original in ((model.image, tiny.model().image), (model.text, tiny.model().text)):
-        expected = state_of(original)
-        for name, value in state_of(tower).items():
+        expected = tiny.state_of(original)
+        for name, value in tiny.state_of(tower).items():
             # Biases of quantised convolutions are rounded in steps of the product of two scales, which are finer.
             step = np.abs(expected[name]).max() / 127
             assert np.abs(value - expected[name]).max() <= 0.51 * step + 1e-3 * name.endswith("bias"), name
@@ -119,7 +117,7 @@ def test_the_folder_says_how_to_use_the_model(float_folder: Path) -> None:
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="holds no model"):
-        restore(tmp_path)
+        tiny.restore(tmp_path)
 
 
 def test_a_graph_that_lacks_a_weight_is_damaged(float_folder: Path, tmp_path: Path) -> None:
@@ -129,4 +127,4 @@ def test_a_graph_that_lacks_a_weight_is_damaged(float_folder: Path, tmp_path: Pa
     del graph.graph.initializer[3]
     onnx.save(graph, folder / "visual" / "model.onnx")
     with pytest.raises(ModelDamaged, match="lacks"):
-        restore(folder)
+        tiny.restore(folder)

@@ -1,4 +1,4 @@
-"""Recall, mixtures of weights, cut vocabularies and batches, each on something small enough to work out by hand."""
+"""Recall, mixtures of weights and batches, each on something small enough to work out by hand."""
 
 from dataclasses import replace
 
@@ -9,11 +9,10 @@ torch = pytest.importorskip("torch", reason="training needs the torch extra")
 
 from tests import tiny  # noqa: E402
 
-from sightline.train.batches import Source, draw  # noqa: E402
-from sightline.train.interpolate import Point, best, mixture  # noqa: E402
-from sightline.train.keywords import keywords  # noqa: E402
-from sightline.train.measure import recall_of  # noqa: E402
-from sightline.train.own.text import padded, prune, token_ids  # noqa: E402
+from sightline.train.batches import TrainingSet, draw, keywords  # noqa: E402
+from sightline.train.measure import Point, best, mixture, recall_of  # noqa: E402
+from sightline.train.mini import documents_of  # noqa: E402
+from sightline.train.model import padded  # noqa: E402
 from sightline.train.pictures import CachedMaps  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -46,30 +45,23 @@ def test_the_best_mixture_gains_most_without_losing_more_than_allowed() -> None:
     assert best([points[0], Point(1.0, 0.50, 0.60)], largest_loss=0.03) is None
 
 
-def test_a_cut_vocabulary_keeps_used_words_and_spells_them_as_before() -> None:
-    full = tiny.tokenizer()
-    cut, kept = prune(full, ["a red photo"], size=8)
-    assert len(kept) == 8
-    assert cut.encode("a red photo").tokens == full.encode("a red photo").tokens
-    assert [kept[n] for n in cut.encode("a red photo").ids] == full.encode("a red photo").ids
-
-
 def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
-    rows = token_ids(tiny.tokenizer(), ["a red photo of a green photo of a blue photo", "a"], context_length=8)
+    documents = documents_of(tiny.shape(), tiny.tokenizer().to_str())
+    rows = documents.tokens.ids(["a red photo of a green photo of a blue photo", "a"])
     assert [len(row) for row in rows] == [8, 3]
     assert rows[0][-1] == rows[1][-1] == tiny.WORDS.index("[SEP]")
     assert padded(rows, 0).shape == (2, 8)
 
 
 @pytest.fixture
-def source() -> Source:
+def source() -> TrainingSet:
     maps = np.arange(10, dtype=np.float16)[:, None, None, None] * np.ones((1, 96, 4, 4), np.float16)
     ids = [[[n], [n + 100]] for n in range(10)]
-    meanings = [["same" if n < 2 else f"text {n}", f"other {n}"] for n in range(10)]
-    return Source(CachedMaps([maps], 0), ids, meanings, per_step=5)
+    groups = [["same" if n < 2 else f"text {n}", f"other {n}"] for n in range(10)]
+    return TrainingSet(CachedMaps([maps], 0), ids, groups, per_step=5)
 
 
-def test_a_batch_pairs_each_picture_with_one_of_its_own_texts(source: Source) -> None:
+def test_a_batch_pairs_each_picture_with_one_of_its_own_texts(source: TrainingSet) -> None:
     batch = draw([source, source], 3, seed=1)
     pictures = torch.cat([maps[:, 0, 0, 0] for maps in batch.pictures]).int().tolist()
     assert [row[0] % 100 for row in batch.ids] == pictures
@@ -77,7 +69,7 @@ def test_a_batch_pairs_each_picture_with_one_of_its_own_texts(source: Source) ->
     assert batch.positives.diagonal().tolist() == [1.0] * 10
 
 
-def test_a_pass_shows_every_picture_once_and_a_step_is_always_the_same(source: Source) -> None:
+def test_a_pass_shows_every_picture_once_and_a_step_is_always_the_same(source: TrainingSet) -> None:
     def shown(step: int) -> list[int]:
         batch = draw([source], step, seed=1)
         return [int(maps[0, 0, 0]) for maps in batch.pictures[0]]
@@ -88,7 +80,7 @@ def test_a_pass_shows_every_picture_once_and_a_step_is_always_the_same(source: S
     assert shown(0) + shown(1) != shown(2) + shown(3)
 
 
-def test_pictures_that_share_a_text_are_right_for_each_other(source: Source) -> None:
+def test_pictures_that_share_a_text_are_right_for_each_other(source: TrainingSet) -> None:
     for step in range(40):
         batch = draw([source], step, seed=1)
         for one, row in enumerate(batch.ids):
@@ -97,7 +89,7 @@ def test_pictures_that_share_a_text_are_right_for_each_other(source: Source) -> 
                 assert batch.positives[one, other] == float(is_same)
 
 
-def test_a_step_can_show_several_texts_of_a_picture(source: Source) -> None:
+def test_a_step_can_show_several_texts_of_a_picture(source: TrainingSet) -> None:
     batch = draw([source], 0, seed=1, texts_per_picture=2)
     assert batch.positives.shape == (10, 5)
     assert (batch.positives.sum(dim=1) >= 1).all()
@@ -120,7 +112,7 @@ def test_keywords_are_what_two_captions_of_a_picture_agree_on() -> None:
     assert keywords(captions, least_pictures=2).own == [("dog",), ("dog",), ()]
 
 
-def test_a_keyword_is_right_for_every_picture_whose_captions_have_it(source: Source) -> None:
+def test_a_keyword_is_right_for_every_picture_whose_captions_have_it(source: TrainingSet) -> None:
     words = keywords([["a dog", "the dog"], ["one dog", "a dog"], *([["a cat"]] * 8)], least_pictures=1)
     with_words = replace(source, keywords=words, keyword_ids={"dog": [[777]]}, keyword_share=1.0)
     rows = {}

@@ -1,7 +1,7 @@
 """A training run: what it writes, how it goes on after a kill, and when it refuses."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,8 @@ from sightline.train.config import (  # noqa: E402
     OptimiserSettings,
     Settings,
     StartSettings,
-    as_document,
     read_settings,
 )
-from sightline.train.own.export import export, state_of  # noqa: E402
-from sightline.train.own.restore import restore  # noqa: E402
 from sightline.train.run import RECORD, Progress, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -38,7 +35,7 @@ class Killed(Exception):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     tiny.coloured_pictures(tmp_path)
-    export(tiny.model(), tiny.tokenizer(), tmp_path / "start")
+    tiny.write(tmp_path / "start")
     return tmp_path
 
 
@@ -68,7 +65,7 @@ def losses_of(folder: Path, settings: Settings, **keywords: Any) -> dict[int, fl
 
 def test_a_run_ends_in_a_model_folder_that_says_how_it_was_made(folder: Path, settings: Settings) -> None:
     outcome = train(settings, folder)
-    assert restore(outcome.folder)[0].shape == tiny.shape()
+    assert tiny.restore(outcome.folder).shape == tiny.shape()
     record = json.loads((folder / "out" / RECORD).read_text())
     assert record["settings"]["seed"] == settings.seed
     assert [entry["step"] for entry in record["history"]] == [0, 1, 2, 3, 4, 5, 6]
@@ -95,7 +92,7 @@ def test_a_killed_run_goes_on_to_the_same_losses_and_weights(folder: Path, setti
     rest = losses_of(folder, settings)
     assert list(rest) == [5, 6]  # from the checkpoint of step 4
     assert [rest[step] for step in rest] == pytest.approx([whole[step] for step in rest], rel=1e-4)
-    one, other = (state_of(restore(folder / name)[0].text) for name in ("whole", "out"))
+    one, other = (tiny.state_of(tiny.restore(folder / name).text) for name in ("whole", "out"))
     for name, value in one.items():
         np.testing.assert_allclose(value, other[name], atol=1e-3, err_msg=name)
 
@@ -121,7 +118,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(fo
 
 
 def _document(settings: Settings, *, every: int) -> dict[str, Any]:
-    return as_document(replace(settings, checkpoint_every_steps=every))
+    return asdict(replace(settings, checkpoint_every_steps=every))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +126,7 @@ def _document(settings: Settings, *, every: int) -> dict[str, Any]:
 )
 def test_a_frozen_tower_keeps_every_weight(folder: Path, settings: Settings, mode: Mode, still: str) -> None:
     train(replace(settings, mode=mode), folder)
-    before, after = restore(folder / "start")[0], restore(folder / "out")[0]
+    before, after = tiny.restore(folder / "start"), tiny.restore(folder / "out")
     other = "text" if still == "image" else "image"
     assert _largest_move(getattr(before, still), getattr(after, still)) == 0
     images = [(folder / name / "visual" / "model.onnx").read_bytes() for name in ("start", "out")]
@@ -139,12 +136,12 @@ def test_a_frozen_tower_keeps_every_weight(folder: Path, settings: Settings, mod
 
 def test_the_query_adapter_moves_the_last_text_map_alone(folder: Path, settings: Settings) -> None:
     train(replace(settings, mode="query_adapter"), folder)
-    before, after = (state_of(restore(folder / name)[0].text) for name in ("start", "out"))
+    before, after = (tiny.state_of(tiny.restore(folder / name).text) for name in ("start", "out"))
     assert {name for name in before if not np.array_equal(before[name], after[name])} == {"projection.weight"}
 
 
 def _largest_move(before: Any, after: Any) -> float:
-    pairs = zip(state_of(before).values(), state_of(after).values(), strict=True)
+    pairs = zip(tiny.state_of(before).values(), tiny.state_of(after).values(), strict=True)
     return max(float(np.abs(a - b).max()) for a, b in pairs)
 
 

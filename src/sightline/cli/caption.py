@@ -11,7 +11,7 @@ from sightline.cli.options import Commands, add_command, hub
 from sightline.text import count, printable
 
 if TYPE_CHECKING:
-    from sightline.train.captions.table import Captioned, Listener
+    from sightline.train.captions import CaptionProgress, Listener
 
 _BLIP = "blip:Salesforce/blip-image-captioning-base"
 _EXAMPLES = f"""\
@@ -61,8 +61,8 @@ def caption(options: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from sightline.sources.base import open_source
-    from sightline.train.captions.captioners import load_captioner
-    from sightline.train.captions.table import caption as run
+    from sightline.train.captions import caption as run
+    from sightline.train.captions import load_captioner
 
     open_source(options.folder)  # a wrong folder is said before a model is loaded
     done = run(
@@ -75,7 +75,7 @@ def caption(options: argparse.Namespace) -> int:
     return _report(done, options)
 
 
-def _report(done: "Captioned", options: argparse.Namespace) -> int:
+def _report(done: "CaptionProgress", options: argparse.Namespace) -> int:
     for uri, reason in done.failed:
         print(f"{printable(uri)}\n    {printable(reason)}", file=sys.stderr)
     if options.json:
@@ -97,7 +97,7 @@ def _listener() -> "Listener":
 
     bar = tqdm(unit=" pictures", dynamic_ncols=True, leave=False)
 
-    def show(done: "Captioned") -> None:
+    def show(done: "CaptionProgress") -> None:
         bar.total = done.total - done.kept
         bar.update(done.written + len(done.failed) - bar.n)
         if bar.n >= bar.total:

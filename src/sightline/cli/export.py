@@ -12,7 +12,7 @@ from sightline.cli.options import Commands, add_command, hub
 from sightline.text import size, table
 
 if TYPE_CHECKING:
-    from sightline.train.export.convert import Report
+    from sightline.train.export import Report
 
 _EXAMPLES = """\
 examples:
@@ -60,7 +60,7 @@ def export(options: argparse.Namespace) -> int:
     for package in ("torch", "onnx"):
         if find_spec(package) is None:
             raise ExtraMissing(f"export needs {package!r}, which is not installed: pip install 'sightline[torch]'")
-    from sightline.train.export.convert import convert
+    from sightline.train.export import convert
 
     report = convert(
         options.source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,17 @@ from sightline.errors import ModelNotFound
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
+    from sightline.encoders.torch.towers import Towers
 
 FAMILIES: Mapping[str, tuple[str, str]] = {
-    "open_clip": ("sightline.encoders.torch.open_clip", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
-    "hf": ("sightline.encoders.torch.transformers", "hf:openai/clip-vit-base-patch32"),
-    "dinov2": ("sightline.encoders.torch.dinov2", "dinov2:base"),
-    "timm": ("sightline.encoders.torch.timm", "timm:resnet50"),
-    "simclr": ("sightline.encoders.torch.simclr", "simclr:./checkpoint.ckpt"),
-    "st": ("sightline.encoders.torch.sentence", "st:clip-ViT-B-32"),
+    "open_clip": ("open_clip:load", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
+    "hf": ("transformers:load", "hf:openai/clip-vit-base-patch32"),
+    "dinov2": ("transformers:load_dinov2", "dinov2:base"),
+    "timm": ("timm:load", "timm:resnet50"),
+    "simclr": ("timm:load_simclr", "simclr:./checkpoint.ckpt"),
+    "st": ("transformers:load_sentence_transformer", "st:clip-ViT-B-32"),
 }
-"""The word before the colon -> the module whose `load(rest, hub)` gives the towers, and an example."""
+"""The word before the colon -> the loader in `encoders/torch/`, as `file:function`, and an example."""
 
 _FAMILY = re.compile(r"(?P<family>[A-Za-z][\w-]+):(?P<rest>.+)")  # one letter alone is a drive of Windows
 
@@ -51,7 +52,15 @@ def open_of_family(name: str, hub: Hub, provider: str | None = None) -> Encoder:
     from sightline.encoders.torch import needed
 
     needed("torch")
-    module = import_module(FAMILIES[family][0])
     encoder_module = import_module("sightline.encoders.torch.encoder")
-    encoder: Encoder = encoder_module.TorchEncoder(module.load(rest, hub), provider)
+    encoder: Encoder = encoder_module.TorchEncoder(loader(family)(rest, hub), provider)
     return encoder
+
+
+def loader(family: str) -> Callable[..., Towers]:
+    """The function `load(rest, hub, base)` of a family, its library imported."""
+    from importlib import import_module
+
+    file, _, function = FAMILIES[family][0].partition(":")
+    load: Callable[..., Towers] = getattr(import_module(f"sightline.encoders.torch.{file}"), function)
+    return load

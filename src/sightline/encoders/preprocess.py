@@ -76,6 +76,22 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
+def as_config(config: Preprocessing) -> dict[str, Any]:
+    """What `preprocessing` reads: open_clip's keys, and ours for what it does not have."""
+    names = {number: name for name, number in RESAMPLING.items()}
+    ours = {"resized": config.resized} if config.resized else {}
+    return {
+        "size": [config.height, config.width],
+        "mode": "RGB",
+        "mean": list(config.mean),
+        "std": list(config.std),
+        "interpolation": names[config.resample],
+        "resize_mode": config.mode,
+        "fill_color": config.fill if isinstance(config.fill, int) else list(config.fill),
+        **({"sightline": {**ours, "crops_down": config.crops_down}} if ours or config.crops_down else {}),
+    }
+
+
 def pixels(image: Image.Image, config: Preprocessing) -> Pixels:
     """One picture at the model's size: (3, height, width).
 

@@ -1,4 +1,4 @@
-"""A run's state -> one file that survives a kill, and back, refusing a run with other settings."""
+"""The files of a run: its state, which survives a kill and refuses other settings, and the weights it ends with."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from sightline.errors import TrainingError
 from sightline.train.config import difference
 
 NAME = "checkpoint.pt"
+WEIGHTS = "weights.pt"
 # These may change between a run and its continuation: they do not touch the weights.
 FREE = ("output", "precision", "device", "evaluate_every_steps", "checkpoint_every_steps", "largest_general_loss")
 
@@ -19,19 +20,12 @@ FREE = ("output", "precision", "device", "evaluate_every_steps", "checkpoint_eve
 def save(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Writes the checkpoint beside the old one and then swaps them. Raises `TrainingError` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f"{NAME}.new"
-    try:
-        with fresh.open("wb") as file:
-            torch.save({"state": dict(state), "settings": json.dumps(settings)}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(folder / NAME)
-    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        fresh.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{fresh} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
-            "which goes on from the last good one"
-        ) from error
+    _write(folder / NAME, {"state": dict(state), "settings": json.dumps(settings)})
+
+
+def save_weights(folder: Path, description: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Writes a finished model's description and weights. Raises `TrainingError` when the disk is full."""
+    _write(folder / WEIGHTS, {"model": dict(description), "state": dict(weights)})
 
 
 def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -55,8 +49,33 @@ def read(path: Path) -> Mapping[str, Any]:
     try:
         document: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise TrainingError(f"{path} is damaged ({error}): expected a checkpoint; remove it to start afresh") from error
+        raise TrainingError(f"{path} is damaged ({error}): remove it to start afresh") from error
     return document
+
+
+def read_weights(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """What `save_weights` wrote: description and weights. Raises `TrainingError` when it is damaged."""
+    document = read(path)
+    if "model" not in document:
+        raise TrainingError(f"{path} is damaged (it describes no model): expected weights of a run; train again")
+    return document["model"], document["state"]
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """Beside the old file, then swapped."""
+    fresh = path.with_name(f"{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            torch.save(document, file)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        fresh.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{fresh} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
+            "which goes on from the last good one"
+        ) from error
 
 
 def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:

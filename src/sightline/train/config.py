@@ -1,8 +1,8 @@
-"""A TOML file -> the settings of one training run, checked before anything is read."""
+"""The settings of one training run, read from a TOML file and checked before anything else is."""
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
@@ -14,6 +14,8 @@ Loss = Literal["contrastive", "sigmoid"]
 Kind = Literal["captions", "folders"]
 Precision = Literal["int8", "float16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
+RENAMED = {"optimiser.start_pull": "l2_to_start"}
+"""Older names of settings, which go on to be read."""
 IMAGE_FROZEN: tuple[Mode, ...] = ("image_frozen", "query_adapter")
 """The modes that leave the vectors of indexed pictures as they are."""
 
@@ -48,7 +50,7 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class StartSettings:
-    """Where the weights come from: a model folder, or published parts for a new model."""
+    """Where the weights come from: a model, or published parts for a new one, which recipes/mini puts together."""
 
     model: str = "mini"
     """`mini`, the folder of an earlier run, `open_clip:ARCHITECTURE/WEIGHTS`, `hf:NAME` or `hf:./FOLDER`; empty when
@@ -64,14 +66,16 @@ class StartSettings:
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """What keeps a new model general: a classifier to imitate and texts whose vectors should stay."""
+    """What keeps a model general: texts whose vectors should stay, and for a new one, teachers to imitate."""
 
-    classifier: str = ""
-    class_names: str = ""
-    classifier_weight: float = 0.0
     anchor_texts: tuple[str, ...] = ()
+    """Files of texts, one per line, whose vectors should stay."""
     anchor_weight: float = 0.0
     anchors_per_step: int = 24
+    classifier: str = ""
+    """This and the next four are for recipes/mini: a picture classifier and a sentence encoder to imitate."""
+    class_names: str = ""
+    classifier_weight: float = 0.0
     soft_share: float = 0.0
     soft_temperature: float = 0.07
 
@@ -87,7 +91,7 @@ class OptimiserSettings:
     head_rate: float = 6e-4
     trains_words: bool = True
     """Whether the token table moves; unmoved, words that the captions lack stay beside those like them."""
-    start_pull: float = 0.05
+    l2_to_start: float = 0.05
     """Like weight decay, but towards the start of the run instead of zero."""
     dropout: float = 0.1
     clip_norm: float = 1.0
@@ -145,11 +149,6 @@ def read_document(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not TOML ({error}): expected `key = value` lines; correct that line") from error
 
 
-def as_document(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values, for the JSON beside the weights."""
-    return asdict(settings)
-
-
 def difference(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What differs between two settings documents, one line per key: `optimiser.steps: 600 became 900`."""
     lines = []
@@ -165,6 +164,7 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
 def record(kind: type[Any], document: Mapping[str, Any], prefix: str = "") -> Any:
     """A document as settings of that kind. Raises `UsageError` naming the key that cannot be."""
     known = {item.name: item.type for item in fields(kind)}
+    document = {RENAMED.get(f"{prefix}{name}", name): value for name, value in document.items()}
     for name in document:
         if name not in known:
             raise UsageError(f"{prefix}{name} is not a setting: expected one of {', '.join(known)}; correct the name")

@@ -1,4 +1,4 @@
-"""Model, batches and settings -> better weights, one step at a time."""
+"""The training loop: one step at a time, the same for the same settings and data, resumed or not."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from sightline.errors import TrainingError
 from sightline.train import losses
-from sightline.train.batches import Batch, Source, draw
+from sightline.train.batches import Batch, TrainingSet, draw
 from sightline.train.config import Mode, OptimiserSettings, Settings
-from sightline.train.device import device_of
-from sightline.train.own.model import Part, Towers
-from sightline.train.own.text import padded
+from sightline.train.model import RateGroup, TwoTowers, device_of, padded
 
 TEXT_PARTS = 3
 State = dict[str, Any]
@@ -35,9 +33,9 @@ class Anchors:
 class Trainer:
     """Everything that changes during a run. Same settings, data and step give the same weights, resumed or not."""
 
-    model: Towers
+    model: TwoTowers
     settings: Settings
-    sources: Sequence[Source]
+    sources: Sequence[TrainingSet]
     anchors: Anchors
     average: dict[str, Tensor]
     optimiser: torch.optim.Optimizer
@@ -120,9 +118,11 @@ class Trainer:
             loss = losses.sigmoid(scores + self.model.bias, batch.positives.to(scores.device))
         else:
             loss = losses.contrastive(scores, positives.to(scores.device))
-        if teacher.classifier_weight and batch.opinions is not None and self.names is not None:
+        if teacher.classifier_weight and batch.teacher_probabilities is not None and self.names is not None:
             named = pictures @ self.names.T * self._scale()
-            loss = loss + teacher.classifier_weight * losses.imitation(named, batch.opinions.to(scores.device))
+            loss = loss + teacher.classifier_weight * losses.imitation(
+                named, batch.teacher_probabilities.to(scores.device)
+            )
         return loss + self._drift() if teacher.anchor_weight else loss
 
     def _scores(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -141,8 +141,8 @@ class Trainer:
 
     def _drift(self) -> Tensor:
         teacher = self.settings.teacher
-        chance = np.random.default_rng((self.settings.seed, self.step, 1))
-        picks = chance.integers(0, len(self.anchors.ids), teacher.anchors_per_step)
+        rng = np.random.default_rng((self.settings.seed, self.step, 1))
+        picks = rng.integers(0, len(self.anchors.ids), teacher.anchors_per_step)
         texts = self._texts([self.anchors.ids[pick] for pick in picks])
         return teacher.anchor_weight * losses.drift(
             texts, self.anchors.vectors[torch.from_numpy(picks)].to(texts.device)
@@ -178,9 +178,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = group["peak"] * factor
         self.optimiser.step()
-        self._pull(options.start_pull)
+        self._pull_to_start(options.l2_to_start)
 
-    def _pull(self, strength: float) -> None:
+    def _pull_to_start(self, strength: float) -> None:
         """Weight decay towards the start instead of zero: what was learnt before is the better guess.
 
         L2-SP (Li et al. 2018, arXiv:1802.01483, equation 3), decoupled from the gradient as in AdamW.
@@ -199,14 +199,14 @@ class Trainer:
                 self.average[name].copy_(value)  # a batch norm counts its steps
 
 
-def trainer(model: Towers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
+def trainer(model: TwoTowers, settings: Settings, sources: Sequence[TrainingSet], anchors: Anchors) -> Trainer:
     """A run before its first step."""
     if settings.loss == "sigmoid" and not model.has_bias:
         _fresh(model, settings, sources, anchors).guess_bias()
     return _fresh(model, settings, sources, anchors)
 
 
-def _fresh(model: Towers, settings: Settings, sources: Sequence[Source], anchors: Anchors) -> Trainer:
+def _fresh(model: TwoTowers, settings: Settings, sources: Sequence[TrainingSet], anchors: Anchors) -> Trainer:
     groups = parameter_groups(model, settings)
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     start = [parameter.detach().clone() for group in groups for parameter in group["params"]]
@@ -214,11 +214,11 @@ def _fresh(model: Towers, settings: Settings, sources: Sequence[Source], anchors
     return Trainer(model, settings, sources, anchors, average, optimiser, start)
 
 
-def parameter_groups(model: Towers, settings: Settings) -> list[dict[str, Any]]:
+def parameter_groups(model: TwoTowers, settings: Settings) -> list[dict[str, Any]]:
     """What moves in each mode, with its peak rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        rate = _rate(model.part_of(name), settings)
+        rate = _rate(model.rate_group(name), settings)
         moves = rate is not None and MOVES[settings.mode](name, model.adapter)
         parameter.requires_grad_(moves)
         if moves and rate is not None:
@@ -234,7 +234,7 @@ MOVES: dict[Mode, Callable[[str, str], bool]] = {
 }
 
 
-def _rate(part: Part, settings: Settings) -> float | None:
+def _rate(group: RateGroup, settings: Settings) -> float | None:
     options = settings.optimiser
     rates = {
         "head": options.head_rate,
@@ -243,7 +243,7 @@ def _rate(part: Part, settings: Settings) -> float | None:
         "words": options.text_rate if options.trains_words else None,
         "image": options.image_rate,
     }
-    return rates.get(part)
+    return rates.get(group)
 
 
 def schedule(step: int, options: OptimiserSettings) -> float:

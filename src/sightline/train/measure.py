@@ -1,6 +1,6 @@
-"""A model and a set of captioned pictures -> recall at k, in both directions."""
+"""Recall at k of a model, and the best mixture of its start and what was trained that forgets no more than allowed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.train.data import Captioned
-from sightline.train.device import device_of
-from sightline.train.own.model import Towers
-from sightline.train.own.text import padded
+from sightline.train.model import TwoTowers, device_of, padded
 from sightline.train.pictures import Pictures
 
 BATCH = 64
 CUTS = (1, 5, 10)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+RECALL = "text_to_image@10"
+Weights = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def owners_of(pictures: Sequence[Captioned]) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(pictures)), [len(picture.texts) for picture in pictures])
 
 
-def recall(model: Towers, measured: Measured) -> dict[str, float]:
+def recall(model: TwoTowers, measured: Measured) -> dict[str, float]:
     """Recall at 1, 5, 10, of 1: `text_to_image@k` over texts; `image_to_text@k` over pictures, any own text counts."""
     was_training = model.training
     model.eval()
@@ -58,17 +59,52 @@ def _better(scores: Tensor, reference: Tensor) -> Tensor:
     return (scores > reference).float() + 0.5 * (scores == reference).float()
 
 
-def image_vectors(model: Towers, pictures: Pictures) -> Tensor:
+def image_vectors(model: TwoTowers, pictures: Pictures) -> Tensor:
     """N pictures -> (n, dim), in batches."""
     device = device_of(model.image)
-    batches = (pictures.plain(start, start + BATCH) for start in range(0, len(pictures), BATCH))
+    batches = (pictures.batch(start, start + BATCH) for start in range(0, len(pictures), BATCH))
     return torch.cat([model.image.finish(batch.to(device)).cpu() for batch in batches])
 
 
-def text_vectors(model: Towers, ids: Sequence[Sequence[int]]) -> Tensor:
+def text_vectors(model: TwoTowers, ids: Sequence[Sequence[int]]) -> Tensor:
     """N texts -> (n, dim), in batches of like length, since padding to the longest of all doubles the cost."""
     order = np.argsort([len(row) for row in ids], kind="stable")
     batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
     device, pad_id = device_of(model.text), model.shape.pad_id
     vectors = torch.cat([model.text(padded([ids[n] for n in batch], pad_id).to(device)).cpu() for batch in batches])
     return vectors[torch.from_numpy(np.argsort(order))]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One mixture: `share` of the fine-tuned weights, and its recall@10 on both sets, of 1."""
+
+    share: float
+    in_domain: float
+    general: float
+
+
+def mixture(start: Weights, tuned: Weights, share: float) -> dict[str, Tensor]:
+    """Weight-space interpolation (WiSE-FT, Wortsman et al. 2022, arXiv:2109.01903, equation 2)."""
+    return {
+        name: start[name].lerp(value, share) if value.is_floating_point() else value  # a batch norm counts its steps
+        for name, value in tuned.items()
+    }
+
+
+def mixtures(
+    start: Weights, tuned: Weights, recalls: Callable[[Weights], tuple[float, float]], shares: Sequence[float] = SHARES
+) -> list[Point]:
+    """The points between start and tuned; `recalls` measures a state in domain and in general."""
+    return [Point(share, *recalls(mixture(start, tuned, share))) for share in shares]
+
+
+def best(points: Sequence[Point], *, largest_loss: float) -> Point | None:
+    """The point best in domain among those that lose at most `largest_loss` of the start's general recall.
+
+    None when only the start itself remains, or when nothing beats it: then there is nothing worth exporting.
+    """
+    origin = points[0]
+    kept = [point for point in points if origin.general - point.general <= largest_loss]
+    chosen = max([origin, *kept], key=lambda point: (point.in_domain, -point.share))
+    return None if chosen.share == origin.share else chosen

@@ -1,59 +1,24 @@
-"""The towers of a torch model turned into an encoder."""
+"""A model of another library as an encoder that runs in torch."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import sha256
-from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from sightline.encoders.preprocess import VERSION, Preprocessing, normalised, pixels
+from sightline.encoders.preprocess import VERSION, normalised, pixels
+from sightline.encoders.torch.towers import TextTower, Towers
 from sightline.errors import EncoderError, TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
-
-Tensor: TypeAlias = Any
-"""A torch.Tensor; torch is not installed where the types are checked."""
 
 _BATCH_CPU = 8
 _BATCH_GPU = 64
 _TEXTS = 64  # texts in one run at most, which bounds the memory
 _CHARACTERS = 8_000  # more than any of these models reads; a megabyte without a space takes seconds to tokenise
 _SAMPLES = 256  # values of each weight that go into the fingerprint
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """How a model reads: `tokens` turns texts into the keywords of `vectors`, which gives (n, dim) of any norm.
-
-    `tokenizer` is the library's own, which reads up to `context_length` tokens: for an export.
-    """
-
-    tokens: Callable[[list[str]], Mapping[str, Tensor]]
-    vectors: Callable[..., Tensor]
-    tokenizer: Any = None
-    context_length: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Towers:
-    """A model of another library. `vectors` turns normalised pixels, (n, 3, height, width), into (n, dim) of any norm.
-
-    `architecture` is what weights alone do not say, such as the activation. `picture_weights` are the beginnings of the
-    names of those weights that pictures go through; nothing for all.
-    """
-
-    name: str
-    architecture: str
-    model: Any
-    how: Preprocessing
-    vectors: Callable[[Tensor], Tensor]
-    words: Words | None = None
-    picture_weights: tuple[str, ...] = ()
-    logit_scale: float | None = None
-    logit_bias: float | None = None
 
 
 class TorchEncoder:
@@ -63,22 +28,22 @@ class TorchEncoder:
         self.towers, self._device = towers, _device(provider)
         towers.model.eval().requires_grad_(False).float().to(self._device)
         self._reading = threading.Lock()  # a fast tokenizer in two threads raises "Already borrowed"
-        how = towers.how
+        how = towers.preprocessing
         self.name = towers.name
         self.fingerprint = _fingerprint(towers, ())
         self.picture_fingerprint = _fingerprint(towers, towers.picture_weights)
         self.image_size = how.reach
         self.batch_size = _BATCH_GPU if self._device == "cuda" else _BATCH_CPU
         self.logit_scale, self.logit_bias = towers.logit_scale, towers.logit_bias
-        self.dim = self._run(np.zeros((1, 3, how.height, how.width), np.uint8)).shape[1]
+        self.dim = towers.dim()
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """One upright RGB picture -> (3, height, width)."""
-        return pixels(image, self.towers.how)
+        return pixels(image, self.towers.preprocessing)
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        how = self.towers.how
+        how = self.towers.preprocessing
         if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, how.height, how.width):
             raise UsageError(
                 f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {how.height}, {how.width}): "
@@ -88,25 +53,25 @@ class TorchEncoder:
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored."""
-        if self.towers.words is None:
+        if self.towers.text is None:
             raise TextNotSupported(
                 f"model {self.name!r} has no text encoder: search by a picture instead, "
                 "or index with a two-tower model, such as --model mini, to search by words"
             )
         sound = [_sound(text) for text in texts]
-        parts = [self._read(self.towers.words, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
+        parts = [self._read(self.towers.text, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
         return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
 
     def _run(self, pixels: Pixels) -> Vectors:
-        batch = torch.from_numpy(normalised(pixels, self.towers.how, np.float32)).to(self._device)
+        batch = torch.from_numpy(normalised(pixels, self.towers.preprocessing, np.float32)).to(self._device)
         with torch.inference_mode():
-            return _array(self.towers.vectors(batch))
+            return _array(self.towers.image(batch))
 
-    def _read(self, words: Words, texts: list[str]) -> Vectors:
+    def _read(self, text: TextTower, texts: list[str]) -> Vectors:
         with self._reading:
-            tokens = words.tokens(texts)
+            tokens = text.tokens(texts)
         with torch.inference_mode():
-            rows = words.vectors(**{name: values.to(self._device) for name, values in tokens.items()})
+            rows = text.module(*(values.to(self._device) for values in tokens))
         return _unit(_array(rows))
 
 
@@ -140,8 +105,9 @@ def _sound(text: str) -> str:
 
 def _fingerprint(towers: Towers, names: tuple[str, ...]) -> str:
     """A short hash of architecture, preprocessing and a sample of each weight: training moves nearly every value."""
-    digest = sha256(f"preprocessing {VERSION} {towers.architecture} {towers.how} {names}".encode())
-    for name, weight in sorted(towers.model.state_dict().items()):
+    digest = sha256(f"preprocessing {VERSION} {towers.architecture} {towers.preprocessing} {names}".encode())
+    state = {name.removeprefix(towers.moved_prefix): weight for name, weight in towers.model.state_dict().items()}
+    for name, weight in sorted(state.items()):
         if not names or name.startswith(names):
             flat = weight.detach().reshape(-1)
             sample = flat[:: max(1, len(flat) // _SAMPLES)].float().cpu().numpy()

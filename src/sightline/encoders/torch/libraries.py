@@ -1,14 +1,16 @@
-"""The libraries that models come from: importable, quiet, and asked for files only where there are any to be had."""
+"""The libraries that models come from: imported, asked for files, and given files of weights."""
 
+import argparse
 import importlib
 import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +18,14 @@ import torch
 from sightline.encoders.hub import Hub
 from sightline.encoders.torch import needed
 from sightline.encoders.transfer import fetch_json, reason
-from sightline.errors import HubUnreachable, ModelDamaged, SightlineError
+from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
 _FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECASE)  # cc-by-nc-4.0, apple-amlr
+_NESTED = ("state_dict", "model_state_dict", "model", "state", "net", "module")  # where trainers keep the weights
+_WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled models
+_SHOWN = 3
 _log = logging.getLogger(__name__)
 
 
@@ -108,10 +113,83 @@ def _ask(repository: str, hub: Hub) -> None:
     except (OSError, ValueError) as error:
         trouble = "offline mode is on" if hub.offline else f"{hub.endpoint} cannot be reached ({reason(error)})"
         raise HubUnreachable(
-            f"the files of {repository} are not on this disk and {trouble}, expected them here or to be fetched: run "
+            f"{repository} is not on this disk and {trouble}, expected it here or to be fetched: run "
             f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
         ) from error
     card = answer.get("cardData") if isinstance(answer, dict) else None
     licence = str((card or {}).get("license") or "")
     if _FORBIDS.search(licence):
         _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)
+
+
+def split_state(name: str, base: Path = Path()) -> tuple[str, Path | None]:
+    """`ViT-B-32@state.pt` -> the model and the file of weights, as an absolute path; it is relative to `base`."""
+    model, at, path = name.partition("@")
+    return model, (base / Path(path).expanduser()).resolve() if at else None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The tensors of a checkpoint by name; raises `ModelNotFound` or `ModelDamaged`."""
+    if not path.is_file():
+        raise ModelNotFound(f"there is no file {path}, expected the weights of a model: check the path after the @")
+    try:
+        values: Any = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    except Exception as error:  # torch raises of every kind
+        first = str(error).strip().partition("\n")[0][:200]
+        raise ModelDamaged(
+            f"{path} cannot be read as weights ({type(error).__name__}: {first}), expected tensors by name: "
+            "save them with torch.save(model.state_dict(), path) or as safetensors"
+        ) from error
+    while nested := next((key for key in _NESTED if isinstance(values, Mapping) and key in values), None):
+        if not isinstance(values[nested], Mapping):
+            break
+        values = values[nested]
+    tensors = values.items() if isinstance(values, Mapping) else ()
+    state = {str(name): value for name, value in tensors if isinstance(value, torch.Tensor)}
+    if not state:
+        raise ModelDamaged(f"{path} holds no tensors by name, expected a state dict: save model.state_dict()")
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in state):
+            state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    return state
+
+
+def fit(model: Any, state: Mapping[str, Any], what: str, *, may_lack: bool, unused: Sequence[str] = ()) -> None:
+    """Put weights into a model. Raises `ModelDamaged` naming the keys that are missing, unknown or of another shape.
+
+    `may_lack`: the model has weights of its own to keep where `state` has none. Keys that start as one of `unused`
+    are for parts that searching does not need.
+    """
+    own = model.state_dict()
+    given = {name: value for name, value in state.items() if not (unused and name.startswith(tuple(unused)))}
+    unknown = sorted(set(given) - set(own))
+    lacking = [] if may_lack else sorted(name for name in set(own) - set(given) if "num_batches_tracked" not in name)
+    shapes = [
+        f"{name} {tuple(value.shape)} instead of {tuple(own[name].shape)}"
+        for name, value in given.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    reasons = {"it lacks": lacking, "the model does not know": unknown, "of another shape are": shapes}
+    if told := "; ".join(f"{reason} {_some(names)}" for reason, names in reasons.items() if names):
+        raise ModelDamaged(
+            f"the weights of {what} do not fit: {told}; expected the keys of that architecture: "
+            "name the model that the weights were trained with"
+        )
+    model.load_state_dict({**own, **given})
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _pickled(path: Path) -> Any:
+    """Tensors and plain values alone: no code in the file is run. Lightning keeps its options in a Namespace."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors.torch import load_file
+
+    return load_file(path)

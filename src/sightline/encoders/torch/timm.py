@@ -1,42 +1,105 @@
-"""`timm:resnet50` and any other picture model of timm -> its pooled features, without the classifier."""
+"""The picture models of timm, `timm:resnet50`, and the ResNets that SimCLR trained, `simclr:./checkpoint.ckpt`.
 
+Their vectors are the pooled features, without the classifier or the projection head: what comes before SimCLR's finds
+better than what comes after it (Chen et al. 2020, arXiv:2002.05709, section 4.2). Layouts of its checkpoints that are
+known: lightning-bolts (`encoder.`, `projection.`), Spijkervet's (`encoder.`, `projector.`), sthalles's (`backbone.`),
+MoCo's (`encoder_q.`), and torchvision's own names.
+"""
+
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
-from sightline.encoders.torch.encoder import Towers
-from sightline.encoders.torch.libraries import files_of, library, loading
-from sightline.encoders.torch.weights import fit, read_state, split_state
-from sightline.errors import EncoderError, ModelNotFound
+from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
+from sightline.encoders.torch.towers import Towers
+from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
+_PREFIXES = ("encoder.", "backbone.", "encoder_q.", "online_network.encoder.", "")
+_HEADS = ("fc.", "projection.", "projector.")
+_FIRST = "conv1.weight"
+_DEPTHS = {(False, 2): "resnet18", (False, 6): "resnet34", (True, 6): "resnet50", (True, 23): "resnet101"}
+"""Whether its blocks have three convolutions, and how many blocks the third stage has -> the network."""
 
 
-def load(rest: str, hub: Hub) -> Towers:
-    """`resnet50`, `resnet50.a1_in1k`, `resnet50@state.pt`, or `./folder` of timm. Raises an `EncoderError`."""
+def load(rest: str, hub: Hub, base: Path = Path()) -> Towers:
+    """`resnet50`, `resnet50.a1_in1k`, `resnet50@state.pt`, or `./folder` of timm; paths are relative to `base`.
+
+    Raises an `EncoderError`.
+    """
     timm = library("timm")
-    base, state = split_state(rest)
-    if base.startswith((".", "/", "~")):
-        base = f"local-dir:{Path(base).expanduser().resolve()}"
+    model_name, state = split_state(rest, base)
+    if model_name.startswith((".", "/", "~")):
+        model_name = f"local-dir:{(base / Path(model_name).expanduser()).resolve()}"
     else:
-        _check_name(timm, base)
-    if state is None and not base.startswith("local-dir:"):
-        model = _published(timm, base, hub)
-        base = f"{base.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # which weights are the usual ones changes
+        _check_name(timm, model_name)
+    if state is None and not model_name.startswith("local-dir:"):
+        model = _published(timm, model_name, hub)
+        model_name = f"{model_name.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # the usual weights change
     else:
-        with loading(f"timm:{base}"):
-            model = timm.create_model(base, pretrained=state is None, num_classes=0)
+        with loading(f"timm:{model_name}"):
+            model = timm.create_model(model_name, pretrained=state is None, num_classes=0)
     if state is not None:
         head = model.pretrained_cfg.get("classifier") or ()
         heads = (head,) if isinstance(head, str) else tuple(head)
         unused = [f"{name}." for name in heads]
-        fit(model, read_state(state), f"timm:{base}@{state}", may_lack=False, unused=unused)
-    name = f"timm:{base.removeprefix('local-dir:')}" + (f"@{state}" if state else "")
-    architecture = f"timm {model.pretrained_cfg.get('architecture') or base.partition('.')[0]}"
-    return Towers(name, architecture, model, _how(timm, model, name), model)
+        fit(model, read_state(state), f"timm:{model_name}@{state}", may_lack=False, unused=unused)
+    name = f"timm:{model_name.removeprefix('local-dir:')}" + (f"@{state}" if state else "")
+    architecture = f"timm {model.pretrained_cfg.get('architecture') or model_name.partition('.')[0]}"
+    config = timm.data.resolve_model_data_config(model)
+    return _towers(name, architecture, model.eval(), _preprocessing(config, name), timm.data.create_transform(**config))
+
+
+def load_simclr(rest: str, hub: Hub, base: Path = Path()) -> Towers:
+    """A checkpoint of SimCLR. Raises an `EncoderError` that names the keys which do not fit a ResNet."""
+    timm = library("timm")
+    path = (base / Path(rest).expanduser()).resolve()
+    state = _of_encoder(read_state(path), path)
+    network = _network(state, path)
+    is_for_small = state[_FIRST].shape[-1] == 3
+    with loading(f"simclr:{path}"):
+        model = timm.create_model(network, pretrained=False, num_classes=0)
+        if is_for_small:
+            # for pictures of 32 pixels the first layer does not reduce and there is no pooling (section B.9)
+            model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+            model.maxpool = nn.Identity()
+    fit(model, state, f"simclr:{path}", may_lack=False, unused=_HEADS)
+    side = 32 if is_for_small else 224
+    preprocessing = Preprocessing(  # as lightning-bolts evaluates: a tenth larger, then the middle
+        height=side,
+        width=side,
+        mean=(0.485, 0.456, 0.406),  # of ImageNet
+        std=(0.229, 0.224, 0.225),
+        resample=RESAMPLING["bilinear"],  # torchvision's default
+        mode="shortest",
+        fill=0,
+        resized=int(1.1 * side),
+    )
+    return _towers(f"simclr:{path}", f"simclr {network} {is_for_small}", model.eval(), preprocessing, None)
+
+
+def _towers(
+    name: str,
+    architecture: str,
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    transform: Callable[..., Tensor] | None,
+) -> Towers:
+    return Towers(
+        name=name,
+        architecture=architecture,
+        model=model,
+        preprocessing=preprocessing,
+        image=model,
+        transform=transform,
+        config={"vision_cfg": {"image_size": preprocessing.height}},
+    )
 
 
 def _check_name(timm: Any, base: str) -> None:
@@ -70,9 +133,8 @@ def _published(timm: Any, base: str, hub: Hub) -> Any:
         return timm.create_model(base, pretrained=True, num_classes=0)
 
 
-def _how(timm: Any, model: Any, name: str) -> Preprocessing:
+def _preprocessing(config: Mapping[str, Any], name: str) -> Preprocessing:
     """As timm's own evaluation does it."""
-    config = timm.data.resolve_model_data_config(model)
     _, height, width = config["input_size"]
     crop, mode = config.get("crop_mode") or "center", config["interpolation"]
     resized = [int(side / (config.get("crop_pct") or 0.875)) for side in (height, width)]
@@ -92,3 +154,25 @@ def _how(timm: Any, model: Any, name: str) -> Preprocessing:
         fill=0,
         resized=resized[0] if resized[0] != height else None,
     )
+
+
+def _of_encoder(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The weights of the network alone, in torchvision's names."""
+    prefix = next((one for one in _PREFIXES if one + _FIRST in state), None)
+    if prefix is None:
+        raise ModelDamaged(
+            f"{path} holds no {_FIRST} but {', '.join(sorted(state)[:3])}, expected a ResNet below one of "
+            f"{', '.join(one for one in _PREFIXES if one)} or on its own: save the encoder's state dict"
+        )
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _network(state: dict[str, Any], path: Path) -> str:
+    blocks = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("layer3.")), default=-1)
+    has_three = "layer1.0.conv3.weight" in state
+    if (has_three, blocks) not in _DEPTHS:
+        raise ModelDamaged(
+            f"{path} has {blocks} blocks in its third stage, expected one of {', '.join(_DEPTHS.values())}: "
+            "other networks need a file of their own (docs/howto/encoder.md)"
+        )
+    return _DEPTHS[has_three, blocks]

@@ -1,52 +1,154 @@
-"""`hf:openai/clip-vit-base-patch32` or `hf:./folder` -> the towers of a model of transformers."""
+"""The models of transformers and what stands on them: `hf:openai/clip-vit-base-patch32`, `dinov2:base`, `st:NAME`."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sightline.encoders.hub import Hub
-from sightline.encoders.preprocess import Preprocessing
-from sightline.encoders.torch.encoder import Tensor, Towers, Words
-from sightline.encoders.torch.libraries import files_of, library, loading
-from sightline.encoders.torch.processors import preprocessing_of
-from sightline.encoders.torch.weights import fit, read_state, split_state
-from sightline.errors import ModelDamaged, ModelNotFound
+from torch import Tensor, nn
 
+from sightline.encoders.hub import Hub
+from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
+from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
+from sightline.encoders.torch.towers import Part, Parts, TextTower, Towers, scale_and_bias
+from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
+
+LIBRARY = "transformers"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+_DINOV2: Mapping[str, str] = {
+    size: f"facebook/dinov2-{size}"
+    for size in ("small", "base", "large", "giant")
+    for size in (size, f"with-registers-{size}")
+}
+_DINOV2_OF_PAPER = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
+_SENTENCE_OWNER = "sentence-transformers"
+_HARMLESS = ("Normalize",)  # modules of sentence-transformers: our vectors have norm 1 anyway
+_BILINEAR = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How one type of model is used: its class, the names of its picture weights, how its vectors are taken."""
+    """How one type of model is used: its class, the names of its picture weights, and its towers."""
 
     model: str
-    pictures: tuple[str, ...]
-    take: "Callable[[Any], tuple[Callable[[Tensor], Tensor], Callable[..., Tensor] | None]]"
+    picture_weights: tuple[str, ...]
+    image: Callable[[Any], nn.Module]
+    text: Callable[[Any], nn.Module] | None = None
+    takes_mask: bool = True
     pads_fully: bool = False
     """Whether texts have to be padded to the model's length, because it attends to the padding."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of the class, for parts that are not needed."""
 
 
-def load(rest: str, hub: Hub) -> Towers:
-    """A repository's name, or a folder written as a path; either may end with `@state.pt`. Raises an `EncoderError`."""
-    transformers = library("transformers")
-    base, state = split_state(rest)
-    folder = Path(base).expanduser()
-    if not folder.is_dir() and not base.startswith((".", "/", "~")):
-        with files_of(base, _WEIGHTS, hub), loading(f"hf:{base}"), without_bars(transformers):
-            return _loaded(transformers, base, base, state)
+class Pooled(nn.Module):
+    """A tower with its projection: the vector alone."""
+
+    def __init__(self, tower: nn.Module, projection: nn.Module | None) -> None:
+        super().__init__()
+        self.inner = tower
+        self.projection = projection
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Pixels or ids -> (n, dim)."""
+        vectors: Tensor = self.inner(inputs).pooler_output
+        return vectors if self.projection is None else self.projection(vectors)
+
+
+def load(rest: str, hub: Hub, base: Path = Path()) -> Towers:
+    """A repository's name, or a folder written as a path; either may end with `@state.pt`.
+
+    Paths are relative to `base`. Raises an `EncoderError`.
+    """
+    transformers = library(LIBRARY)
+    name, state = split_state(rest, base)
+    folder = base / Path(name).expanduser()
+    if not folder.is_dir() and not _is_path(name):
+        with files_of(name, _WEIGHTS, hub), loading(f"hf:{name}"), _without_bars(transformers):
+            return _loaded(transformers, name, state)
     folder = folder.resolve()
     if not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no config.json, expected a folder that transformers saved: check the path")
-    with loading(f"hf:{folder}"), without_bars(transformers):
-        return _loaded(transformers, str(folder), str(folder), state)
+    with loading(f"hf:{folder}"), _without_bars(transformers):
+        return _loaded(transformers, str(folder), state)
+
+
+def load_dinov2(rest: str, hub: Hub, base: Path = Path()) -> Towers:
+    """The class token of DINOv2 (Oquab et al. 2023, arXiv:2304.07193), `small` (or `vits14`) to `giant`.
+
+    Each also `with-registers-`, or `./folder`. Raises an `EncoderError`.
+    """
+    if _is_path(rest):
+        return load(rest, hub, base)
+    rest = _DINOV2_OF_PAPER.get(rest, rest)
+    if rest not in _DINOV2:
+        near = get_close_matches(rest, _DINOV2, n=2, cutoff=0.4)
+        raise ModelNotFound(
+            f"there is no DINOv2 {rest!r}, expected one of {', '.join(_DINOV2)}, or ./folder: "
+            f"did you mean dinov2:{near[0] if near else 'base'}?"
+        )
+    return load(_DINOV2[rest], hub, base)
+
+
+def load_sentence_transformer(rest: str, hub: Hub, base: Path = Path()) -> Towers:
+    """The towers inside a picture model of sentence-transformers: its name, with or without its owner, or `./folder`.
+
+    Raises an `EncoderError`.
+    """
+    sentence_transformers, transformers = library("sentence_transformers"), library(LIBRARY)
+    if _is_path(rest):
+        folder = (base / Path(rest).expanduser()).resolve()
+        if not (folder / "modules.json").is_file():
+            raise ModelNotFound(
+                f"{folder} holds no modules.json, expected a folder of {_SENTENCE_OWNER}: check the path"
+            )
+        name = f"st:{folder}"
+        with loading(name), _without_bars(transformers):
+            model = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    else:
+        name, repository = f"st:{rest}", rest if "/" in rest else f"{_SENTENCE_OWNER}/{rest}"
+        with files_of(repository, ["modules.json"], hub), loading(name), _without_bars(transformers):
+            model = sentence_transformers.SentenceTransformer(repository, device="cpu")
+    first, *others = list(model)
+    kinds = [type(module).__name__ for module in others if type(module).__name__ not in _HARMLESS]
+    processor = getattr(getattr(first, "processor", None), "image_processor", None)
+    if kinds or processor is None:
+        raise EncoderError(
+            f"{name} consists of {', '.join([type(first).__name__, *kinds])} and reads no pictures or changes vectors "
+            "afterwards, expected a two-tower model of pictures and words: use st:clip-ViT-B-32 or its kin"
+        )
+    return _towers(name, first.model, processor, first.tokenizer)
+
+
+def rebuilt(config: Mapping[str, Any]) -> nn.Module:
+    """The model of `Towers.rebuild` with random weights."""
+    kind = _kind(str(config["model_type"]), "the model of this run")
+    model_class = getattr(library(LIBRARY), kind.model)
+    model: nn.Module = model_class(model_class.config_class(**config))
+    return model
+
+
+def parts(model: Any) -> Parts:
+    """The two towers of a CLIP or SigLIP."""
+    kind = KINDS[model.config.model_type]
+    bias = getattr(model, "logit_bias", None)
+    return Parts(
+        image=kind.image(model),
+        text=kind.text(model) if kind.text else nn.Identity(),
+        log_scale=float(model.logit_scale.detach().reshape(-1)[0]),
+        bias=None if bias is None else float(bias.detach().reshape(-1)[0]),
+    )
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "/", "~"))
 
 
 @contextmanager
-def without_bars(transformers: Any) -> Iterator[None]:
+def _without_bars(transformers: Any) -> Iterator[None]:
     """Without the library's progress bars."""
     was_on = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
@@ -57,60 +159,56 @@ def without_bars(transformers: Any) -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
-def type_of(rest: str, hub: Hub) -> str:
-    """What config.json says of a name or folder: `clip`, `dinov2`. Raises an `EncoderError`."""
-    transformers = library("transformers")
-    base, _ = split_state(rest)
-    folder = Path(base).expanduser()
-    if folder.is_dir() or base.startswith((".", "/", "~")):
-        with loading(f"hf:{folder}"):
-            return str(transformers.AutoConfig.from_pretrained(str(folder)).model_type)
-    with files_of(base, ["config.json"], hub), loading(f"hf:{base}"):
-        return str(transformers.AutoConfig.from_pretrained(base).model_type)
-
-
-def _loaded(transformers: Any, source: str, shown: str, state: Path | None) -> Towers:
+def _loaded(transformers: Any, source: str, state: Path | None) -> Towers:
+    """From a repository or a folder."""
+    name = f"hf:{source}"
     config = transformers.AutoConfig.from_pretrained(source)
-    kind = kind_of(config.model_type, f"hf:{shown}")
-    model_class, given = getattr(transformers, kind.model), {"dtype": "float32", **kind.options}
-    model, report = model_class.from_pretrained(source, output_loading_info=True, **given)
+    kind = _kind(config.model_type, name)
+    model, report = getattr(transformers, kind.model).from_pretrained(
+        source, output_loading_info=True, dtype="float32", **kind.options
+    )
     fresh = sorted(report["missing_keys"])
     if state is not None:
-        fit(model, read_state(state), f"hf:{shown}", may_lack=not fresh)
+        fit(model, read_state(state), name, may_lack=not fresh)
     elif fresh:
         raise ModelDamaged(
-            f"hf:{shown} lacks {', '.join(fresh[:3])} of a {kind.model}, expected every weight: "
+            f"{name} lacks {', '.join(fresh[:3])} of a {kind.model}, expected every weight: "
             "choose a repository whose model has both towers and their projections"
         )
     processor = transformers.AutoImageProcessor.from_pretrained(source)
-    how = preprocessing_of(processor.to_dict(), f"hf:{shown}")
-    name = f"hf:{shown}" + (f"@{state}" if state else "")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source) if kind.take(model)[1] else None
-    return towers_of(name, model, how, tokenizer)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source) if kind.text else None
+    return _towers(name + (f"@{state}" if state else ""), model, processor, tokenizer)
 
 
-def towers_of(name: str, model: Any, how: Preprocessing, tokenizer: Any) -> Towers:
+def _towers(name: str, model: Any, processor: Any, tokenizer: Any) -> Towers:
     """A loaded model and its tokenizer, None for one of pictures alone."""
     config = model.config
-    kind = kind_of(config.model_type, name)
-    pictures, texts = kind.take(model)
-    words = _words(tokenizer, config, texts, pads_fully=kind.pads_fully) if texts and tokenizer else None
-    scale, bias = _scale(model), getattr(model, "logit_bias", None)
-    activations = [getattr(part, "hidden_act", "") for part in (config, *_parts(config))]
+    kind = _kind(config.model_type, name)
+    model.eval()
+    sides = [getattr(config, side, None) for side in ("vision_config", "text_config")]
+    activations = [getattr(part, "hidden_act", "") for part in (config, *sides) if part is not None]
+    preprocessing = preprocessing_of(processor.to_dict(), name)
+    scale, bias = scale_and_bias(model)
+    if hasattr(model, "temperature"):  # ALIGN divides by it
+        scale = float(1 / model.temperature.detach())
+    is_trainable = kind.text is not None and not kind.takes_mask
     return Towers(
         name=name,
         architecture=f"transformers {kind.model} {' '.join(map(str, activations))}",
         model=model,
-        how=how,
-        vectors=pictures,
-        words=words,
-        picture_weights=kind.pictures,
+        preprocessing=preprocessing,
+        image=kind.image(model),
+        text=_text(model, kind, kind.text(model), tokenizer) if kind.text and tokenizer else None,
+        picture_weights=kind.picture_weights,
         logit_scale=scale,
-        logit_bias=None if bias is None else float(bias.detach().reshape(-1)[0]),
+        logit_bias=bias,
+        transform=lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0],
+        config={"vision_cfg": {"image_size": preprocessing.height}},
+        rebuild={"library": LIBRARY, "config": json.loads(json.dumps(config.to_dict()))} if is_trainable else {},
     )
 
 
-def kind_of(model_type: str, name: str) -> Kind:
+def _kind(model_type: str, name: str) -> Kind:
     """How a model of that type is used; raises `ModelNotFound`."""
     if model_type not in KINDS:
         raise ModelNotFound(
@@ -120,69 +218,151 @@ def kind_of(model_type: str, name: str) -> Kind:
     return KINDS[model_type]
 
 
-def _words(tokenizer: Any, config: Any, vectors: Callable[..., Tensor], *, pads_fully: bool) -> Words:
-    length = int(min(config.text_config.max_position_embeddings, tokenizer.model_max_length))
-    names = ("input_ids",) if pads_fully else ("input_ids", "attention_mask")
+def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextTower:
+    length = int(min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length))
+    names = ("input_ids", "attention_mask") if kind.takes_mask else ("input_ids",)
 
-    def tokens(texts: list[str]) -> Mapping[str, Tensor]:
-        padding = "max_length" if pads_fully else True
+    def tokens(texts: list[str]) -> tuple[Tensor, ...]:
+        padding = "max_length" if kind.pads_fully else True
         read = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        return {name: read[name] for name in names}
+        return tuple(read[name] for name in names)
 
-    return Words(tokens, vectors, tokenizer, length)
+    def tokenizer_json() -> str:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise EncoderError(
+                f"the tokenizer is a {type(tokenizer).__name__}, expected one with a tokenizer.json: "
+                "save it from a fast tokenizer into the folder"
+            )
+        return str(backend.to_str())
 
-
-def _scale(model: Any) -> float | None:
-    if hasattr(model, "temperature"):  # ALIGN divides by it
-        return float(1 / model.temperature.detach())
-    return float(model.logit_scale.detach().exp().reshape(-1)[0]) if hasattr(model, "logit_scale") else None
-
-
-def _parts(config: Any) -> list[Any]:
-    parts = (getattr(config, name, None) for name in ("vision_config", "text_config"))
-    return [part for part in parts if part is not None]
-
-
-def _features(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
-    """CLIP and its kin: both towers with their projections."""
-    return (
-        lambda pixels: _pooled(model.get_image_features(pixel_values=pixels)),
-        lambda **tokens: _pooled(model.get_text_features(**tokens)),
+    # SigLIP's first tokenizer strips punctuation in Python; the others say all in tokenizer.json
+    clean = "canonicalize" if type(tokenizer).__name__ == "SiglipTokenizer" else "whitespace"
+    return TextTower(
+        module=module,
+        tokens=tokens,
+        context_length=length,
+        masks_padding=not kind.pads_fully,
+        takes_mask=kind.takes_mask,
+        config={
+            "context_length": length,
+            "vocab_size": int(model.config.text_config.vocab_size),
+            "hf_tokenizer_name": "tokenizer.json",
+            "tokenizer_kwargs": {"clean": clean},
+            **({"no_causal_mask": True} if kind.pads_fully else {"masks_padding": True}),
+        },
+        tokenizer_config={"pad_token": tokenizer.pad_token, "model_max_length": length},
+        tokenizer=tokenizer_json,
     )
 
 
-def _blip(model: Any) -> tuple[Callable[[Tensor], Tensor], Callable[..., Tensor]]:
-    """The two projections that BLIP's retrieval compares (`use_itm_head=False`), of the first token of each tower."""
-    return (
-        lambda pixels: model.vision_proj(model.vision_model(pixel_values=pixels).last_hidden_state[:, 0]),
-        lambda **tokens: model.text_proj(model.text_encoder(**tokens).last_hidden_state[:, 0]),
+def preprocessing_of(processor: Mapping[str, Any], name: str) -> Preprocessing:
+    """What preprocessor_config.json says; raises `EncoderError` where the two cannot agree.
+
+    Theirs crops from the whole pixel below the middle.
+    """
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    is_cropped = bool(processor.get("do_center_crop"))
+    short = size.get("shortest_edge")
+    sides = [short] * 2 if short else [size.get("height"), size.get("width")]
+    wanted: list[Any] = [crop.get("height"), crop.get("width")] if is_cropped else sides
+    resample = int(processor.get("resample", _BILINEAR))
+    is_odd = None in (*sides, *wanted) or "crop_pct" in processor or resample not in RESAMPLING.values()
+    if is_odd or (short and not is_cropped) or (is_cropped and sides[0] != sides[1]):
+        raise EncoderError(
+            f"{name} resizes pictures to {dict(size)} and cuts {dict(crop)}, expected a square, or a short side and a "
+            "square cut from the middle: change preprocessor_config.json if the model bears it"
+        )
+    mean, std = _mean_and_std(processor)
+    mode: Mode = "shortest" if short else "squash"
+    return Preprocessing(
+        height=wanted[0],
+        width=wanted[1],
+        mean=mean,
+        std=std,
+        resample=resample,
+        mode=mode,
+        fill=0,
+        resized=sides[0] if sides != wanted else None,
+        crops_down=True,
     )
 
 
-def _first_token(model: Any) -> tuple[Callable[[Tensor], Tensor], None]:
-    """DINOv2 and ViT: the class token after the last norm."""
-    return lambda pixels: model(pixel_values=pixels).last_hidden_state[:, 0], None
+def _mean_and_std(processor: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Of values 0 to 1. Theirs are of `pixel * factor - offset`, and EfficientNet's may be divided twice."""
+    ones = (1.0, 1.0, 1.0)
+    factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+    offset = 1.0 if processor.get("rescale_offset") else 0.0
+    is_normal = processor.get("do_normalize", True)
+    means = processor["image_mean"] if is_normal else (0.0, 0.0, 0.0)
+    stds = processor["image_std"] if is_normal else ones
+    again = processor["image_std"] if processor.get("include_top") else ones
+    span = 255 * factor  # a pixel of 255 comes to this before the offset
+    mean = [(offset + value) / span for value in means]
+    std = [one * two / span for one, two in zip(stds, again, strict=True)]
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
 
 
-def _average(model: Any) -> tuple[Callable[[Tensor], Tensor], None]:
-    """Convolutional networks: the average over the last map."""
-    return lambda pixels: model(pixel_values=pixels).pooler_output.flatten(1), None
+def _projected(model: Any) -> nn.Module:
+    return Pooled(model.vision_model, getattr(model, "visual_projection", None))
+
+
+def _text_projected(model: Any) -> nn.Module:
+    return Pooled(model.text_model, getattr(model, "text_projection", None))
+
+
+def _features_of_image(model: Any, pixels: Tensor) -> Tensor:
+    return _pooled(model.get_image_features(pixel_values=pixels))
+
+
+def _features_of_text(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    return _pooled(model.get_text_features(input_ids=ids, attention_mask=mask))
 
 
 def _pooled(output: Any) -> Tensor:
     """Since version 5 the vectors come with all that led to them."""
-    return getattr(output, "pooler_output", output)
+    vectors: Tensor = getattr(output, "pooler_output", output)
+    return vectors
 
 
+def _blip_image(model: Any, pixels: Tensor) -> Tensor:
+    """What BLIP's retrieval compares (`use_itm_head=False`): the projection of the first token."""
+    vectors: Tensor = model.vision_proj(model.vision_model(pixel_values=pixels).last_hidden_state[:, 0])
+    return vectors
+
+
+def _blip_text(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    tokens = model.text_encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    vectors: Tensor = model.text_proj(tokens[:, 0])
+    return vectors
+
+
+def _first_token(model: Any, pixels: Tensor) -> Tensor:
+    """DINOv2 and ViT: the class token after the last norm."""
+    vectors: Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
+    return vectors
+
+
+def _average(model: Any, pixels: Tensor) -> Tensor:
+    """Convolutional networks: the average over the last map."""
+    vectors: Tensor = model(pixel_values=pixels).pooler_output.flatten(1)
+    return vectors
+
+
+def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
+    return lambda model: Part(model, run)
+
+
+_FEATURES = {"image": _part(_features_of_image), "text": _part(_features_of_text)}
 KINDS: Mapping[str, Kind] = {
-    "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), _features),
-    "siglip": Kind("SiglipModel", ("vision_model.",), _features, pads_fully=True),
-    "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _blip),
-    "align": Kind("AlignModel", ("vision_model.",), _features),
-    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), _features),
-    "dinov2": Kind("Dinov2Model", (), _first_token),
-    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _first_token),
-    "vit": Kind("ViTModel", (), _first_token, options={"add_pooling_layer": False}),
-    "resnet": Kind("ResNetModel", (), _average),
+    "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), _projected, _text_projected, takes_mask=False),
+    "siglip": Kind("SiglipModel", ("vision_model.",), _projected, _text_projected, takes_mask=False, pads_fully=True),
+    "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _part(_blip_image), _part(_blip_text)),
+    "align": Kind("AlignModel", ("vision_model.",), **_FEATURES),
+    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), **_FEATURES),
+    "dinov2": Kind("Dinov2Model", (), _part(_first_token)),
+    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _part(_first_token)),
+    "vit": Kind("ViTModel", (), _part(_first_token), options={"add_pooling_layer": False}),
+    "resnet": Kind("ResNetModel", (), _part(_average)),
 }
 """What `model_type` of config.json says -> how such a model is used."""

@@ -1,6 +1,6 @@
-"""A torch model and the folder exported from it -> how alike their vectors are, and what that does to recall."""
+"""How alike the vectors of a torch model and of the folder exported from it are, and what that does to recall."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,11 @@ from PIL import Image
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import SourceError
 from sightline.images.read import read
-from sightline.train.config import DataSettings
+from sightline.train.config import DataSettings, Precision
 from sightline.train.data import PICTURE_SUFFIXES, Captioned, PictureSet, read_set
-from sightline.train.export.model import Original
 from sightline.train.measure import recall_of
 from sightline.train.pictures import without_unreadable
-from sightline.types import Vectors
+from sightline.types import Vector, Vectors
 
 MOST_PICTURES = 500
 TEXTS_OF_EACH = 2
@@ -52,6 +51,19 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Original:
+    """A torch model: the vector of one upright picture or of one text, and `write(folder, precision, calibration)`.
+
+    `write` may take the model apart: it is to be called after the vectors were taken.
+    """
+
+    encode_image: Callable[[Image.Image], Vector]
+    encode_text: Callable[[str], Vector] | None
+    """None for a model of pictures alone."""
+    write: Callable[[Path, Precision, Sequence[Path]], None]
+
+
+@dataclass(frozen=True, slots=True)
 class Both:
     """Vectors (n, dim) of the pictures and of the texts of a sample; no texts of a model of pictures alone."""
 
@@ -61,10 +73,10 @@ class Both:
 
 def generated(folder: Path) -> Sample:
     """For want of better: pictures of soft colours, written into `folder`, and a dozen phrases."""
-    chance = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     paths = []
     for number in range(GENERATED_PICTURES):
-        coarse = Image.fromarray(chance.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
         path = folder / f"{number}.jpg"
         coarse.resize((448, 320), Image.Resampling.BICUBIC).save(path, quality=90)
         paths.append(path)
@@ -125,6 +137,12 @@ def recall_on(vectors: Both, sample: Sample) -> dict[str, float] | None:
     if sample.owners is None or vectors.texts is None:
         return None
     return recall_of(torch.from_numpy(vectors.texts @ vectors.pictures.T), torch.from_numpy(sample.owners))
+
+
+def unit(vectors: torch.Tensor) -> Vector:
+    """A tensor of one row -> a unit vector."""
+    row = np.asarray(vectors.detach().float().cpu().numpy().reshape(-1), np.float32)
+    return np.asarray(row / np.linalg.norm(row), np.float32)
 
 
 def _distribution(one: Vectors | None, other: Vectors | None) -> Mapping[str, float] | None:

@@ -1,4 +1,4 @@
-"""What a new model learns from besides its pairs: a picture classifier's opinion, and vectors of a sentence encoder."""
+"""What the new model learns from besides its pairs: a picture classifier, and vectors of a sentence encoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.train.device import device_of
-from sightline.train.own.model import PIXEL_MEAN, PIXEL_STD, TextTower
-from sightline.train.own.text import padded
-from sightline.train.own.views import BATCH, View, pixels
+from sightline.encoders.preprocess import Preprocessing
+from sightline.train.mini import PIXEL_MEAN, PIXEL_STD, TextTower
+from sightline.train.model import device_of, padded
+from sightline.train.pictures import PictureFiles
 
+BATCH = 16
 FIRES = 8
 POOLED_BEFORE = (2, 4)  # the fire modules that a max pooling precedes, in version 1.1
 
@@ -51,13 +52,11 @@ def _pooled(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def opinions(classifier: SqueezeNet, paths: Sequence[Path], side: int) -> NDArray[np.float16]:
+def teacher_probabilities(classifier: SqueezeNet, paths: Sequence[Path], how: Preprocessing) -> NDArray[np.float16]:
     """(n, classes): the classifier's distribution over its classes for each whole picture."""
-    rows = []
-    for start in range(0, len(paths), BATCH):
-        batch = np.stack([pixels(path, View(0, side)) for path in paths[start : start + BATCH]])
-        rows.append(classifier(batch).softmax(dim=1).numpy().astype(np.float16))
-    return np.concatenate(rows)
+    files = PictureFiles(paths, how)
+    batches = (files.batch(start, start + BATCH).numpy() for start in range(0, len(files), BATCH))
+    return np.concatenate([classifier(batch).softmax(dim=1).numpy().astype(np.float16) for batch in batches])
 
 
 @torch.no_grad()

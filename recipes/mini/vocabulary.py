@@ -1,11 +1,9 @@
-"""Texts -> token ids: a tokenizer cut down to the words that are used, and batches without waste."""
+"""A WordPiece tokenizer cut down to the words that are used."""
 
 import json
 from collections.abc import Iterable, Sequence
 
-import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
@@ -44,15 +42,3 @@ def _renumber(processor: dict[str, object], kept: Sequence[str]) -> None:
         pair = processor.get(name)
         if isinstance(pair, list):
             pair[1] = kept.index(pair[0])
-
-
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str], *, context_length: int) -> list[list[int]]:
-    """The ids of each text, cut to `context_length` with the closing token kept."""
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    return [row if len(row) <= context_length else [*row[: context_length - 1], row[-1]] for row in rows]
-
-
-def padded(rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-    """(n, longest row): ids with padding at the end."""
-    length = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows])

@@ -1,19 +1,18 @@
-"""Published weights -> the state of a tower, with batch norms folded and the vocabulary pruned."""
+"""The state of a tower from published weights, with batch norms folded and the vocabulary cut."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.errors import ModelDamaged
-from sightline.train.batches import Source
-from sightline.train.device import device_of
-from sightline.train.own.model import BOTTLENECKS, ImageTower, TwoTowers
+from sightline.train.batches import TrainingSet
+from sightline.train.mini import BOTTLENECKS, ImageTower, MiniTowers
+from sightline.train.model import device_of
 from sightline.train.pictures import Pictures
 
 BATCH_NORM_EPS = 1e-5
@@ -44,7 +43,7 @@ def bert_state(path: Path, kept: Sequence[int], *, context_length: int) -> dict[
 
     Token type 0 is added to the positions, since every token of a query is of that type.
     """
-    arrays = read_safetensors(path)
+    arrays: Mapping[str, Array] = load_file(path)
     norm = "embeddings.LayerNorm."
     positions = arrays["embeddings.position_embeddings.weight"][:context_length]
     state = {
@@ -77,7 +76,7 @@ def _bert_layer(arrays: Mapping[str, Array], theirs: str, ours: str) -> dict[str
 
 
 @torch.no_grad()
-def fit_image_head(model: TwoTowers, source: Source, *, ridge: float = 0.3) -> None:
+def fit_image_head(model: MiniTowers, source: TrainingSet, *, ridge: float = 0.3) -> None:
     """Sets the image tower's linear head to the ridge regression from its features to the mean text of each picture.
 
     The pair of towers then finds a third of the right pictures before the first step (recall@10 35 % of 1,000).
@@ -97,22 +96,5 @@ def fit_image_head(model: TwoTowers, source: Source, *, ridge: float = 0.3) -> N
 def _features(tower: ImageTower, pictures: Pictures) -> Tensor:
     """N maps -> (n, 1280): the average of the last map."""
     device = device_of(tower)
-    batches = (pictures.plain(start, start + 64).to(device) for start in range(0, len(pictures), 64))
+    batches = (pictures.batch(start, start + 64).to(device) for start in range(0, len(pictures), 64))
     return torch.cat([tower.features(batch).mean(dim=(2, 3)).cpu() for batch in batches])
-
-
-def read_safetensors(path: Path) -> dict[str, Array]:
-    """The float32 tensors of a safetensors file by name (format: 8 bytes of header length, JSON header, data)."""
-    data = path.read_bytes()
-    start = 8 + int.from_bytes(data[:8], "little")
-    try:
-        header = json.loads(data[8:start])
-    except ValueError as error:
-        raise ModelDamaged(f"{path} is not a safetensors file: expected a JSON header; fetch it again") from error
-    tensors = {name: entry for name, entry in header.items() if name != "__metadata__" and entry["dtype"] == "F32"}
-    return {name: _tensor(data, start, entry) for name, entry in tensors.items()}
-
-
-def _tensor(data: bytes, start: int, entry: Mapping[str, Sequence[int]]) -> Array:
-    begin, end = entry["data_offsets"]
-    return np.frombuffer(data[start + begin : start + end], np.float32).reshape(entry["shape"])

@@ -1,1 +1,0 @@
-"""Pictures without captions turned into a captions table by a captioning model."""

@@ -1,1 +1,0 @@
-"""CLIP models of open_clip and transformers, as training and export see them."""
