@@ -1,4 +1,4 @@
-"""A student, a teacher's vectors and a file of pixels -> better weights, one step at a time, through kills and stops."""
+"""The steps in which a student's picture tower learns to give the teacher's vectors, through kills and stops."""
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sightline.errors import TrainingError
-from sightline.train.device import device_of
 from sightline.train.distil.pictures import PixelFile, glimpse
 from sightline.train.distil.settings import PictureSettings
 from sightline.train.distil.student import Student
+from sightline.train.model import device_of
 
 Batch = tuple[NDArray[np.int64], Tensor]
 
@@ -37,8 +37,8 @@ class Imitation:
     ahead: "Future[Batch] | None" = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def advance(self) -> tuple[float, float]:
-        """One step. Gives its loss and the mean cosine to the teacher; raises `TrainingError` when it is no number."""
+    def advance(self) -> float:
+        """One step. Gives its loss; raises `TrainingError` when that is no number."""
         options = self.settings
         places, pictures = self._batch(self.step) if self.ahead is None else self.ahead.result()
         self.ahead = self.pool.submit(self._batch, self.step + 1)
@@ -46,8 +46,7 @@ class Imitation:
         device = device_of(self.student)
         vectors = self.student(pictures.to(device))
         wanted = self.targets[torch.from_numpy(places)]
-        cosine = (vectors * wanted).sum(dim=1).mean()
-        loss = 2 * (1 - cosine)  # the squared distance of unit vectors
+        loss = 2 * (1 - (vectors * wanted).sum(dim=1).mean())  # the squared distance of unit vectors
         if options.neighbours_weight:
             others = self.targets[self._others(len(self.targets))]
             temperature = options.neighbours_temperature
@@ -59,7 +58,7 @@ class Imitation:
             )
         self._move(loss)
         self.step += 1
-        return float(loss.detach()), float(cosine.detach())
+        return float(loss.detach())
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""

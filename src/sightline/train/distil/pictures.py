@@ -25,14 +25,13 @@ AHEAD = 256
 Pixels = NDArray[np.uint8]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class PixelFile:
     """A file of n pictures, each 3 x side x side bytes of RGB, channels last; read in pieces, so it takes no memory."""
 
     path: Path
     names: tuple[str, ...]
     side: int
-    file: BinaryIO
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,8 +39,9 @@ class PixelFile:
     def picture(self, place: int) -> Tensor:
         """(1, 3, side, side) of uint8, channels last."""
         size = 3 * self.side**2
-        self.file.seek(place * size)
-        flat = np.frombuffer(bytearray(self.file.read(size)), np.uint8)
+        with self.path.open("rb") as file:
+            file.seek(place * size)
+            flat = np.frombuffer(bytearray(file.read(size)), np.uint8)
         return torch.from_numpy(flat.reshape(1, self.side, self.side, 3)).permute(0, 3, 1, 2)
 
 
@@ -71,7 +71,7 @@ def pixel_file(
     readable = json.loads(index.read_text(encoding="utf-8"))["readable"]
     if not readable:
         raise TrainingError(f"none of the {len(names):,} pictures in {folder} can be read: check `images`")
-    return PixelFile(path, tuple(readable), how.height, path.open("rb"))
+    return PixelFile(path, tuple(readable), how.height)
 
 
 def _decoded(

@@ -2,22 +2,23 @@
 
 import copy
 import json
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
+from sightline.encoders.catalog import BUNDLED, bundled_folder
 from sightline.encoders.hub import Hub
-from sightline.encoders.preprocess import Preprocessing
-from sightline.train import checkpoint
-from sightline.train.config import DataSettings
-from sightline.train.data import PictureSet, read_set
-from sightline.train.device import choose_device
+from sightline.encoders.preprocess import Preprocessing, as_config
+from sightline.encoders.torch.towers import Documents
+from sightline.train import checkpoint, curve
+from sightline.train.config import OptimiserSettings, Settings
+from sightline.train.data import read_set
 from sightline.train.distil.imitate import Imitation, imitation
 from sightline.train.distil.pictures import PixelFile, pixel_file, resized
 from sightline.train.distil.settings import DistilSettings
@@ -25,18 +26,25 @@ from sightline.train.distil.student import Student, open_student
 from sightline.train.distil.teacher import Teacher, read_teacher
 from sightline.train.distil.texts import names_of, texts_of
 from sightline.train.distil.words import text_vectors, word_training
-from sightline.train.measure import owners_of, recall_of
-from sightline.train.memory import keep_freed_memory
-from sightline.train.own.model import TextTower
-from sightline.train.own.restore import restore
-from sightline.train.own.text import token_ids
-from sightline.train.start import BUNDLED
+from sightline.train.measure import recall_of
+from sightline.train.mini import TextTower, restored
+from sightline.train.model import MOST_CALIBRATION, Say, choose_device
+from sightline.train.model_folder import Sides, write_folder
+from sightline.train.run import RECORD, Listener, Outcome, Progress, Recalls, keep_freed_memory
 
 LOG = "distillation.jsonl"
 WORDS = "words.pt"
 BATCH = 50
-Say = Callable[[str], None]
-Recalls = dict[str, dict[str, float]]
+FREE_TO_CHANGE = ("cache", "measure", "words", "pictures")
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A text tower in the teacher's space, how it reads, and the sharpness of scores."""
+
+    tower: TextTower
+    documents: Documents
+    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +59,12 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """What a run learns from and measures with."""
+    """What a run learns from: all of the teacher's vectors, and the part of them that does not measure."""
 
     settings: DistilSettings
     base: Path
     teacher: Teacher
-    """All of it, the part that is learned from, and the names of what is not."""
     learned: Teacher
-    apart: frozenset[str]
     say: Say
 
     @property
@@ -66,11 +72,59 @@ class Distillation:
         """Where everything is written."""
         return self.base / self.settings.output
 
+    @property
+    def root(self) -> Path:
+        """The folder that the teacher's names are relative to."""
+        return self.base / self.settings.images
 
-def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation:
-    """Reads the teacher's vectors and sees which pictures measure."""
+    @property
+    def dim(self) -> int:
+        """The length of a vector."""
+        return int(self.teacher.vectors.shape[1])
+
+    def pixels(self, part: Teacher, how: Preprocessing, name: str) -> PixelFile:
+        """The decoded pictures of a part, from its file if it is there."""
+
+        def tell(done: int) -> None:
+            if done % 2048 == 0 or done == len(part.names):
+                self.say(f"{name}: {done:,} of {len(part.names):,} pictures decoded")
+
+        return pixel_file(self.cache / f"{name.replace('/', '-')}.u8", part.names, self.root, how, say=tell)
+
+    @property
+    def cache(self) -> Path:
+        """The folder of decoded pictures."""
+        return self.base / (self.settings.cache or f"{self.settings.output}/pixels")
+
+
+def distil(settings: DistilSettings, base: Path, *, listen: Listener, hub: Hub | None = None) -> Outcome:
+    """Trains as `settings` say (paths relative to `base`) and exports into `settings.output`.
+
+    First the text tower learns where texts lie among the teacher's vectors, in minutes, and is kept in words.pt. Then
+    the picture tower learns to give these vectors, in hours: checkpoint.pt is what it has reached. The same command
+    goes on from there, and with more `steps` after the end too. Raises `TrainingError` when a loss is no number, if an
+    unfinished run had another student, or when vectors or weights cannot be read.
+    """
     keep_freed_memory()
     torch.manual_seed(settings.seed)
+    run = distillation(settings, base, lambda note: listen(Progress(note=note)))
+    student = open_student(settings.student, base, run.dim, hub or Hub())
+    student.to(choose_device(settings.device))
+    how = seen_by(student, settings)
+    reader = train_words(run)
+    measured = measured_sets(run, reader, how)
+    finished = train_pictures(run, student, how, measured, listen)
+    recalls = {name: recalls_of(finished, one, how.height) for name, one in measured.items()}
+    write(run, finished, reader, how)
+    record = {"settings": asdict(settings), "recalls": recalls, "pictures": len(run.learned.names)}
+    (run.folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if not settings.cache:
+        shutil.rmtree(run.cache)
+    return Outcome(run.folder, recalls, (), 1.0)
+
+
+def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation:
+    """Reads the teacher's vectors and sees which pictures measure and are not learned from."""
     names = base / settings.teacher_names if settings.teacher_names else None
     teacher = read_teacher(base / settings.teacher_vectors, names)
     root = base / settings.images
@@ -79,77 +133,110 @@ def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation
         if one.hold_out_percent:
             apart |= set(names_of(read_set(one, base, is_held_out=True), root))
     learned = teacher.only(set(teacher.names) - apart)
-    say(f"{len(learned.names):,} pictures to learn from, {len(apart):,} kept apart")
+    say(f"{len(learned.names):,} pictures to learn from, {len(teacher.names) - len(learned.names):,} kept apart")
     (base / settings.output).mkdir(parents=True, exist_ok=True)
-    return Distillation(settings, base, teacher, learned, frozenset(apart), say)
+    return Distillation(settings, base, teacher, learned, say)
 
 
-def train_words(run: Distillation) -> tuple[TextTower, Tokenizer, float]:
-    """The text tower that knows where texts belong among the teacher's vectors, its tokenizer, and their sharpness.
+def train_words(run: Distillation) -> Reader:
+    """The text tower that knows where texts belong among the teacher's vectors.
 
-    Done once: `words.pt` in the output folder is taken as it is by later runs.
+    Trained once: words.pt in the output folder is taken as it is by later runs.
     """
-    settings = run.settings
-    name = settings.student.text_tower
-    model, tokenizer = restore(BUNDLED if name == "mini" else run.base / name, dropout=settings.words.dropout)
-    tower, dim = model.text, run.teacher.vectors.shape[1]
-    path = run.folder / WORDS
-    texts = texts_of(settings.data, run.base, run.base / settings.images, _places(run.learned))
-    ids = token_ids(tokenizer, texts.texts, context_length=model.shape.context_length)
-    training = word_training(
-        tower, settings.words, texts, ids, run.learned.vectors, seed=settings.seed, say=run.say
-    )
-    if not path.is_file():
-        run.say(f"{len(texts.texts):,} texts for {sum(len(one.places) for one in texts.sets):,} pictures of {dim} numbers")
-        training.train_head()
-        training.train_tower()
-        torch.save({"text": tower.state_dict(), "log_scale": training.log_scale.detach()}, path)
-    state = torch.load(path, weights_only=True)
-    tower.load_state_dict(state["text"])
-    return tower.eval(), tokenizer, float(state["log_scale"].exp())
+    settings, path = run.settings, run.folder / WORDS
+    name, options = settings.student.text_tower, OptimiserSettings(dropout=settings.words.dropout)
+    folder = bundled_folder(BUNDLED) if name == BUNDLED else run.base / name
+    start = restored(folder, Settings(optimiser=options))
+    tower = start.model.text
+    if path.is_file():
+        tower.projection = torch.nn.Linear(tower.projection.in_features, run.dim, bias=False)
+        state = torch.load(path, weights_only=True)
+        tower.load_state_dict(state["text"])
+        return Reader(tower.eval(), start.documents, float(state["log_scale"].exp()))
+    places = {name: place for place, name in enumerate(run.learned.names)}
+    texts = texts_of(settings.data, run.base, run.root, places)
+    run.say(f"{len(texts.texts):,} texts of {sum(len(one.places) for one in texts.sets):,} pictures")
+    ids = start.ids(texts.texts)
+    training = word_training(tower, settings.words, texts, ids, run.learned.vectors, seed=settings.seed, say=run.say)
+    training.train_head()
+    training.train_tower()
+    torch.save({"text": tower.state_dict(), "log_scale": training.log_scale.detach()}, path)
+    return Reader(tower.eval(), start.documents, float(training.log_scale.detach().exp()))
 
 
-def train_pictures(run: Distillation, measured: dict[str, Measured], hub: Hub | None = None) -> Student:
-    """The picture tower after all its steps; a run that was stopped goes on from its last checkpoint."""
-    settings = run.settings
-    student = open_student(settings.student, run.base, run.teacher.vectors.shape[1], hub or Hub())
-    student.to(choose_device(settings.device))
-    pixels = _pixels(run, run.learned, seen_by(student, settings), "train")
+def measured_sets(run: Distillation, reader: Reader, how: Preprocessing) -> dict[str, Measured]:
+    """The sets that measure; a note says what the teacher's own vectors would reach with these texts."""
+    found: dict[str, Measured] = {}
+    for one in run.settings.measure:
+        pictures, name = read_set(one, run.base), one.name or one.table
+        texts = dict(zip(names_of(pictures, run.root), (picture.texts for picture in pictures.pictures), strict=True))
+        part = run.teacher.only(texts)
+        if not part.names:
+            run.say(f"{name}: the teacher has no vectors of its pictures, so it is not measured")
+            continue
+        pixels = run.pixels(part, how, name)
+        part = part.only(pixels.names)
+        vectors = text_vectors(reader.tower, reader.documents.tokens.ids([t for key in part.names for t in texts[key]]))
+        owners = torch.arange(len(part.names)).repeat_interleave(torch.tensor([len(texts[key]) for key in part.names]))
+        found[name] = Measured(pixels, part.vectors, vectors, owners)
+        reached = recall_of(vectors @ part.vectors.T, owners)["text_to_image@10"]
+        run.say(f"{name}: with the teacher's own vectors recall@10 would be {100 * reached:.1f}")
+    return found
+
+
+def train_pictures(
+    run: Distillation, student: Student, how: Preprocessing, measured: Mapping[str, Measured], listen: Listener
+) -> Student:
+    """The picture tower after all its steps, with averaged weights; an unfinished run goes on."""
+    settings, options = run.settings, run.settings.pictures
+    pixels = run.pixels(run.learned, how, "pictures")
     targets = run.learned.only(pixels.names).vectors
-    runner = imitation(student, settings.pictures, pixels, targets, settings.seed)
-    document = _fixed(settings)
+    runner = imitation(student, options, pixels, targets, settings.seed)
+    document = {key: value for key, value in asdict(settings).items() if key not in FREE_TO_CHANGE}
     unfinished = checkpoint.load(run.folder, document)
+    history: list[dict[str, Any]] = []
     if unfinished is not None:
         runner.load(unfinished["pictures"])
+        history = list(unfinished["history"])
         run.say(f"going on from step {runner.step:,}")
-    _run(runner, run, measured, document)
+    began, first, losses = time.monotonic(), runner.step, list[float]()
+    while runner.step < options.steps:
+        loss = runner.advance()
+        losses.append(loss)
+        step, is_last = runner.step, runner.step == options.steps
+        per_step = (time.monotonic() - began) / (step - first)
+        recalls: Recalls = {}
+        if step % settings.evaluate_every_steps == 0 or is_last:
+            twin = averaged(runner)
+            recalls = {name: recalls_of(twin, one, how.height) for name, one in measured.items()}
+            history.append({"step": step, "loss": sum(losses) / len(losses), "recalls": recalls})
+            losses.clear()
+            curve.draw(history, run.folder / curve.NAME)
+            _log(run, runner, history[-1], twin, measured, per_step)
+        listen(Progress("", step, options.steps, loss, per_step * (options.steps - step), recalls))
+        if step % settings.checkpoint_every_steps == 0 or is_last:
+            checkpoint.save(run.folder, {"pictures": runner.state(), "history": history}, document)
     return averaged(runner)
 
 
-def _run(runner: Imitation, run: Distillation, measured: dict[str, Measured], document: dict[str, Any]) -> None:
-    settings, options = run.settings, run.settings.pictures
-    began, first, sums = time.monotonic(), runner.step, [0.0, 0.0, 0]
-    while runner.step < options.steps:
-        loss, cosine = runner.advance()
-        sums = [sums[0] + loss, sums[1] + cosine, sums[2] + 1]
-        is_last = runner.step == options.steps
-        if runner.step % settings.evaluate_every_steps == 0 or is_last:
-            seen = runner.step * options.batch_size
-            entry = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "step": runner.step,
-                "rounds": round(seen / len(runner.pixels), 2),
-                "pictures_per_s": round((runner.step - first) * options.batch_size / (time.monotonic() - began), 1),
-                "loss": round(sums[0] / sums[2], 4),
-                "cosine": round(sums[1] / sums[2], 4),
-                **measure(averaged(runner), measured, settings.student.image_size),
-            }
-            sums = [0.0, 0.0, 0]
-            with (run.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            run.say(json.dumps(entry))
-        if runner.step % settings.checkpoint_every_steps == 0 or is_last:
-            checkpoint.save(run.folder, {"pictures": runner.state()}, document)
+def _log(
+    run: Distillation,
+    runner: Imitation,
+    entry: Mapping[str, Any],
+    twin: Student,
+    measured: Mapping[str, Measured],
+    per_step_s: float,
+) -> None:
+    """One line of JSON for each measurement, in distillation.jsonl."""
+    size = run.settings.pictures.batch_size
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        **entry,
+        "rounds": round(runner.step * size / len(runner.pixels), 3),
+        "pictures_per_s": round(size / per_step_s, 1),
+    }
+    with (run.folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
 
 
 def averaged(runner: Imitation) -> Student:
@@ -159,37 +246,11 @@ def averaged(runner: Imitation) -> Student:
     return twin.eval()
 
 
-def measured_sets(run: Distillation, tower: TextTower, tokenizer: Tokenizer, how: Preprocessing) -> dict[str, Measured]:
-    """The sets that measure, with their texts as the trained text tower sees them, and what `data` holds out."""
-    found = {}
-    for name, pictures in _apart(run):
-        texts = {key: one.texts for key, one in zip(names_of(pictures, run.base / run.settings.images), pictures.pictures)}
-        part = run.teacher.only(texts)
-        if not part.names:
-            continue
-        pixels = _pixels(run, part, how, name)
-        part = part.only(pixels.names)
-        ids = token_ids(tokenizer, [t for key in part.names for t in texts[key]], context_length=len(tower.positions.weight))
-        owners = torch.arange(len(part.names)).repeat_interleave(torch.tensor([len(texts[key]) for key in part.names]))
-        found[name] = Measured(pixels, part.vectors, text_vectors(tower, ids), owners)
-        ceiling = recall_of(found[name].texts @ part.vectors.T, owners)
-        run.say(f"{name}: with the teacher's own vectors recall@10 is {100 * ceiling['text_to_image@10']:.1f}")
-    return found
-
-
-def _apart(run: Distillation) -> list[tuple[str, PictureSet]]:
-    return [(one.name or one.table, read_set(one, run.base)) for one in run.settings.measure]
-
-
-def measure(student: Student, measured: dict[str, Measured], side: int) -> dict[str, Any]:
-    """For each set the mean cosine to the teacher, and recall at k in both directions."""
-    found: dict[str, Any] = {}
-    for name, one in measured.items():
-        vectors = vectors_of(student, one.pixels, side)
-        recalls = recall_of(one.texts @ vectors.T, one.owners)
-        cosine = float((vectors * one.wanted).sum(dim=1).mean())
-        found[name] = {"cosine": round(cosine, 4)} | {key: round(value, 4) for key, value in recalls.items()}
-    return found
+def recalls_of(student: Student, measured: Measured, side: int) -> dict[str, float]:
+    """Recall at k in both directions, and the mean `cosine` to the teacher's vectors."""
+    vectors = vectors_of(student, measured.pixels, side)
+    cosine = float((vectors * measured.wanted).sum(dim=1).mean())
+    return {**recall_of(measured.texts @ vectors.T, measured.owners), "cosine": cosine}
 
 
 @torch.no_grad()
@@ -198,7 +259,8 @@ def vectors_of(student: Student, pixels: PixelFile, side: int) -> Tensor:
     rows = []
     for start in range(0, len(pixels), BATCH):
         batch = torch.cat([pixels.picture(n) for n in range(start, min(start + BATCH, len(pixels)))])
-        rows.append(student(resized(batch, side).contiguous(memory_format=torch.channels_last)).cpu())
+        shown = resized(batch, side).contiguous(memory_format=torch.channels_last)
+        rows.append(student(shown.to(student.mean.device)).cpu())
     return torch.cat(rows)
 
 
@@ -217,25 +279,20 @@ def seen_by(student: Student, settings: DistilSettings) -> Preprocessing:
     )
 
 
-def _places(teacher: Teacher) -> dict[str, int]:
-    return {name: place for place, name in enumerate(teacher.names)}
-
-
-def _pixels(run: Distillation, part: Teacher, how: Preprocessing, name: str) -> PixelFile:
-    cache = run.base / (run.settings.cache or f"{run.settings.output}/pixels")
-
-    def tell(done: int) -> None:
-        if done % 2048 == 0 or done == len(part.names):
-            run.say(f"{name}: {done:,} of {len(part.names):,} pictures decoded")
-
-    return pixel_file(
-        cache / f"{name.replace('/', '-')}.u8", part.names, run.base / run.settings.images, how, say=tell
+def write(run: Distillation, student: Student, reader: Reader, how: Preprocessing) -> None:
+    """The model folder, with a sample of the pictures that were learned from for 8 bits."""
+    settings, documents = run.settings, reader.documents
+    vision = {"image_size": how.height, "architecture": settings.student.picture_tower.partition("@")[0]}
+    config = {"embed_dim": run.dim, "vision_cfg": vision, "text_cfg": documents.config["text_cfg"]}
+    sides = Sides(
+        image=student.plain(),
+        text=reader.tower,
+        documents=replace(documents, config=config, preprocess=as_config(how)),
+        scores={"logit_scale": reader.scale},
+        context_length=int(documents.config["text_cfg"]["context_length"]),
+        has_free_length=True,
     )
-
-
-def _fixed(settings: DistilSettings) -> dict[str, Any]:
-    """The settings that a run must keep: how long, how often and how fast may change on the way."""
-    document = asdict(settings)
-    kept = {"batch_size"}
-    document["pictures"] = {key: value for key, value in document["pictures"].items() if key in kept}
-    return {key: value for key, value in document.items() if key not in ("cache", "measure", "words")}
+    pixels = run.pixels(run.learned, how, "pictures")
+    step = max(1, len(pixels) // MOST_CALIBRATION)
+    sample = torch.cat([pixels.picture(n) for n in range(0, len(pixels), step)][:MOST_CALIBRATION])
+    write_folder(sides, run.folder, settings.precision, calibration=sample.contiguous().numpy())

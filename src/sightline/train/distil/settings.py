@@ -72,7 +72,7 @@ class PictureSettings:
     trains_depthwise: bool = False
     """Whether filters over one channel each move: on a CPU the gradients of those of 5 x 5 take a third of the time."""
     smallest_crop: float = 0.6
-    """Each step sees a random part of a picture, at least this share of it; the target is the whole picture's vector."""
+    """Each step sees a random part of a picture, at least this share; the target is the whole picture's vector."""
     blurred_share: float = 0.15
     """The part of the pictures that is shrunk and enlarged again, so that coarse pixels do not become a meaning."""
     neighbours_weight: float = 0.25

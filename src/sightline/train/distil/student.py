@@ -1,5 +1,6 @@
 """A picture tower of timm with its batch norms frozen, two poolings and a linear map into the teacher's space."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,10 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from sightline.encoders.hub import Hub
-from sightline.encoders.torch.timm import load
+from sightline.encoders.torch import timm
 from sightline.errors import TrainingError
 from sightline.train.distil.settings import StudentSettings
-from sightline.train.own.model import AttentionPool
+from sightline.train.mini import AttentionPool
 
 STEM = ("conv_stem", "bn1", "conv1", "act1", "maxpool", "stem", "patch_embed")
 LARGEST_FOLDING_ERROR = 1e-3
@@ -57,6 +58,14 @@ class Student(nn.Module):
             vectors = vectors + self.pool_projection(self.pool(maps))
         return functional.normalize(vectors.float(), dim=-1)
 
+    def plain(self) -> "Student":
+        """The same without the parts that only training needs: each convolution has one weight."""
+        twin = copy.deepcopy(self).cpu().float().eval()
+        for module in twin.modules():
+            if parametrize.is_parametrized(module):
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        return twin
+
     def heads(self) -> list[nn.Parameter]:
         """The parameters that no published weights began: they move at a rate of their own."""
         return [value for name, value in self.named_parameters() if not name.startswith("tower.")]
@@ -85,15 +94,15 @@ def open_student(settings: StudentSettings, base: Path, dim: int, hub: Hub) -> S
     family, _, rest = settings.picture_tower.partition(":")
     if family != "timm":
         raise TrainingError(
-            f"picture_tower is {settings.picture_tower!r}: expected 'timm:' and a name of timm.list_models(); correct it"
+            f"picture_tower is {settings.picture_tower!r}: expected 'timm:NAME' with a name of timm.list_models(); "
+            "correct it"
         )
-    name, _, state = rest.partition("@")
-    towers = load(f"{name}@{base / state}" if state else name, hub)
-    tower = towers.model.eval()
+    towers = timm.load(rest, hub, base)
+    tower, how = towers.model.eval(), towers.preprocessing
     if getattr(tower.forward_features(torch.zeros(1, 3, 64, 64)), "ndim", 0) != 4:
-        raise TrainingError(f"{name} gives no map of features: expected a convolutional tower; choose another")
+        raise TrainingError(f"{rest} gives no map of features: expected a convolutional tower; choose another")
     fold_norms(tower)
-    return Student(tower, dim, tuple(towers.how.mean), tuple(towers.how.std), settings.pooling_heads)
+    return Student(tower, dim, tuple(how.mean), tuple(how.std), settings.pooling_heads)
 
 
 def fold_norms(tower: nn.Module) -> None:
@@ -119,8 +128,8 @@ def fold_norms(tower: nn.Module) -> None:
         error = (tower.forward_features(example) - before).abs().max() / before.abs().max().clamp(min=1e-6)
     if not error < LARGEST_FOLDING_ERROR:
         raise TrainingError(
-            f"the picture tower gives {error:.2g} other features with its norms in its convolutions: expected the same; "
-            "its norms do not follow its convolutions, choose another"
+            f"the picture tower gives features that are {error:.2g} off with its batch norms in its convolutions: "
+            "expected norms that follow their convolutions; choose another tower"
         )
 
 

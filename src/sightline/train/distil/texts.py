@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.train.batches import KEYWORD_TEMPLATES, keywords
 from sightline.train.config import DataSettings
 from sightline.train.data import PictureSet, read_set
-from sightline.train.keywords import TEMPLATES, keywords
 
 Places = NDArray[np.int64]
 
@@ -35,7 +35,7 @@ class Texts:
     sets: Sequence[TextSet]
 
     def draw(self, count: int, chance: np.random.Generator) -> tuple[Places, Places]:
-        """Numbers of texts with the place of a picture for each: a set by its share, a picture of it, a text of that."""
+        """Numbers of texts, and a place of a picture for each: a set by its share, a picture of it, a text of that."""
         shares = np.array([one.share for one in self.sets], np.float64)
         numbers, places = [], []
         for which in chance.choice(len(self.sets), count, p=shares / shares.sum()):
@@ -80,7 +80,8 @@ def texts_of(settings: Sequence[DataSettings], base: Path, root: Path, places: M
             for (place, _), some_words in zip(known, found.any, strict=True):
                 for word in some_words:
                     said.setdefault(word, []).append(place)
-            phrases = {word: [number(form.format(word), at) for form in dict.fromkeys(TEMPLATES)] for word, at in said.items()}
+            forms = tuple(dict.fromkeys(KEYWORD_TEMPLATES))
+            phrases = {word: [number(form.format(word), at) for form in forms] for word, at in said.items()}
             words = [[phrase for word in own for phrase in phrases[word]] for own in found.own]
         sets.append(TextSet(one.share, one.keyword_share, np.array([place for place, _ in known]), texts, words))
     return Texts(tuple(numbers), [np.unique(at) for at in right], sets)

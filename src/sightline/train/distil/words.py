@@ -13,8 +13,8 @@ from sightline.errors import TrainingError
 from sightline.train.distil.imitate import nearness
 from sightline.train.distil.settings import WordSettings
 from sightline.train.distil.texts import Places, Texts
-from sightline.train.own.model import TextTower
-from sightline.train.own.text import padded
+from sightline.train.mini import TextTower
+from sightline.train.model import padded
 
 SCALE = 20.0
 LARGEST_SCALE = 60.0
@@ -87,7 +87,9 @@ class WordTraining:
             numbers, places = self.texts.draw(size, chance)
             loss = self._loss(vectors(numbers), numbers, places, chance)
             if not torch.isfinite(loss):
-                raise TrainingError(f"the loss of the {name} is {loss.item()} in step {step}: lower the rates of [words]")
+                raise TrainingError(
+                    f"the loss of the {name} is {loss.item()} in step {step}: lower the rates of [words]"
+                )
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(moving, 1.0)
@@ -174,5 +176,3 @@ def in_batches(
         if start % (BATCH * 64) == 0:
             say(f"{start:,} of {len(order):,} texts encoded")
     return torch.cat(rows)[torch.from_numpy(np.argsort(order))]
-
-
