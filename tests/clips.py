@@ -87,8 +87,10 @@ def transformers_folder(folder: Path, kind: str = "clip") -> Path:
         config = transformers.SiglipConfig(text_config=text, vision_config=vision)
         model = transformers.SiglipModel(config)
         processor = transformers.SiglipImageProcessor(size={"height": 64, "width": 64})
-    spread(model).save_pretrained(folder)
-    fast = transformers.PreTrainedTokenizerFast(
+    spread(model)
+    model.save_pretrained(folder)
+    kind_of_tokenizer: Any = transformers.PreTrainedTokenizerFast
+    fast = kind_of_tokenizer(
         tokenizer_object=tokenizer, bos_token=START, eos_token=END, pad_token="!", model_max_length=CONTEXT
     )
     fast.save_pretrained(folder)

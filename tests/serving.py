@@ -99,7 +99,8 @@ def serving_with(index: Path | str, settings: str, *, cache: Path, **environment
         "from sightline.server.fetching import Limits\n"
         "from sightline.server.run import serve\n"
         "from sightline.server.settings import Settings\n"
-        f"serve(Settings(indexes=({str(index)!r},), {settings}), host='127.0.0.1', port={port}, workers=1)"
+        "from sightline.stores.url import StoreUrl\n"
+        f"serve(Settings(indexes=(StoreUrl({str(index)!r}),), {settings}), host='127.0.0.1', port={port}, workers=1)"
     )
     with _running([sys.executable, "-c", code], port, cache, is_ready=True, **environment) as server:
         yield server

@@ -1,4 +1,4 @@
-"""Makes the bundled model `mini` from published parts: python recipes/mini/make.py --base FOLDER."""
+"""Makes the bundled model `mini` from published parts: python -m recipes.mini.make --base FOLDER."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from published import bert_state, fit_image_head, mobilenet_state
-from teacher import SqueezeNet, sentence_vectors, teacher_probabilities
+from recipes.mini.published import bert_state, fit_image_head, mobilenet_state
+from recipes.mini.teacher import SqueezeNet, sentence_vectors, teacher_probabilities
+from recipes.mini.vocabulary import prune
 from tokenizers import Tokenizer
 from torch import Tensor
-from vocabulary import prune
 
 from sightline.errors import UsageError
 from sightline.train.batches import TrainingSet
@@ -48,8 +48,8 @@ class MiniRecipe:
         self, settings: Settings, base: Path, paths: Sequence[Path]
     ) -> NDArray[np.float16] | None:
         """(n, 1000): what SqueezeNet takes each picture for."""
-        how = self._made().documents.preprocessing
-        return teacher_probabilities(SqueezeNet(np.load(base / settings.teacher.classifier)), paths, how)
+        config = self._made().documents.preprocessing
+        return teacher_probabilities(SqueezeNet(np.load(base / settings.teacher.classifier)), paths, config)
 
     def sentences(self, start: Start, ids: Sequence[Sequence[int]]) -> Tensor:
         """(n, hidden): MiniLM's unit vectors of texts."""

@@ -52,9 +52,9 @@ def _pooled(maps: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def teacher_probabilities(classifier: SqueezeNet, paths: Sequence[Path], how: Preprocessing) -> NDArray[np.float16]:
+def teacher_probabilities(classifier: SqueezeNet, paths: Sequence[Path], config: Preprocessing) -> NDArray[np.float16]:
     """(n, classes): the classifier's distribution over its classes for each whole picture."""
-    files = PictureFiles(paths, how)
+    files = PictureFiles(paths, config)
     batches = (files.batch(start, start + BATCH).numpy() for start in range(0, len(files), BATCH))
     return np.concatenate([classifier(batch).softmax(dim=1).numpy().astype(np.float16) for batch in batches])
 

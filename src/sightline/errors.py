@@ -1,9 +1,12 @@
-"""Everything that Sightline raises on purpose, as one tree.
+"""Every error that Sightline raises on purpose, as one tree, and what other errors say in short.
 
     SightlineError
-    ├── UsageError               an argument that cannot be: k of 0, an empty query, an unknown option
-    │   └── WhereError           a filter that cannot be understood
+    ├── UsageError               an invalid argument: k of 0, an empty query, an unknown option
+    │   └── WhereError           a filter that is not valid
     ├── SourceError              a folder, file, table or URL that cannot be read
+    ├── WebError                 a URL that cannot be fetched
+    │   ├── AddressRefused       an address that is not on the open Internet
+    │   └── WrongContent         a file that is not what its publisher announced
     ├── ImageError               one picture that cannot become pixels
     │   └── ImageTooLarge        more megapixels than the limit
     ├── EncoderError             a model that cannot be used
@@ -25,29 +28,52 @@
     ├── ClusterError             a Ray cluster that cannot be reached or used, or that stops
     └── TrainingError            a training run that cannot start, go on or be exported
 
-Each message has three parts: what happened (with the value), what was expected, what to do.
+A message says what happened (with the value) and what to do; what was expected stands between them where it is not
+plain from the rest.
 """
+
+from sightline.text import printable
+
+
+def summary(error: BaseException, limit: int = 200) -> str:
+    """The first line of what an error says, for a message of our own; the name of its class where it says nothing."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return printable(line)[:limit] or type(error).__name__
 
 
 class SightlineError(Exception):
     """The base of every error that Sightline raises on purpose."""
 
 
-def summary(error: BaseException) -> str:
-    """The first line of an error's message, or its kind where it has none, for use in a message of ours."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
 class UsageError(SightlineError, ValueError):
-    """An argument that cannot be."""
+    """An invalid argument."""
 
 
 class WhereError(UsageError):
-    """A filter that cannot be understood."""
+    """A filter that is not valid."""
 
 
 class SourceError(SightlineError):
     """A folder, file, table or URL that cannot be read."""
+
+
+class WebError(SightlineError):
+    """A URL that cannot be fetched: `reason` in a few words, and the `status` of the answer if there was one.
+
+    `is_transient` says whether another try may succeed.
+    """
+
+    def __init__(self, url: str, reason: str, *, status: int | None = None, is_transient: bool = False) -> None:
+        super().__init__(f"{url} {reason}")
+        self.reason, self.status, self.is_transient = reason, status, is_transient
+
+
+class AddressRefused(WebError):
+    """An address that is not on the open Internet."""
+
+
+class WrongContent(WebError):
+    """A file that is not what its publisher announced."""
 
 
 class ImageError(SightlineError):

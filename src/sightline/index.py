@@ -110,11 +110,13 @@ class Index:
         self.draw_line(only_if_grown=True)
         if (whole := getattr(source, "part_of", None)) and not store.notes(_ROOT).get(whole):
             store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
+        summary = replace(summary, left_out=dict(getattr(source, "left_out", {})))
         root = getattr(source, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
         removed, kept = prune(store, root, seen)
-        store.write_notes(_ROOT, {root: {"indexed": _now(), "pictures": len(seen)}})
+        note = {"indexed": _now(), "pictures": len(seen), "left_out": summary.left_out}
+        store.write_notes(_ROOT, {root: note})
         return replace(summary, removed=removed, kept=kept)
 
     def retry(

@@ -46,6 +46,8 @@ class Summary:
     removed: int = 0
     kept: int = 0
     seconds: float = 0.0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Files of the source that are no pictures, by suffix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +109,10 @@ def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels
             batch.failures.append((_failure(item, "decode", error), item))
             continue
         pixels.append(encoder.preprocess(picture.image))
-        fresh.append((item, {**picture.payload, "sha256": sha256}))
+        fresh.append((item, {**item.fallback, **picture.payload, "sha256": sha256}))
     if fresh:
         vectors = encoder.encode_images(np.stack(pixels))  # n of (3, h, w) -> (n, 3, h, w) -> (n, dim)
-        batch.records += [_record(item, vector, known) for (item, known), vector in zip(fresh, vectors, strict=True)]
+        batch.records += [_joined(item, vector, told) for (item, told), vector in zip(fresh, vectors, strict=True)]
     batch.encoded = len(fresh)
     return batch
 
@@ -230,7 +232,11 @@ def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
         payload = {name: content[name] for name in OF_THE_CONTENT if name in content}
     else:
         payload = {name: value for name, value in content.items() if name not in OF_THE_ITEM}
-    return Record(record_id(item.uri), item.uri, vector, {**payload, **item.payload, "stamp": item.stamp})
+    return _joined(item, vector, {**item.fallback, **payload})
+
+
+def _joined(item: Item, vector: np.ndarray, content: Payload) -> Record:
+    return Record(record_id(item.uri), item.uri, vector, {**content, **item.payload, "stamp": item.stamp})
 
 
 def _folders(payload: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Several indexes' answers to one query, side by side in a notebook: `compare({"clip": a, "cnn": b}, "a red car")`.
+"""Compare the results of several indexes in a notebook: `compare({"clip": a, "cnn": b}, "a red car")`.
 
 A single search shows itself: `index.search("a red car")`, or `.show()` of it to keep what is shown.
 """

@@ -1,4 +1,4 @@
-"""Words and pictures, added and subtracted with weights, turned into one vector."""
+"""Parse a query of words and pictures, added and subtracted with weights, and encode it as one vector."""
 
 from __future__ import annotations
 

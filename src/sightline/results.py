@@ -25,7 +25,7 @@ class Took:
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """Their sum."""
         return self.encode + self.search
 
 

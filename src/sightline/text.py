@@ -1,6 +1,7 @@
 """Numbers and names as people read them in a terminal."""
 
 import json
+from collections.abc import Mapping
 
 
 def count(number: int, noun: str) -> str:
@@ -41,3 +42,14 @@ def table(rows: list[list[str]], *, right: frozenset[int] = frozenset()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def left_out_text(left_out: Mapping[str, int], most: int = 6) -> str:
+    """`{".cr2": 12, ".psd": 3}` -> `12 .cr2, 3 .psd`, the most frequent first."""
+    ordered = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+    parts = [
+        f"{number:,} {'without a suffix' if suffix == 'no suffix' else printable(suffix)}"
+        for suffix, number in ordered[:most]
+    ]
+    rest = sum(number for _, number in ordered[most:])
+    return ", ".join([*parts, *([f"{rest:,} of other kinds"] if rest else [])])

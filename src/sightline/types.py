@@ -45,7 +45,7 @@ class Item:
 
     `stamp` changes whenever the content may have changed: an item with the stamp of its record is not read again.
     `read` gives the bytes of the file; it may raise `OSError` or `SourceError`. An item whose `read` waits on a network
-    `is_slow`: many such are read at once.
+    `is_slow`: many such are read at once. `fallback` is what is known of the picture unless its file tells otherwise.
     """
 
     uri: str
@@ -53,6 +53,7 @@ class Item:
     read: Callable[[], bytes]
     payload: Payload = field(default_factory=dict)
     is_slow: bool = False
+    fallback: Payload = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

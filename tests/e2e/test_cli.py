@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pictures import scene
+from tests.pictures import encoded, scene
+from tests.waiting import until
 
 COMMAND = [sys.executable, "-m", "sightline"]
 
@@ -185,32 +185,27 @@ def test_the_environment_names_index_and_model(index: str, tmp_path: Path) -> No
     assert done.returncode == 2
 
 
+COUNT = 300
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on(how: signal.Signals, tmp_path: Path) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    for number in range(40):
-        scene(number).resize((1500, 1100)).save(pictures / f"{number}.png", compress_level=1)
+    several = [encoded(scene(number).resize((1500, 1100)), "JPEG") for number in range(10)]
+    for number in range(COUNT):  # some seconds on any machine
+        (pictures / f"{number}.jpg").write_bytes(several[number % 10] + number.to_bytes(4, "big"))
     process = subprocess.Popen([*COMMAND, "index", "pictures", "--model", "mini"], cwd=tmp_path, stderr=subprocess.PIPE)
-    wait_for(tmp_path / "photos.index" / "index.sqlite")
-    time.sleep(0.5)
+    until((tmp_path / "photos.index" / "index.sqlite").exists)
     process.send_signal(how)
     _, message = process.communicate(timeout=30)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
     if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert b"run the same command to go on" in message
+        assert b"run the same command to continue" in message
         assert b"Traceback" not in message
     done = json.loads(sightline("index", "pictures", "--json", cwd=tmp_path).stdout)
-    assert done["encoded"] + done["unchanged"] == 40
-    assert json.loads(sightline("status", "--json", "--verify", cwd=tmp_path).stdout)["pictures"] == 40
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(300):
-        if path.exists():
-            return
-        time.sleep(0.05)
-    raise TimeoutError(path)
+    assert done["encoded"] + done["reused"] + done["unchanged"] == COUNT
+    assert json.loads(sightline("status", "--json", "--verify", cwd=tmp_path).stdout)["pictures"] == COUNT
 
 
 def test_without_a_command_the_help_says_what_there_is() -> None:

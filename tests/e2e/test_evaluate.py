@@ -92,7 +92,7 @@ def test_an_index_in_a_folder_is_exact_for_text_and_for_pictures(here: Path) -> 
         (["nowhere.tsv"], "nowhere.tsv cannot be read"),
         (["captions.tsv", "--images", "pictures", "--split", "dev"], "no column split"),
         (["captions.tsv", "--images", "nowhere"], "judges no picture"),
-        (["captions.tsv", "--index", "x.index"], "expected one"),
+        (["captions.tsv", "--index", "x.index"], "give one of the two"),
         ([], "nothing to measure"),
         (["--index", "x.index", "--sample", "0"], "--sample is 0"),
     ],

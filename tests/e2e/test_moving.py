@@ -110,7 +110,7 @@ def test_another_models_index_is_not_copied_into(
 
 def test_an_exact_store_needs_no_tuning(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run("tune", "--index", str(source), capsys=capsys)
-    assert (code, out) == (0, "this index is exact: there is nothing to tune\n")
+    assert (code, out) == (0, "this index is searched exactly: there is nothing to tune\n")
 
 
 def test_no_command_prints_the_key_of_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 from tests.pictures import bomb, encoded, scene, turned
 from tests.serving import Answer, Server, serving, wait_for
+from tests.waiting import BUSY_S
 
 from sightline.index import Index
 from sightline.types import record_id
@@ -678,7 +679,7 @@ def test_too_many_at_once_are_refused_and_the_rest_is_answered(server: Server) -
     assert is_problem(refused, 503, "try again")
     began = time.perf_counter()
     assert server.ask("/api/search?q=a+dog").status == 200
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < BUSY_S
 
 
 def test_who_types_on_leaves_the_queue(server: Server) -> None:

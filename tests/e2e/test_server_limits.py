@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
+from tests.waiting import BUSY_S
 
 from sightline.index import Index
-from sightline.server.addresses import is_public
 from sightline.types import record_id
+from sightline.web.addresses import is_public
 
 ONE_ADDRESS = "urls=Limits(total_s=1.5, size_bytes=200_000, may_reach=lambda address: str(address) == '127.0.0.1')"
 
@@ -26,7 +27,7 @@ INNER = """
 127.0.0.1 127.1 2130706433 0x7f000001 0177.0.0.1 localhost 127.0.0.2 0.0.0.0 0 10.0.0.1 172.16.0.1 192.168.1.1
 169.254.169.254 100.64.0.1 192.0.0.192 168.63.129.16 198.18.0.1 224.0.0.1 240.0.0.1 255.255.255.255
 [::1] [::] [::ffff:127.0.0.1] [::ffff:7f00:1] [::127.0.0.1] [64:ff9b::7f00:1] [2002:7f00:1::1] [fe80::1] [fd00::1]
-[ff02::1]
+[ff02::1] 192.88.99.1 [3fff::1] [2001:20::1] [2620:4f:8000::1]
 """.split()
 
 
@@ -180,17 +181,17 @@ def test_a_redirect_is_checked_like_the_first_address(lenient: Server, site: str
         ("http://", "expected http"),
         ("http://user:secret@127.0.0.1/", "no password"),
         ("http://127.0.0.1:99999/", "expected http"),
-        ("http://[::1/", "cannot be fetched"),
+        ("http://[::1/", "expected http"),
         ("http://no.such.host.invalid/a.jpg", "is not known"),
-        ("http://127.0.0.1:9/a.jpg", "cannot be fetched"),
+        ("http://127.0.0.1:9/a.jpg", "cannot be reached"),
         ("http://SITE/nothing", "answers 404"),
         ("http://SITE/text", "not a picture but text"),
-        ("http://SITE/large", "larger than 200,000 bytes"),
-        ("http://SITE/endless", "larger than 200,000 bytes"),
+        ("http://SITE/large", "larger than 200 kB"),
+        ("http://SITE/endless", "larger than 200 kB"),
         ("http://SITE/slow", "more than 1.5 s"),
         ("http://SITE/slow-head", "more than 1.5 s"),
         ("http://SITE/redirect?file:///etc/passwd", "expected http"),
-        ("http://SITE/redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/picture.jpg", "5 redirects"),
+        ("http://SITE/redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/picture.jpg", "too many redirects"),
     ],
 )
 def test_what_cannot_be_fetched_gets_a_problem_in_time(lenient: Server, site: str, url: str, part: str) -> None:
@@ -269,7 +270,7 @@ def test_a_thousand_silent_connections_keep_nobody_out(index: Path, cache: Path)
             stack.enter_context(connect(running)).sendall(b"GET / HTTP/1.1\r\nX-Slow: ")
         began = time.monotonic()
         assert running.ask("/api/images?k=1").status == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < BUSY_S  # long before the patience with the silent ones ends
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_a_shop_is_searched_by_several_strategies_and_moves_to_milvus(tmp_path: 
     assert (tmp_path / "shop.html").read_text("utf-8").count("<section>") == 4  # three strategies, one knows words
 
 
+@pytest.mark.torch
 @needs_torch
 def test_a_shop_compares_a_cnn_simclr_and_clip_too(tmp_path: Path) -> None:
     from tests import towers
@@ -132,6 +133,7 @@ def test_captions_measure_the_models_that_can_be_had_and_vespa_takes_words(tmp_p
     assert page.count("data:image/webp") == 4 * 6
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.slow
 def test_a_true_architecture_with_random_weights_is_measured(tmp_path: Path) -> None:
@@ -188,6 +190,7 @@ def test_page_and_api_answer_from_qdrant_over_pictures_of_three_formats(tmp_path
         assert b"<title>" in server.ask("/").body
 
 
+@pytest.mark.torch
 @needs_torch
 def test_fine_tuning_is_measured_before_and_after(tmp_path: Path) -> None:
     pytest.importorskip("onnx", reason="export needs the train extra")

@@ -24,7 +24,7 @@ from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.encoders.preprocess import as_config, preprocessing  # noqa: E402
 from sightline.encoders.torch.transformers import preprocessing_of  # noqa: E402
 from sightline.errors import EncoderError, TrainingError  # noqa: E402
-from sightline.train import checkpoint, clip, export  # noqa: E402
+from sightline.train import checkpoint, clip  # noqa: E402
 from sightline.train.config import Settings  # noqa: E402
 from sightline.train.export import REPORT, convert  # noqa: E402
 
@@ -105,7 +105,7 @@ def test_an_export_that_gives_other_vectors_is_refused_and_nothing_is_written(
         towers = real(*given)
         return replace(towers, preprocessing=replace(towers.preprocessing, mean=(0.9, 0.1, 0.9)))
 
-    monkeypatch.setattr(export.clip, "load_towers", faulty)
+    monkeypatch.setattr(clip, "load_towers", faulty)
     with pytest.raises(TrainingError, match=r"the image vectors .* cosine of .* expected 0.999 or more"):
         convert(f"open_clip:{model}", tmp_path / "out", pictures=folder)
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,8 @@
 """Archives are read in place: whatever is whole in them is offered, and whatever is not is said."""
 
+import gzip
+import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -192,3 +195,43 @@ def test_a_folder_of_archives_alone_says_how_to_take_their_pictures(
     assert "but 1 archive: take the pictures in them with --archives" in capsys.readouterr().out
     assert main(["index", str(tmp_path / "photos"), "--archives", *index]) == 0
     assert f"{len(PICTURES)} pictures encoded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_member_that_lies_about_its_size_is_not_unpacked(tmp_path: Path, method: int) -> None:
+    path, picture = tmp_path / "a.zip", encoded(scene(1), "PNG")
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("bomb.png", bytes(200 << 20))
+        archive.writestr("good.png", picture)
+    data = bytearray(path.read_bytes())
+    real, told = (200 << 20).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    assert data.count(real) in (2, 4)  # stored: the packed size, too
+    path.write_bytes(data.replace(real, told))
+    tracemalloc.start()
+    read = dict[str, bytes | SourceError]()
+    for item in open_source(path):
+        try:
+            read[str(item.payload["name"])] = item.read()
+        except SourceError as error:
+            read[str(item.payload["name"])] = error
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+    assert "damaged" in str(read["bomb.png"])
+    assert read["good.png"] == picture
+
+
+@pytest.mark.parametrize("kind", [b"L", b"x"])
+def test_a_tar_header_of_gigabytes_is_not_read(tmp_path: Path, kind: bytes) -> None:
+    header = bytearray(tarfile.TarInfo("././@LongLink").tobuf(tarfile.GNU_FORMAT))
+    header[124:136], header[156:157] = b"%011o\0" % (300 << 20), kind
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(b" " * 8) + sum(header[156:]))
+    path = tmp_path / "a.tar.gz"
+    with gzip.open(path, "wb", 1) as file:
+        file.write(header)
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    tracemalloc.start()
+    with pytest.raises(SourceError, match="a header of"):
+        list(open_source(path))
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()

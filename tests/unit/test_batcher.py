@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+from tests.waiting import BUSY_S, until_here
 
 from sightline.server.batcher import Batcher, Full
 
@@ -30,16 +31,15 @@ def test_what_comes_while_a_batch_runs_is_the_next_batch() -> None:
 
     def work(jobs: Sequence[int]) -> list[int | Exception]:
         batches.append(list(jobs))
-        gate.wait(5)
+        gate.wait(BUSY_S)
         return list(jobs)
 
     async def ask() -> None:
         batcher = Batcher[int, int](work, max_accepted=100, max_together=8)
         first = asyncio.create_task(batcher.submit(0))
-        await asyncio.sleep(0.05)
+        await until_here(lambda: batches == [[0]])
         rest = [asyncio.create_task(batcher.submit(job)) for job in range(1, 12)]
-        await asyncio.sleep(0.05)
-        assert batcher.depth == 11
+        await until_here(lambda: batcher.depth == 11)
         gate.set()
         assert await asyncio.gather(first, *rest) == list(range(12))
         await batcher.close()
@@ -52,14 +52,13 @@ def test_a_full_batcher_refuses_and_recovers() -> None:
     gate = threading.Event()
 
     def work(jobs: Sequence[int]) -> list[int | Exception]:
-        gate.wait(5)
+        gate.wait(BUSY_S)
         return list(jobs)
 
     async def ask() -> None:
         batcher = Batcher[int, int](work, max_accepted=3)
         accepted = [asyncio.create_task(batcher.submit(job)) for job in range(3)]
-        await asyncio.sleep(0.05)
-        assert batcher.is_full
+        await until_here(lambda: batcher.is_full)
         with pytest.raises(Full):
             await batcher.submit(4)
         gate.set()
@@ -75,17 +74,17 @@ def test_who_has_gone_is_not_worked_for() -> None:
 
     def work(jobs: Sequence[int]) -> list[int | Exception]:
         seen.extend(jobs)
-        gate.wait(5)
+        gate.wait(BUSY_S)
         return list(jobs)
 
     async def ask() -> None:
         batcher = Batcher[int, int](work, max_accepted=10)
         first = asyncio.create_task(batcher.submit(0))
-        await asyncio.sleep(0.05)
+        await until_here(lambda: seen == [0])
         gone = asyncio.create_task(batcher.submit(1))
-        await asyncio.sleep(0.05)
+        await until_here(lambda: batcher.depth == 1)
         gone.cancel()
-        await asyncio.sleep(0.05)
+        await asyncio.wait([gone])
         gate.set()
         await first
         assert await batcher.submit(2) == 2

@@ -53,6 +53,6 @@ def test_hosts_of_no_proxy_are_asked_directly(proxy: str, monkeypatch: pytest.Mo
 
 
 def test_without_a_proxy_a_host_that_is_nowhere_is_told(proxy: str) -> None:
-    with pytest.raises(SourceError, match=r"pictures.invalid/1.jpg cannot be fetched"):
+    with pytest.raises(SourceError, match=r"pictures.invalid/1.jpg cannot be reached"):
         Downloader().fetch("http://pictures.invalid/1.jpg")
     assert ASKED == []

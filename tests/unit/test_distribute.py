@@ -159,6 +159,6 @@ def test_without_ray_the_error_says_what_to_install() -> None:
 def test_workers_are_a_number_or_a_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["index", "photos", "--workers", "many"])
-    assert "'many' is neither a number nor like ray://head:10001" in capsys.readouterr().err
+    assert "'many' is not valid, expected a number or a Ray cluster such as ray://head:10001" in capsys.readouterr().err
     assert main(["index", ".", "--workers", "ray://head", "--index", "photos.index"]) == 2
     assert "photos.index is on this machine alone" in capsys.readouterr().err

@@ -110,7 +110,7 @@ def test_the_threshold_is_measured_on_pictures_in_an_archive_too(folder: Path, t
     with Index(str(tmp_path / "a.index"), model="mini") as index:
         index.add(tmp_path / "a.zip")
         assert measure(index.store, load_encoder("mini"), sample=8).sample == 8
-        with pytest.raises(UsageError, match="7 pictures are too few to measure on, expected at least 8"):
+        with pytest.raises(UsageError, match="the sample is 7, expected at least 8"):
             measure(index.store, load_encoder("mini"), sample=7)
 
 

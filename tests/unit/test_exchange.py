@@ -143,14 +143,14 @@ def test_another_models_vectors_are_refused(tmp_path: Path) -> None:
 def test_what_holds_no_vectors_is_said(tmp_path: Path) -> None:
     import pyarrow
 
-    with pytest.raises(SourceError, match="holds no vectors that are known"):
+    with pytest.raises(SourceError, match="has no vectors in a known format"):
         open_saved(tmp_path)
     parquet.write_table(pyarrow.table({"sku": [1]}), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match="has the columns sku, expected a vector"):
         open_saved(tmp_path / "a.parquet")
     (tmp_path / "note.txt").write_text("mine")
     store = store_of("memory:mine", records(2))
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_folder(store, tmp_path)
     store.close()
 
@@ -179,7 +179,7 @@ def test_the_commands_write_and_read(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_table_that_cannot_be_written_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store_of(str(tmp_path / "a.index"), records(2)).close()
     assert main(["export-index", str(tmp_path / "a.csv"), "--index", str(tmp_path / "a.index")]) == 2
-    assert "expected a file that ends in .parquet, or a new folder" in capsys.readouterr().err
+    assert "name a file that ends in .parquet, or a new folder" in capsys.readouterr().err
     assert not (tmp_path / "a.csv").exists()
 
 

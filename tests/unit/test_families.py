@@ -58,6 +58,7 @@ def test_a_family_without_its_packages_says_what_to_install(family: str, offline
         load_encoder(f"{family}:anything", hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(
     ("name", "told"),
@@ -82,6 +83,7 @@ def test_what_is_not_there_is_named_with_what_is(name: str, told: str, offline: 
         load_encoder(name, hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(
     "name", ["timm:resnet50", "hf:openai/clip-vit-base-patch32", "dinov2:base", "open_clip:RN50/yfcc15m"]
@@ -97,6 +99,7 @@ def test_offline_a_published_model_is_refused_at_once(
         load_encoder(name, hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.filterwarnings("ignore")
 class TestWeights:
@@ -178,6 +181,7 @@ class TestWeights:
             load_encoder(f"hf:{tmp_path}", hub=offline)
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.filterwarnings("ignore")
 def test_an_index_finds_its_model_again_from_another_folder(
@@ -199,6 +203,7 @@ def test_an_index_finds_its_model_again_from_another_folder(
         assert index.search(image=tmp_path / "3.png", k=1)[0].uri.endswith("3.png")
 
 
+@pytest.mark.torch
 @needs_torch
 @pytest.mark.parametrize(("licence", "is_said"), [("cc-by-nc-4.0", True), ("apple-amlr", True), ("apache-2.0", False)])
 def test_a_licence_that_forbids_commercial_use_is_said_before_the_library_fetches(
@@ -220,3 +225,48 @@ def test_a_licence_that_forbids_commercial_use_is_said_before_the_library_fetche
         with files_of("someone/something-that-nobody-has", ["model.safetensors"], hub):
             pass
     assert (f"something-that-nobody-has, {licence}, forbids commercial use" in caplog.text) is is_said
+
+
+@needs_torch
+def test_only_harmless_warnings_of_a_library_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+    import warnings
+
+    from sightline.encoders.torch.libraries import loading
+
+    def library() -> None:
+        warnings.warn("QuickGELU mismatch between final model config and pretrained tag", UserWarning, stacklevel=1)
+        warnings.warn("Importing from timm.models.layers is deprecated", FutureWarning, stacklevel=1)
+        logging.warning("No pretrained weights loaded for model 'RN50'. Model initialized randomly.")
+        logging.warning("no CLIP weights found")
+
+    with pytest.warns(UserWarning, match="QuickGELU mismatch") as shown, loading("open_clip:x"):
+        library()
+    assert len(shown) == 1
+    assert [record.getMessage() for record in caplog.records] == ["no CLIP weights found"]
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore")  # open_clip warns of one config whose tag says nothing of its activation
+def test_every_published_tag_of_open_clip_gets_the_activation_it_was_trained_with() -> None:
+    """Built without memory, from the options that `open_clip:ARCHITECTURE/TAG` gives, but for the weights."""
+    import torch
+
+    from sightline.encoders.torch.libraries import library
+    from sightline.encoders.torch.open_clip import options_of
+
+    open_clip = library("open_clip")
+    built: dict[str, set[str]] = {}
+    tags = [(architecture, tag) for architecture, tag in open_clip.list_pretrained()]
+    quick = [pair for pair in tags if open_clip.get_pretrained_cfg(*pair).get("quick_gelu")]
+    assert ("ViT-B-32", "openai") in quick
+    for architecture, tag in tags:
+        options = options_of(open_clip, architecture, tag)
+        assert options == {"pretrained": tag, "force_quick_gelu": (architecture, tag) in quick}
+        if not options["force_quick_gelu"] or architecture in built:
+            continue
+        with torch.device("meta"):
+            model = open_clip.create_model(architecture, force_custom_text=True, force_quick_gelu=True, device="meta")
+        built[architecture] = {type(part).__name__ for part in model.text.modules() if "GELU" in type(part).__name__}
+    assert built
+    assert all(activations == {"QuickGELU"} for activations in built.values()), built

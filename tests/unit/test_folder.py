@@ -13,7 +13,7 @@ from tests.pictures import encoded, odd_names, scene, write
 
 from sightline.errors import SourceError
 from sightline.sources.base import open_source
-from sightline.sources.folder import path_of
+from sightline.sources.folder import Folder, path_of
 from sightline.types import Item
 
 JPEG = encoded(scene(1), "JPEG")
@@ -54,8 +54,9 @@ def open_folder() -> Iterator[Path]:
 
 
 def test_pictures_come_in_order_of_their_names_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("b.jpg", "a.PNG", "sub/deep/c.webp", "sub/a.Jpeg", "notes.txt", "jpg", ".hidden.jpg", ".git/x.jpg"):
+    for name in ("b.jpg", "a.PNG", "sub/deep/c.webp", "sub/a.Jpeg", "notes.txt", ".hidden.jpg", ".git/x.jpg"):
         write(tmp_path, name, JPEG)
+    write(tmp_path, "jpg", b"words")
     for name in ("@eaDir/thumb.jpg", "__MACOSX/b.jpg"):
         write(tmp_path, name, JPEG)
     assert names(tmp_path) == ["a.PNG", "b.jpg", "sub/a.Jpeg", "sub/deep/c.webp"]
@@ -295,3 +296,29 @@ def test_thousands_of_pictures_are_streamed(tmp_path: Path) -> None:
     rest = [item.payload["name"] for item in iterator]
     assert len(rest) == 2899 + 1
     assert rest[:-1] == sorted(str(name) for name in rest[:-1])
+
+
+def test_what_is_left_out_is_counted_and_pictures_are_known_by_their_bytes(tmp_path: Path) -> None:
+    picture = encoded(scene(1), "JPEG")
+    for name in ("a.jpg", "no suffix", "b.jpg_large", "c.jpg ", "d.dat"):
+        write(tmp_path / "album", name, picture)
+    for name, content in (
+        ("1.CR2", picture),
+        ("2.cr2", b"II*\0"),
+        ("3.psd", b"8BPS"),
+        ("notes", b"words"),
+        ("4.txt", b""),
+    ):
+        write(tmp_path / "album", name, content)
+    for _ in range(2):
+        source = open_source(tmp_path)
+        assert isinstance(source, Folder)
+        names = [item.payload["name"] for item in source]
+        assert names == ["a.jpg", "b.jpg_large", "c.jpg ", "d.dat", "no suffix"]
+        assert source.left_out == {".cr2": 2, ".psd": 1, "no suffix": 1}
+    assert [item.payload["name"] for item in open_source(tmp_path / "album" / "no suffix")] == ["no suffix"]
+
+
+def test_a_pipe_is_not_opened_to_see_what_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert list(open_source(tmp_path)) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.hubs import COMMIT, FakeHub, refusing, running, silent
 from tests.models import GOLDEN_CLIP
+from tests.waiting import BUSY_S
 
 from sightline.encoders.base import Choice, choose_model, load_encoder
 from sightline.encoders.catalog import catalog
@@ -110,9 +111,9 @@ def test_a_server_that_cannot_resume_starts_the_file_over(hub: Hub, server: Fake
 
 
 def test_a_hub_that_goes_away_says_how_far_it_came(hub: Hub, server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.encoders.transfer._PAUSE_S", 0.01)
+    monkeypatch.setattr("sightline.web.download.PATIENCE_S", 0.05)
     server.cut_after = 0
-    with pytest.raises(HubUnreachable, match=r"closed early.*goes on from there"):
+    with pytest.raises(HubUnreachable, match=r"broke off.*got [\d,]+ of [\d,]+ bytes.*goes on from there"):
         hub.fetch(TINY)
 
 
@@ -134,7 +135,7 @@ def test_a_silent_hub_is_given_up_in_time(tmp_path: Path) -> None:
         began = time.perf_counter()
         with pytest.raises(HubUnreachable, match=r"does not answer within 0\.5 s.*--model mini.*--model \./folder"):
             Hub(endpoint, tmp_path, answer_s=0.5).fetch(TINY)
-        assert time.perf_counter() - began < 2
+        assert time.perf_counter() - began < BUSY_S
 
 
 def test_a_hub_that_drips_is_given_up_in_time(server: FakeHub, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_hub_that_drips_is_given_up_in_time(server: FakeHub, tmp_path: Path) -
     began = time.perf_counter()
     with pytest.raises(HubUnreachable, match=r"does not answer within 0\.5 s"):
         Hub(server.endpoint, tmp_path, answer_s=0.5).fetch(TINY)
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < BUSY_S
 
 
 def test_a_refusing_hub_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
@@ -159,14 +160,14 @@ def test_an_unknown_host_is_said_to_be_out_of_reach(tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_hub_in_trouble_is_unreachable(status: int, hub: Hub, server: FakeHub) -> None:
     server.status = status
-    with pytest.raises(HubUnreachable, match=f"status {status}"):
+    with pytest.raises(HubUnreachable, match=f"answers {status}: use --model mini"):
         hub.fetch(TINY)
 
 
 @pytest.mark.parametrize("answer", [b"<html>log in to the hotel's network</html>", b"[]", b'{"siblings": 3}'])
 def test_something_else_than_a_hub_is_unreachable(answer: bytes, hub: Hub, server: FakeHub) -> None:
     server.answer = answer
-    with pytest.raises(HubUnreachable, match="cannot be reached"):
+    with pytest.raises(HubUnreachable, match=r"does not answer (in JSON|like a Hugging Face hub)"):
         hub.fetch(TINY)
 
 
@@ -250,7 +251,7 @@ def test_auto_takes_the_bundled_model_when_the_hub_is_silent(tmp_path: Path) -> 
     with silent() as endpoint:
         began = time.perf_counter()
         choice = choose_model("auto", Hub(endpoint, tmp_path, answer_s=0.5))
-        assert time.perf_counter() - began < 2
+        assert time.perf_counter() - began < BUSY_S
     assert choice.name == "mini"
     assert f"{BEST.name} is not on this disk and {endpoint} does not answer within 0.5 s" in choice.reason
 

@@ -98,6 +98,7 @@ def test_too_few_pictures_are_no_map(map_of_twelve: Path, capsys: pytest.Capture
     assert "at least 3" in capsys.readouterr().err
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 def test_the_map_can_be_zoomed_coloured_and_pointed_at(map_of_twelve: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -129,6 +130,7 @@ def test_the_map_can_be_zoomed_coloured_and_pointed_at(map_of_twelve: Path) -> N
     assert faults == []
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 def test_wherever_the_map_is_moved_and_zoomed_some_picture_stays_in_view(map_of_twelve: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")

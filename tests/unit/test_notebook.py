@@ -77,9 +77,9 @@ def test_the_command_says_what_it_did_and_what_is_wrong(folder: Path, capsys: py
     assert main(["compare", "a dog", *both]) == 0
     assert "pixels: nothing for 'a dog', model pixels (knows no words)" in capsys.readouterr().out
     assert main(["compare", "a dog", *both, "--html", str(folder / "a.html")]) == 0
-    assert f"{folder / 'a.html'} shows what 2 indexes find" in capsys.readouterr().out
+    assert f"wrote {folder / 'a.html'}: 2 indexes" in capsys.readouterr().out
     assert main(["compare", str(folder / "missing.txt"), *both]) == 2
-    assert "there is no file" in capsys.readouterr().err
+    assert "missing.txt does not exist" in capsys.readouterr().err
     assert main(["compare", "a dog", "--index", mini, "--index", mini]) == 2
     assert "is given twice" in capsys.readouterr().err
 
@@ -104,6 +104,7 @@ def test_a_page_shows_pictures_in_archives_and_those_on_the_web_where_they_lie(f
     assert "file not available" not in html
 
 
+@pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 @pytest.mark.parametrize("colours", ["white; color: black", "black; color: white"])
 def test_in_a_notebook_the_colours_are_its_own_whatever_the_desktop_prefers(folder: Path, colours: str) -> None:

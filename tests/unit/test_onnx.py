@@ -315,9 +315,9 @@ def test_the_fingerprint_of_a_large_model_sees_a_changed_layer_and_is_cheap(tmp_
     with weights.open("wb") as file:
         file.truncate(400_000_000)  # takes no room on the disk
     before = fingerprint(folder)
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread alone: whatever else the machine does
     fingerprint(folder)
-    assert time.perf_counter() - began < 0.1  # 2 ms when nothing else runs
+    assert time.thread_time() - began < 0.1  # 2 ms; reading all of it takes 200
     with weights.open("r+b") as file:
         file.seek(250_000_000)
         file.write(b"x" * 1_000_000)

@@ -110,9 +110,9 @@ def test_every_picture_becomes_bytes_of_the_models_size(mode: Mode, target: Any,
 def test_a_very_long_thin_picture_stays_cheap(mode: Mode) -> None:
     """The whole of it at 224 pixels wide would be 6.7 million rows."""
     image = Image.new("RGB", (1, 30_000), "red")
-    began = time.perf_counter()
+    began = time.thread_time()  # of this thread alone: whatever else the machine does
     result = pixels(image, preprocessing(config(resize_mode=mode)))
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
     assert result.shape == (3, 224, 224)
 
 

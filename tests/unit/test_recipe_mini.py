@@ -12,19 +12,15 @@ torch = pytest.importorskip("torch", reason="training needs the torch extra")
 pytest.importorskip("onnx", reason="export needs the train extra")
 safetensors = pytest.importorskip("safetensors.numpy", reason="the recipe reads safetensors")
 
+from recipes.mini.make import make  # noqa: E402
+from recipes.mini.vocabulary import prune  # noqa: E402
 from tests import tiny  # noqa: E402
 
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
 from sightline.train.mini import BOTTLENECKS, FEATURES, Shape  # noqa: E402
 
 pytestmark = pytest.mark.torch
-RECIPE = Path(__file__).parents[2] / "recipes" / "mini"
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def recipe_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(RECIPE))
 
 
 def random(*shape: int, scale: float | None = None) -> NDArray[np.float32]:
@@ -81,7 +77,7 @@ def squeezenet(path: Path) -> None:
     for narrow, wide in sizes:
         layers += [(narrow, inputs, 1), (wide, narrow, 1), (wide, narrow, 3)]
         inputs = 2 * wide
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for n, (channels, before, size) in enumerate([*layers, (4, inputs, 1)]):
         arrays[f"squeezenet0_conv{n}_weight"] = random(channels, before, size, size)
         arrays[f"squeezenet0_conv{n}_bias"] = random(channels, scale=0.1)
@@ -89,8 +85,6 @@ def squeezenet(path: Path) -> None:
 
 
 def test_the_recipe_makes_a_model_that_searches(tmp_path: Path) -> None:
-    from make import make
-
     tiny.coloured_pictures(tmp_path, 12)
     mobilenet(tmp_path / "mobilenet.npz")
     bert(tmp_path / "bert.safetensors")
@@ -117,8 +111,6 @@ def test_the_recipe_makes_a_model_that_searches(tmp_path: Path) -> None:
 
 
 def test_a_cut_vocabulary_keeps_used_words_and_spells_them_as_before() -> None:
-    from vocabulary import prune
-
     full = tiny.tokenizer()
     cut, kept = prune(full, ["a red photo"], size=8)
     assert len(kept) == 8

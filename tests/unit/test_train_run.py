@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -146,9 +147,12 @@ def _largest_move(before: Any, after: Any) -> float:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.save(tmp_path, {"step": 4}, {"seed": 1})
-    (tmp_path / f"{checkpoint.NAME}.new").symlink_to("/dev/full")
+    monkeypatch.setattr("sightline.files.uuid4", lambda: UUID(int=0))
+    (tmp_path / f".checkpoint-{'0' * 12}.part.pt").symlink_to("/dev/full")
     with pytest.raises(TrainingError, match=r"cannot be written .* goes on from the last good one"):
         checkpoint.save(tmp_path, {"step": 6, "large": torch.zeros(100_000)}, {"seed": 1})
     assert checkpoint.load(tmp_path, {"seed": 1}) == {"step": 4}

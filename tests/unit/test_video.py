@@ -70,7 +70,7 @@ def test_a_video_without_frames_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"sound.mp4 has no frames, expected a video with pictures"):
         open_source(tmp_path / "sound.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"nothing of the kind")
-    with pytest.raises(SourceError, match="is no video"):
+    with pytest.raises(SourceError, match="is not a readable video"):
         open_source(tmp_path / "empty.mp4")
     with pytest.raises(SourceError, match="cannot be read"):
         open_source(tmp_path / "gone.mp4")

@@ -55,9 +55,9 @@ def label_vectors(labels: Sequence[str], encoder: Encoder, templates: Sequence[s
     if len(set(labels)) < 2:
         raise UsageError(f"the labels are {list(labels)!r}, expected at least two different ones: add another")
     if without := [template for template in templates if "{}" not in template]:
-        raise UsageError(f"the template is {without[0]!r}, expected a place for the label: write {{}} in it")
+        raise UsageError(f"the template is {without[0]!r}, expected {{}} where the label goes")
     if not templates:
-        raise UsageError("there is no template, expected one at least: try 'a photo of {}'")
+        raise UsageError("no template is given: try 'a photo of {}'")
     texts = [template.replace("{}", label) for label in labels for template in templates]
     parts = [encoder.encode_texts(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)]
     each = np.concatenate(parts).reshape(len(labels), len(templates), -1)  # -> (labels, templates, dim)
@@ -98,7 +98,7 @@ def tag_pictures(
     top: int | None = None,
     where: Where | None = None,
 ) -> Tagged:
-    """Give each picture the labels of at least that probability, at most the `top` best of them.
+    """Give each picture the labels of at least that probability, at most the `top` best.
 
     `probabilities` turns (n, dim) into (n, labels). Only these labels are set or removed; other tags of a picture stay.
     What has its tags already is not written again: a run that was interrupted, or one after new pictures came, does the

@@ -39,7 +39,7 @@ def project(vectors: Vectors, method: str = "auto") -> tuple[NDArray[np.float32]
         raise UsageError(f"the method is {method!r}, expected one of {', '.join(METHODS)}")
     is_here = find_spec("umap") is not None
     if method == "umap" and not is_here:
-        raise ExtraMissing("umap-learn is not installed, expected it for --method umap: pip install umap-learn")
+        raise ExtraMissing("--method umap needs 'umap-learn', which is not installed: pip install umap-learn")
     if method == "pca" or not is_here or len(vectors) <= _NEIGHBOURS:
         return _in_unit_square(principal_components(vectors)), "pca"
     umap = import_module("umap").UMAP(n_neighbors=_NEIGHBOURS, metric="cosine", random_state=0, n_jobs=1)

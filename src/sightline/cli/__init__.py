@@ -1,1 +1,1 @@
-"""The command line: one thin function for each command, the only rooms that print, exit and read the environment."""
+"""The command line: one thin function for each command; only here is anything printed or the environment read."""

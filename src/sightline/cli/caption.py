@@ -1,4 +1,4 @@
-"""The command that describes pictures: caption."""
+"""The command caption: write captions for pictures that have none, by a local model."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add caption."""
     command = add_command(
-        commands, "caption", caption, "let a local model write captions for pictures that have none", epilog=_EXAMPLES
+        commands, "caption", caption, "write captions for pictures that have none, by a local model", epilog=_EXAMPLES
     )
     command.add_argument("folder", metavar="DIR", help="a folder of pictures, with all below it")
     command.add_argument(
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def caption(options: argparse.Namespace) -> int:
-    """Write what is missing in the table, and say what could not be read."""
+    """Caption the pictures that the table lacks, and print which could not be read."""
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing, UsageError
@@ -83,7 +83,7 @@ def _report(done: "CaptionProgress", options: argparse.Namespace) -> int:
         print(json.dumps({"table": options.output, "written": done.written, "kept": done.kept, "failed": failed}))
         return 0
     parts = [f"{count(done.written, 'picture')} captioned"]
-    parts += [f"{done.kept:,} had a caption"] if done.kept else []
+    parts += [f"{done.kept:,} had one already"] if done.kept else []
     parts += [f"{len(done.failed):,} could not be read"] if done.failed else []
     print(f"{', '.join(parts)}: {options.output}")
     return 0

@@ -1,4 +1,4 @@
-"""The commands that label pictures without training: classify, tag."""
+"""The commands classify and tag: label pictures without training."""
 
 import argparse
 import json
@@ -34,7 +34,12 @@ _SETS = "name, photo, ensemble, drawing"  # of classify.TEMPLATES, which --help 
 def add_commands(commands: Commands) -> None:
     """Add classify and tag."""
     command = add_command(
-        commands, "classify", classify, "say which of some labels fits each picture", goes_on=False, epilog=_EXAMPLES
+        commands,
+        "classify",
+        classify,
+        "choose the label that fits each picture best",
+        is_resumable=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument("pictures", metavar="PICTURE", nargs="*", help="pictures, folders, tables")
     _add_labels(command)
@@ -42,7 +47,9 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--evaluate", metavar="DIR", help="measure on a folder of class folders, whose names are the labels"
     )
-    command.add_argument("--html", metavar="FILE", help="with --evaluate: write a page that shows what is confused")
+    command.add_argument(
+        "--html", metavar="FILE", help="with --evaluate: write a page that shows which classes are confused"
+    )
     add_model(command)
     command.add_argument("--json", action="store_true", help="print JSON")
     command = add_command(
@@ -50,7 +57,7 @@ def add_commands(commands: Commands) -> None:
     )
     _add_labels(command)
     command.add_argument(
-        "--threshold", metavar="P", type=float, default=0.5, help="from which probability on (default: 0.5)"
+        "--threshold", metavar="P", type=float, default=0.5, help="the lowest probability (default: 0.5)"
     )
     command.add_argument("--top", metavar="N", type=int, default=None, help="at most N for each picture")
     add_index(command)
@@ -59,13 +66,13 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_labels(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--labels", metavar="LABELS", help="cat,dog,car, or a text file with one a line")
+    command.add_argument("--labels", metavar="LABELS", help="cat,dog,car, or a text file with one per line")
     command.add_argument(
         "--template",
         metavar="TEXT",
         action="append",
         default=[],
-        help='where the label stands in a text, "a photo of a {}"; several are averaged',
+        help='a text with {} for the label, "a photo of a {}"; several are averaged',
     )
     command.add_argument("--templates", metavar="SET", help=f"a set of templates by name: {_SETS} (default: photo)")
 
@@ -78,11 +85,15 @@ def classify(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise UsageError(f"--top is {options.top}, expected at least 1")
     if bool(options.evaluate) == bool(options.pictures):
-        raise UsageError("expected pictures with --labels, or --evaluate with a folder of class folders")
+        raise UsageError(
+            "nothing to classify: give pictures and --labels, or --evaluate with a folder of class folders"
+        )
     if options.evaluate and options.labels:
-        raise UsageError("--labels does not go with --evaluate, where the folders' names are the labels: leave it out")
+        raise UsageError(
+            "--labels cannot be used with --evaluate, whose labels are the names of the folders: leave it out"
+        )
     if options.html and not options.evaluate:
-        raise UsageError("--html shows what is confused, expected --evaluate beside it: give a folder of class folders")
+        raise UsageError("--html is the page of --evaluate: give --evaluate with a folder of class folders")
     encoder = load_encoder(choose_model(model_name(options) or "auto", hub()).name, hub=hub())
     return _measured(options, encoder) if options.evaluate else _classified(options, encoder)
 
@@ -109,7 +120,7 @@ def tag(options: argparse.Namespace) -> int:
     if shown:
         print(table(shown, right=frozenset({1})))
     if len(shown) < len(rows):
-        print(f"{count(len(rows) - len(shown), 'label')} of {len(rows):,} fit no picture")
+        print(f"{count(len(rows) - len(shown), 'label')} of {len(rows):,} do not fit any picture")
     most = max(done.counts, key=lambda label: done.counts[label])
     print(
         f"{count(done.seen, 'picture')}, tags of {done.changed:,} changed; find them with "
@@ -193,17 +204,14 @@ def _labels(options: argparse.Namespace) -> list[str]:
     from sightline.errors import UsageError
 
     if not options.labels:
-        raise UsageError("--labels is missing, expected cat,dog,car or a text file with one label a line")
+        raise UsageError("--labels is missing: give cat,dog,car or a text file with one label per line")
     path = Path(options.labels).expanduser()
     is_file = "," not in options.labels and (path.is_file() or path.suffix.lower() == ".txt")
     text = _lines(path) if is_file else options.labels.split(",")
     labels = list(dict.fromkeys(label.strip() for label in text if label.strip()))
     if len(labels) < 2:
         where = f"{path} holds" if is_file else f"--labels {options.labels!r} has"
-        raise UsageError(
-            f"{where} {count(len(labels), 'label')}, expected two or more to choose from: add what else a picture may "
-            "show, such as other"
-        )
+        raise UsageError(f"{where} {count(len(labels), 'label')}, expected two or more: add another, such as 'other'")
     return labels
 
 
@@ -214,7 +222,7 @@ def _lines(path: Path) -> list[str]:
         return path.read_text("utf-8-sig", errors="replace").splitlines()
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be read ({error.strerror}), expected a text file with one label a line: check the path"
+            f"cannot read {path} ({error.strerror}), expected a text file with one label per line: check the path"
         ) from error
 
 
@@ -223,7 +231,7 @@ def _templates(options: argparse.Namespace) -> "Sequence[str]":
     from sightline.errors import UsageError
 
     if options.templates and options.templates not in TEMPLATES:
-        raise UsageError(f"there is no set of templates {options.templates!r}, expected one of {', '.join(TEMPLATES)}")
+        raise UsageError(f"{options.templates!r} is not a set of templates, expected one of {', '.join(TEMPLATES)}")
     if options.templates or not options.template:
         return [*options.template, *TEMPLATES[options.templates or "photo"]]
     return list(options.template)

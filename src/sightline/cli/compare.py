@@ -1,4 +1,4 @@
-"""The command that shows several indexes beside each other: compare."""
+"""The command compare: search several indexes for the same and show the results side by side."""
 
 import argparse
 import json
@@ -26,10 +26,15 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add compare."""
     command = add_command(
-        commands, "compare", compare, "ask several indexes the same, side by side", goes_on=False, epilog=_EXAMPLES
+        commands,
+        "compare",
+        compare,
+        "search several indexes for the same, side by side",
+        is_resumable=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument(
-        "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query a line"
+        "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query per line"
     )
     command.add_argument(
         "--index", metavar="URL", type=store_url, action="append", default=[], help="an index; give two or more"
@@ -51,7 +56,7 @@ def compare(options: argparse.Namespace) -> int:
     from sightline.several.comparisons import searched
 
     if len(options.index) < 2:
-        raise UsageError("expected two indexes or more to compare: give --index twice")
+        raise UsageError(f"{len(options.index)} of at least two indexes to compare given: repeat --index")
     queries = [query for text in options.queries for query in _queries(text)]
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
@@ -68,8 +73,8 @@ def compare(options: argparse.Namespace) -> int:
         models = {"models": [model.to_dict() for model in measured]} if measured else {}
         print(json.dumps({"hits": plain, **models}, indent=2))
         return 0
-    told = f"{options.html} shows what {len(indexes)} indexes find, queries: {len(queries):,}"
-    print("\n\n".join(filter(None, [figures, told if options.html else str(comparison(found))])))
+    done = f"wrote {options.html}: {len(indexes)} indexes, queries: {len(queries):,}"
+    print("\n\n".join(filter(None, [figures, done if options.html else str(comparison(found))])))
     return 0
 
 
@@ -81,7 +86,7 @@ def _queries(text: str) -> "list[Picture]":
     path = Path(text).expanduser()
     if path.suffix.lower() in _LISTS and (path.is_file() or " " not in text):
         if not path.is_file():
-            raise UsageError(f"there is no file {text}, expected one query a line in it: check the path")
+            raise UsageError(f"{text} does not exist, expected a text file with one query per line: check the path")
         lines = path.read_text("utf-8", errors="replace").splitlines()
         return [query for line in lines if line.strip() for query in _queries(line.strip())]
     (term, *_) = parse([text])

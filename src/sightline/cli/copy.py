@@ -1,4 +1,4 @@
-"""The commands that move an index to another store and look after it there: copy, verify, tune."""
+"""The commands copy, verify and tune: move an index to another store, and measure its recall there."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--prune", action="store_true", help="remove from TARGET what SOURCE no longer has")
     command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
     command = add_command(
-        commands, "verify", verify, "prove that two indexes hold the same and answer the same", epilog=_EXAMPLES
+        commands, "verify", verify, "check that two indexes hold the same and answer the same", epilog=_EXAMPLES
     )
     _add_pair(command)
     command.add_argument("--sample", metavar="N", type=int, default=200, help="queries of each kind (default: 200)")
@@ -102,7 +102,7 @@ def tune(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(tuning.to_dict() if tuning else None, indent=2))
     else:
-        print(tuning_text(tuning) if tuning else "this index is exact: there is nothing to tune")
+        print(tuning_text(tuning) if tuning else "this index is searched exactly: there is nothing to tune")
     return 0
 
 
@@ -111,7 +111,7 @@ def tuning_text(tuning: "Tuning") -> str:
     text = f"recall@10 of {_shares(tuning.recalls)} at width {tuning.width}"
     if tuning.width != tuning.default_width:
         text += f"; at the engine's own {tuning.default_width}: {_shares(tuning.default)}"
-    return text if tuning.reached else f"{text}; no width reached 0.98"
+    return text if tuning.reached else f"{text}; no width reached a recall of 0.98"
 
 
 def _shares(recalls: "Mapping[str, float]") -> str:
@@ -135,7 +135,7 @@ def _copied(copied: "Copied", target: str) -> str:
     parts += [f"{copied.same:,} there already"] if copied.same else []
     parts += [f"{copied.removed:,} removed"] if copied.removed else []
     rate = f", {copied.written / copied.seconds:,.0f}/s" if copied.written and copied.seconds else ""
-    return f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {target} has what the source has"
+    return f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {target} is up to date"
 
 
 def _verdict(verdict: "Verdict") -> str:

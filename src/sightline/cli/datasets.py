@@ -1,4 +1,4 @@
-"""The commands around published data sets: datasets list, datasets get."""
+"""The command datasets: list and fetch published data sets."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def add_commands(commands: Commands) -> None:
     command = add_command(
         commands, "datasets", datasets, "fetch published data sets to try things on", epilog=_EXAMPLES
     )
-    command.add_argument("action", choices=("list", "get"), help="list: what there is, and its licence; get: fetch one")
+    command.add_argument("action", choices=("list", "get"), help="list: the names and licences; get: fetch one")
     command.add_argument("name", metavar="NAME", nargs="?", help="the data set to get")
     command.add_argument("--output", metavar="DIR", help="where to put it (default: its name)")
     command.add_argument("--mirror", metavar="URL", help="fetch its files from here, where they have the same names")
@@ -47,7 +47,7 @@ def datasets(options: argparse.Namespace) -> int:
         print("\n\n".join(f"{one.name}\n  {one.title}\n  licence: {one.licence}\n  {one.page}" for one in known))
         return 0
     if options.name is None:
-        raise UsageError("datasets get has no name, expected one of " + ", ".join(recipes()) + ": name one")
+        raise UsageError("datasets get needs a name: one of " + ", ".join(recipes()))
     return _get(recipe(options.name), options)
 
 

@@ -1,4 +1,4 @@
-"""The command that shows the main job on photographs that come with two scientific packages: demo."""
+"""The command demo: index and search photographs that come with two scientific packages."""
 
 import argparse
 from dataclasses import replace
@@ -54,7 +54,7 @@ def _folders() -> list[Path]:
         spec = find_spec(package)
         if spec is None or spec.origin is None:
             raise ExtraMissing(
-                f"the package {package!r} is not installed, its photographs are needed: pip install 'sightline[demo]'"
+                f"the demo needs the photographs of {package!r}, which is not installed: pip install 'sightline[demo]'"
             )
         folders.append(Path(spec.origin).parent / folder)
     return folders

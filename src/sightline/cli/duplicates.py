@@ -1,4 +1,4 @@
-"""The command that finds what is there twice: duplicates."""
+"""The command duplicates: find near-duplicate pictures, and measure the threshold for it."""
 
 import argparse
 import json
@@ -28,8 +28,8 @@ def add_commands(commands: Commands) -> None:
         commands,
         "duplicates",
         duplicates,
-        "find pictures that are there twice; nothing is deleted",
-        goes_on=False,
+        "find near-duplicate pictures; nothing is deleted",
+        is_resumable=False,
         epilog=_EXAMPLES,
     )
     command.add_argument(
@@ -37,7 +37,7 @@ def add_commands(commands: Commands) -> None:
         metavar="X",
         type=float,
         default=None,
-        help="alike from this cosine on (default: as measured, else 0.93)",
+        help="the lowest cosine of duplicates (default: as measured, else 0.93)",
     )
     command.add_argument(
         "--measure",

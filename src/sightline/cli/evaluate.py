@@ -1,4 +1,4 @@
-"""The command that measures: evaluate."""
+"""The command evaluate: measure models on judged pictures, or the recall of a store."""
 
 import argparse
 import json
@@ -36,7 +36,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--report", metavar="FILE", help="write a page with the tables and the worst queries")
     command.add_argument("--no-cache", action="store_true", help="encode everything again, and keep nothing")
     add_index(command)
-    command.add_argument("--sample", metavar="N", type=int, default=200, help="how many queries to ask an index")
+    command.add_argument("--sample", metavar="N", type=int, default=200, help="how many queries to send to an index")
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -45,7 +45,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from sightline.errors import UsageError
 
     if options.judgements and options.index:
-        raise UsageError("both a table and --index are given, expected one: measure a model, or a store")
+        raise UsageError("a table measures models and --index measures a store: give one of the two")
     return _models(options) if options.judgements else _store(options)
 
 
@@ -56,14 +56,14 @@ def _store(options: argparse.Namespace) -> int:
     if options.sample < 1:
         raise UsageError(f"--sample is {options.sample}, expected at least 1")
     if not options.index:
-        raise UsageError("nothing to measure, expected a table of judgements or --index: see sightline evaluate --help")
+        raise UsageError("nothing to measure: give a table of judgements, or --index for the recall of a store")
     options.model = None
     with open_index(options) as index:
         found = store_recall(index, sample=options.sample)
     if options.json:
         print(json.dumps([asdict(part) for part in found], indent=2))
         return 0
-    rows = [["queries", "asked", f"recall@{found[0].k}", "ms per query"]]
+    rows = [["queries", "sent", f"recall@{found[0].k}", "ms per query"]]
     rows += [[part.queries, f"{part.sample:,}", f"{part.recall:.4f}", f"{part.ms_per_query:.2f}"] for part in found]
     print(table(rows, right=frozenset({1, 2, 3})))
     return 0

@@ -1,4 +1,4 @@
-"""The command that turns torch models into folders for searching: export."""
+"""The command export: write a torch model as a model folder in the ONNX layout."""
 
 import argparse
 import json
@@ -26,9 +26,7 @@ examples:
 
 def add_commands(commands: Commands) -> None:
     """Add export."""
-    command = add_command(
-        commands, "export", export, "write a torch model as a folder that searches can use", epilog=_EXAMPLES
-    )
+    command = add_command(commands, "export", export, "write a torch model as a model folder", epilog=_EXAMPLES)
     command.add_argument(
         "source",
         metavar="SOURCE",
@@ -52,7 +50,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write the folder and say how true it is."""
+    """Write the folder and print how close its vectors are to those of the torch model."""
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing

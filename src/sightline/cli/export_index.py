@@ -1,4 +1,4 @@
-"""The commands that turn an index into files for other programs, and such files into an index."""
+"""The commands export-index and import-index: exchange vectors with other programs through files."""
 
 import argparse
 import json
@@ -55,7 +55,7 @@ def export_index(options: argparse.Namespace) -> int:
     target = Path(options.target)
     if target.suffix.lower() in _NO_FOLDERS:
         raise UsageError(
-            f"{target} would be a folder of that name, expected a file that ends in .parquet, or a new folder: name one"
+            f"{target} is not a format that is written: name a file that ends in .parquet, or a new folder"
         )
     write = write_parquet if target.name.lower().endswith(".parquet") else write_folder
     with open_index(options) as index:

@@ -1,4 +1,4 @@
-"""The commands that fill an index: index, failures, remove."""
+"""The commands index, failures and remove: fill an index and maintain it."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
-from sightline.text import count, duration, printable
+from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
         "source",
         metavar="SOURCE",
         nargs="+",
-        help="a folder, looked through with all below it; a table of paths or URLs; a zip or tar file, or a pattern of "
+        help="a folder, with all folders below it; a table of paths or URLs; a zip or tar file, or a pattern of "
         "them (shards/{0000..0010}.tar); a picture or its URL",
     )
     add_index(command)
@@ -53,7 +53,7 @@ def add_commands(commands: Commands) -> None:
         default=[],
         help="only pictures that match: split=train, price>=10, or JSON; by what is known before they are read",
     )
-    part.add_argument("--sample", metavar="N", type=int, help="N of them by chance, the same ones each time")
+    part.add_argument("--sample", metavar="N", type=int, help="N random ones, the same each time")
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
     part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
     command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
@@ -90,7 +90,7 @@ def failures(options: argparse.Namespace) -> int:
         if options.retry:
             summary = target.retry(_reading(options), _opening(options), by=_by(options))
             _say(
-                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that had failed",
+                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that failed before",
                 options,
             )
         found = target.failures()
@@ -100,7 +100,7 @@ def failures(options: argparse.Namespace) -> int:
     for failure in found:
         print(f"{printable(failure.uri)}\n    {failure.stage}: {printable(failure.reason)} ({failure.when})")
     if not found:
-        _say("no failures: every picture that was offered is indexed", options)
+        _say("no failures: every picture is indexed", options)
     return 0
 
 
@@ -142,7 +142,9 @@ def _workers(text: str) -> int | str:
     try:
         return text if "://" in text else int(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor like ray://head:10001") from error
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not valid, expected a number or a Ray cluster such as ray://head:10001"
+        ) from error
 
 
 def _by(options: argparse.Namespace) -> "Callable[..., Summary] | None":
@@ -209,6 +211,8 @@ def _with_progress(
         _count_in_background(source, bar)
 
         def show(summary: "Summary") -> None:
+            if bar.total and bar.n >= bar.total:
+                bar.set_description_str("finishing: measuring which scores are likely", refresh=False)
             done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
             bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
             bar.update(done - bar.n)
@@ -241,20 +245,33 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     )
     if failed := summary.failed + summary.skipped:
         _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+    if summary.left_out:
+        _say(f"left out: {left_out_text(summary.left_out)}", options)
     if not summary.seen:
         is_part = bool(getattr(options, "where", None))
         what = "passes --where" if is_part else "found"
-        _say(f"no picture {what} under {source.root}{'' if is_part else _instead(source.root)}", options)
+        _say(f"no picture {what} under {source.root}{'' if is_part else _suggest_other_source(source.root)}", options)
     if summary.kept:
         _say(
             f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
             options,
         )
     if new and not summary.unchanged:
-        _say(f'search: sightline search "what you look for"{_named(options)}', options)
+        _say(f"search: sightline {_example_query(target)}{_named(options)}", options)
 
 
-def _instead(root: str) -> str:
+def _example_query(target: "Index") -> str:
+    """A search that the model of the index can do."""
+    from sightline.errors import TextNotSupported
+
+    try:
+        target.encoder.encode_texts(["a picture"])
+    except TextNotSupported:
+        return "search ./photo.jpg"
+    return 'search "what you look for"'
+
+
+def _suggest_other_source(root: str) -> str:
     """What a folder without pictures holds that pictures can be taken from, and how."""
     from sightline.sources import archive, rows, video
     from sightline.sources.base import file_of

@@ -1,4 +1,4 @@
-"""The command that draws: map."""
+"""The command map: draw the pictures of an index on a page."""
 
 import argparse
 from itertools import islice
@@ -21,7 +21,7 @@ def add_commands(commands: Commands) -> None:
         "map",
         draw,
         "draw the pictures of an index as a map, alike ones side by side",
-        goes_on=False,
+        is_resumable=False,
         epilog=_EXAMPLES,
     )
     command.add_argument("--html", metavar="FILE", default="map.html", help="the page to write (default: map.html)")

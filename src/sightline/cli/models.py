@@ -1,4 +1,4 @@
-"""The commands that help to choose a model: models, recommend."""
+"""The commands models and recommend: list, fetch, time and choose models."""
 
 import argparse
 import json
@@ -43,7 +43,11 @@ def add_commands(commands: Commands) -> None:
     bench.add_argument("name", metavar="NAME", help="a model's name or folder")
     bench.add_argument("--json", action="store_true", help="print JSON")
     command = add_command(
-        commands, "recommend", recommend, "say what each model would cost and give for a folder", goes_on=False
+        commands,
+        "recommend",
+        recommend,
+        "estimate the time, memory and disk that each model takes for a folder",
+        is_resumable=False,
     )
     command.add_argument("folder", metavar="FOLDER", help="the pictures; a few of them are read and timed")
     command.add_argument(
@@ -84,12 +88,12 @@ def get_model(options: argparse.Namespace) -> int:
 
     entry, place = catalog().get(options.name), _with_bar(hub())
     if entry and is_here(entry, place):
-        print(f"{entry.name} is on this disk")
+        print(f"{entry.name} is already on this disk")
         return 0
     if entry and not entry.allows_commercial_use and not options.yes:
-        raise UsageError(f"{licence_note(entry)}: expected --yes if that suits you; give it, or choose another model")
+        raise UsageError(f"{licence_note(entry)}: give --yes to accept that, or choose another model")
     encoder = load_encoder(options.name, hub=place)
-    print(f"{encoder.name} is here: sightline index FOLDER --model {encoder.name}")
+    print(f"{encoder.name} is ready: sightline index FOLDER --model {encoder.name}")
     return 0
 
 
@@ -105,10 +109,7 @@ def remove_model(options: argparse.Namespace) -> int:
             advice = "it is a part of the package, and goes with it"
         elif near := get_close_matches(options.name, catalog(), n=3, cutoff=0.6):
             advice = f"did you mean {' or '.join(near)}?"
-        raise UsageError(
-            f"{options.name!r} cannot be removed, expected a model that was fetched by name (sightline models): "
-            f"{advice}"
-        )
+        raise UsageError(f"{options.name!r} is not a model that can be removed: {advice}")
     freed = hub().remove(entry.repository)
     print(f"{entry.name}: {size(freed)} freed" if freed else f"{entry.name} was not on this disk")
     return 0 if freed else 1
@@ -126,7 +127,7 @@ def bench_model(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"model": encoder.name, **asdict(speed)}))
         return 0
-    words = "no words" if speed.text_ms is None else f"{speed.text_ms:.1f} ms for one text"
+    words = "no text encoder" if speed.text_ms is None else f"{speed.text_ms:.1f} ms for one text"
     print(f"{encoder.name}: {speed.pictures_per_s:,.1f} pictures/s, {words}")
     return 0
 
@@ -141,7 +142,7 @@ def recommend(options: argparse.Namespace) -> int:
         if name not in catalog():
             near = get_close_matches(name, catalog(), n=3, cutoff=0.4)
             advice = f"did you mean {' or '.join(near)}?" if near else "sightline models lists them"
-            raise ModelNotFound(f"{name!r} is not in the table, expected a name of it: {advice}")
+            raise ModelNotFound(f"{name!r} is not a model of the table: {advice}")
     sample = sample_folder(options.folder)
     found = estimates(sample, hub(), names=options.model)
     if options.json:

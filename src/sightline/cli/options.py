@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 
+DEFAULT_INDEX = "photos.index"
+
 ENVIRONMENT: Mapping[str, str] = {
     "SIGHTLINE_INDEX": "the index that commands use without --index (photos.index)",
     "SIGHTLINE_MODEL": "the model that commands use without --model",
@@ -29,11 +31,11 @@ ENVIRONMENT: Mapping[str, str] = {
 
 
 def add_command(
-    commands: Commands, name: str, run: Run, help_text: str, *, goes_on: bool = True, **more: Any
+    commands: Commands, name: str, run: Run, help_text: str, *, is_resumable: bool = True, **more: Any
 ) -> argparse.ArgumentParser:
-    """One command with its help; `run` gets the parsed options and gives the exit code.
+    """One command with its help; `run` gets the parsed options and returns the exit code.
 
-    `goes_on` says that a second run goes on where an interrupted one stopped.
+    `is_resumable` says that a second run goes on where an interrupted one stopped.
     """
     command: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -42,7 +44,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **more,
     )
-    command.set_defaults(run=run, goes_on=goes_on)
+    command.set_defaults(run=run, is_resumable=is_resumable, parser=command)
     return command
 
 
@@ -53,7 +55,7 @@ def add_index(command: argparse.ArgumentParser) -> None:
         metavar="URL",
         type=store_url,
         default=None,
-        help="the index: a folder, or the URL of a server (default: photos.index)",
+        help="the index: a folder, or the URL of a server (default: photos.index, here or in a folder above)",
     )
 
 
@@ -65,8 +67,23 @@ def add_model(command: argparse.ArgumentParser) -> None:
 
 
 def index_url(options: argparse.Namespace) -> "StoreUrl":
-    """Which index the user means."""
-    return options.index or store_url(os.environ.get("SIGHTLINE_INDEX") or "photos.index")
+    """Which index the user means: the one that is named, else photos.index here or in a folder above, as git does."""
+    named: StoreUrl | None = options.index
+    if named or "SIGHTLINE_INDEX" in os.environ:
+        return named or store_url(os.environ["SIGHTLINE_INDEX"] or DEFAULT_INDEX)
+    folders = (Path(*[".."] * depth) for depth in range(len(Path.cwd().parts)))
+    found = next((folder for folder in folders if (folder / DEFAULT_INDEX).is_dir()), Path())
+    return store_url(str(found / DEFAULT_INDEX))
+
+
+def no_default_index(options: argparse.Namespace) -> str | None:
+    """What to say where no index was named and the default one does not exist; None where one was named."""
+    if getattr(options, "index", "none") or os.environ.get("SIGHTLINE_INDEX"):
+        return None
+    return (
+        f"there is no {DEFAULT_INDEX} in {Path.cwd()} or in a folder above it: name an index with --index or "
+        "SIGHTLINE_INDEX, or build one with sightline index FOLDER"
+    )
 
 
 def store_url(text: str) -> "StoreUrl":

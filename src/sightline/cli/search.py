@@ -36,7 +36,12 @@ examples:
 def add_commands(commands: Commands) -> None:
     """Add search and similar."""
     command = add_command(
-        commands, "search", search, "find pictures by words, by a picture, or by both", goes_on=False, epilog=_EXAMPLES
+        commands,
+        "search",
+        search,
+        "find pictures by words, by a picture, or by both",
+        is_resumable=False,
+        epilog=_EXAMPLES,
     )
     command.add_argument(
         "query",

@@ -1,4 +1,4 @@
-"""The command that answers over HTTP: serve."""
+"""The command serve: show an index as a web page and an HTTP API."""
 
 import argparse
 import os
@@ -47,12 +47,12 @@ def add_commands(commands: Commands) -> None:
 
 def _add_who(command: argparse.ArgumentParser) -> None:
     """Who may do what."""
-    command.add_argument("--api-key", metavar="FILE", default=None, help="keys that may search, one a line")
+    command.add_argument("--api-key", metavar="FILE", default=None, help="keys that may search, one per line")
     command.add_argument("--write-key", metavar="FILE", default=None, help="keys that may also upload and remove")
     command.add_argument(
         "--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it"
     )
-    command.add_argument("--read-only", action="store_true", help="nobody may upload or remove")
+    command.add_argument("--read-only", action="store_true", help="refuse all uploads and removals")
     command.add_argument(
         "--uploads", metavar="DIR", default=None, help="where uploads are kept (default: INDEX.uploads)"
     )
@@ -98,7 +98,7 @@ def serve(options: argparse.Namespace) -> int:
         from sightline.server.run import serve as run
     except ModuleNotFoundError as error:
         raise ExtraMissing(
-            f"the package {error.name!r} is not installed, the server needs it: pip install 'sightline[server]'"
+            f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
         ) from error
     from sightline.server.fetching import Limits
     from sightline.server.settings import LOOPBACK, Settings, check_address
@@ -151,9 +151,7 @@ def _make_keys(*files: str | None) -> None:
     from sightline.errors import UsageError
 
     if not any(files):
-        raise UsageError(
-            "--make-key does not say where to, expected a file: add --write-key FILE, --api-key FILE or both"
-        )
+        raise UsageError("--make-key needs a file to write to: add --write-key FILE, --api-key FILE or both")
     for file in filter(None, files):
         try:
             descriptor = os.open(Path(file).expanduser(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -180,7 +178,7 @@ def _keys(file: str | None, variable: str) -> tuple[str, ...]:
             ) from error
     keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     if file and not keys:
-        raise UsageError(f"{file} holds no key, expected one a line: write a long random text into it")
+        raise UsageError(f"no key in {file}: write a long random text into it, one per line")
     if short := [key for key in keys if len(key) < 8]:
         raise UsageError(f"a key has {len(short[0])} characters, expected at least 8: make it long and random")
     return keys

@@ -1,11 +1,11 @@
-"""The command that looks into an index: status."""
+"""The command status: show what an index holds, verify and repair it."""
 
 import argparse
 import json
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, index_url, open_index
-from sightline.text import count, printable, size, table
+from sightline.text import count, left_out_text, printable, size, table
 
 if TYPE_CHECKING:
     from sightline.stores.local.upkeep import Damage
@@ -19,7 +19,9 @@ def add_commands(commands: Commands) -> None:
     add_model(command)
     command.add_argument("--verify", action="store_true", help="read every vector and compare checksums")
     command.add_argument(
-        "--repair", action="store_true", help="mend what --verify finds; what is lost, the next run indexes again"
+        "--repair",
+        action="store_true",
+        help="repair what --verify finds; what is lost is indexed again by the next run",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -54,27 +56,29 @@ def status(options: argparse.Namespace) -> int:
 
 
 def _verified(options: argparse.Namespace) -> list[str]:
-    """What is damaged, in words; mended first if asked, which needs no sound index."""
+    """What is damaged, in words; repaired first if asked, which needs no sound index."""
     from sightline.errors import UsageError
     from sightline.stores.local.store import LocalStore, repair_store
 
     url = index_url(options)
     if url.is_remote:
-        raise UsageError(f"{url} is kept by a server that checks its own files: --verify is for an index in a folder")
+        raise UsageError(f"{url} is kept by a server, which checks its own files: --verify is for an index in a folder")
     if options.repair:
-        return [_words(damage) + ": mended" for damage in repair_store(url.path)]
+        return [_damage(damage) + ": repaired" for damage in repair_store(url.path)]
     store = LocalStore(url.path)
     try:
-        return [_words(damage) for damage in store.verify()]
+        return [_damage(damage) for damage in store.verify()]
     finally:
         store.close()
 
 
-def _words(damage: "Damage") -> str:
+def _damage(damage: "Damage") -> str:
     if damage.can_be_rebuilt:
         return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
     return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"
 
 
 def _root(uri: str, note: "Note") -> str:
-    return f"{'a part of ' if note.get('is_part') else ''}{printable(uri)}, indexed {note['indexed']}"
+    part = "a part of " if note.get("is_part") else ""
+    left_out = f"; left out: {left_out_text(note['left_out'])}" if note.get("left_out") else ""
+    return f"{part}{printable(uri)}, indexed {note['indexed']}{left_out}"

@@ -1,4 +1,4 @@
-"""The command that makes and tunes models: train."""
+"""The command train: train or fine-tune a model."""
 
 import argparse
 import json
@@ -44,7 +44,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def train(options: argparse.Namespace) -> int:
-    """Run or go on with a training, and say what came of it."""
+    """Start or continue a training run, and print its outcome."""
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing

@@ -1,1 +1,1 @@
-"""The data sets room: published data sets turned into pictures and tables to index and to measure on."""
+"""The data sets room: published data sets as pictures and tables to index and to measure on."""

@@ -1,4 +1,4 @@
-"""A recipe's name into a folder that can be indexed."""
+"""A published data set fetched and laid out as a folder that can be indexed."""
 
 import json
 import shutil
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from sightline.datasets.fetch import fetch
 from sightline.datasets.layouts import LAYOUTS
-from sightline.datasets.recipes import Recipe
-from sightline.errors import UsageError
+from sightline.datasets.recipes import File, Recipe
+from sightline.errors import SourceError, UsageError, WebError, WrongContent
+from sightline.files import write_atomically
 
 CARD, DOWNLOADS = "dataset.json", "downloads"
+_FIRST_PATIENCE_S = 1.0  # where there is no network, that should be said soon
 
 
 def get(
@@ -34,10 +35,39 @@ def get(
         return folder / str(json.loads(card.read_text("utf-8"))["place"])
     files = [fetch(file, folder / DOWNLOADS, base_url=base_url, on_bytes=on_bytes) for file in recipe.files]
     place = LAYOUTS[recipe.layout](files, folder)
-    told = {**asdict(recipe), "place": place.relative_to(folder).as_posix()}
+    document = {**asdict(recipe), "place": place.relative_to(folder).as_posix()}
     if not keep:
         shutil.rmtree(folder / DOWNLOADS)
-    part = card.with_name(f"{CARD}.part")
-    part.write_text(json.dumps(told, indent=2), "utf-8")
-    part.replace(card)
+    write_atomically(card, json.dumps(document, indent=2))
     return place
+
+
+def fetch(file: File, folder: Path, *, base_url: str | None = None, on_bytes: Callable[[int], None]) -> Path:
+    """The file in that folder, fetched unless it is there; `base_url` takes the place of all of its URL but the name.
+
+    Raises `SourceError`: what has come so far stays for the next attempt, what has another checksum does not.
+    """
+    from sightline.web.client import HttpClient
+    from sightline.web.download import Expected, download
+
+    target = folder / file.local_name
+    if target.is_file():
+        return target
+    url = f"{base_url.rstrip('/')}/{file.local_name}" if base_url else file.url
+    client = HttpClient(connect_s=5.0, read_s=30.0)
+    expected = Expected(sha256=file.sha256)
+    try:
+        download(client, url, target, expected, first_patience_s=_FIRST_PATIENCE_S, on_bytes=on_bytes)
+    except WrongContent as error:
+        raise SourceError(f"{error}, run the same again") from error
+    except WebError as error:
+        if error.status is not None and not error.is_transient:
+            advice = "it may have moved, see the page of the data set"
+        elif target.with_name(f"{target.name}.part").is_file():
+            advice = "run the same again, it goes on from where it is"
+        else:
+            advice = "try again where there is a network, or name a mirror with --mirror"
+        raise SourceError(f"{error}: {advice}") from error
+    finally:
+        client.close()
+    return target

@@ -1,12 +1,14 @@
-"""The files of a data set, as its makers laid them out, into pictures and a table to index and to measure on."""
+"""How the files of each data set are laid out as pictures and a table to index and to measure on."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from sightline.errors import SourceError
+from sightline.files import replacing, write_atomically
 from sightline.sources.archive import members
 from sightline.sources.folder import is_picture
 from sightline.sources.members import Member
@@ -112,10 +114,7 @@ def _put(member: Member, folder: Path, top: Path) -> None:
         raise SourceError(f"{member.name} leads out of {top}, expected a plain name: fetch the archive again")
     if target.is_file() and target.stat().st_size == member.size_bytes:
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{name}.part")
-    part.write_bytes(member.read())
-    part.replace(target)
+    write_atomically(target, member.read())
 
 
 def _lines(known: dict[str, Member], name: str, archive: Path) -> list[str]:
@@ -125,16 +124,7 @@ def _lines(known: dict[str, Member], name: str, archive: Path) -> list[str]:
 
 
 def _table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.writelines("\t".join(_cell(cell) for cell in row) + "\n" for row in _with(header, rows))
-    return part.replace(path)
-
-
-def _with(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[Sequence[str]]:
-    yield header
-    yield from rows
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split())
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        for row in chain([header], rows):
+            file.write("\t".join(" ".join(cell.split()) for cell in row) + "\n")
+    return path

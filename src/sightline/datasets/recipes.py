@@ -1,4 +1,4 @@
-"""The recipes of recipes.toml as values."""
+"""The data sets that can be fetched by name, as recipes.toml describes them."""
 
 import tomllib
 from dataclasses import dataclass

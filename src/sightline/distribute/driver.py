@@ -188,7 +188,7 @@ def _check_versions(ray: Any, where: str) -> None:
         there = ray.get(ray.remote(num_cpus=0)(_version).remote(), timeout=_ASK_S)
     except Exception as error:
         raise ClusterError(
-            f"{where} cannot run Sightline ({summary(error)}), expected it to be installed on each node: "
+            f"{where} cannot run Sightline ({summary(error)}): it must be installed on each node, "
             f"pip install 'sightline[ray]=={sightline.__version__}' there"
         ) from error
     if there != sightline.__version__:
@@ -234,8 +234,8 @@ def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> No
         raise
     except Exception as error:  # whatever Ray raises for a node or an actor that is gone
         raise ClusterError(
-            f"the cluster gave up ({summary(error)}), expected it to run to the end: what is done is kept; "
-            "look into Ray's logs on its head, and run the same command to go on"
+            f"the cluster stopped ({summary(error)}): what is done is kept; see the logs of Ray on its head "
+            "node, and run the same command to go on"
         ) from error
     _show(run, outcome.done)
     run.take(Batch(failures=[(_deadly(item), item) for item in outcome.deadly]))

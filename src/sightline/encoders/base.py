@@ -117,7 +117,7 @@ def choose_model(name: str, hub: Hub | None = None) -> Choice:
     try:
         hub.files(best.repository)
     except (HubUnreachable, ModelNotFound) as error:
-        happened = str(error).partition(", expected")[0]  # the first of the three parts of a message
+        happened = str(error).partition(": ")[0]  # without the advice
         return Choice(BUNDLED, f"the bundled model; the recommended {best.name} is not on this disk and {happened}")
     return Choice(best.name, f"the recommended model, fetched once from {hub.endpoint} ({best.size_mb:,} MB)")
 

@@ -13,16 +13,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder
-from sightline.encoders.transfer import RemoteFile, download, fetch_json, reason
-from sightline.errors import EncoderError, HubUnreachable, ModelNotFound, UsageError
+from sightline.errors import (
+    EncoderError,
+    HubUnreachable,
+    ModelDamaged,
+    ModelNotFound,
+    UsageError,
+    WebError,
+    WrongContent,
+)
 from sightline.text import size
+from sightline.web.download import Expected, download
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes of the whole model."""
 
+_STALL_S = 30.0  # a download that brings nothing for so long is asked for again
 _NEEDED = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
 _FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
 _ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
@@ -36,6 +45,16 @@ def default_cache() -> Path:
         return Path(tempfile.gettempdir()) / "sightline"
     folders = {"darwin": home / "Library" / "Caches" / "sightline", "win32": home / "AppData" / "Local" / "sightline"}
     return folders.get(sys.platform, home / ".cache" / "sightline")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a repository: large ones come with their SHA-256, small ones with git's SHA-1 of the blob."""
+
+    path: str
+    size_bytes: int
+    sha256: str = ""
+    git_sha1: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,27 +129,11 @@ class Hub:
 
     def files(self, repository: str) -> Listing:
         """What a model consists of; raises `HubUnreachable` or `ModelNotFound`."""
-        try:
-            return self._listing(repository)
-        except (OSError, ValueError) as error:
-            if getattr(error, "code", None) in (401, 403, 404):
-                raise ModelNotFound(
-                    f"{self.endpoint} has no model {repository!r} for you ({reason(error)}), expected a public one, "
-                    "or one that your token (HF_TOKEN) may read: check the name"
-                ) from error
-            raise HubUnreachable(
-                f"{self._trouble(error)}, expected the list of files of {repository}: {_ADVICE}"
-            ) from error
-
-    def _listing(self, repository: str) -> Listing:
-        if self.offline:
-            raise ConnectionError
-        url = f"{self._base}/api/models/{repository}/revision/main?blobs=true"
-        answer = fetch_json(url, token=self.token, answer_s=self.answer_s)
+        answer = self.ask(repository, "/revision/main?blobs=true")
         try:
             listing = Listing(answer.get("sha", "main"), tuple(filter(_is_needed, map(_file, answer["siblings"]))))
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError("it speaks another language than a Hugging Face hub") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise HubUnreachable(f"{self.endpoint} does not answer like a Hugging Face hub: {_ADVICE}") from error
         if not {"config.json", "visual/model.onnx"} <= {file.path for file in listing.files}:
             raise ModelNotFound(
                 f"{repository} on {self.endpoint} holds no model in the open_clip ONNX layout, expected config.json, "
@@ -138,12 +141,22 @@ class Hub:
             )
         return listing
 
-    def _trouble(self, error: Exception) -> str:
+    def ask(self, repository: str, what: str = "") -> Any:
+        """What the hub's API says of a repository, within `answer_s`; raises `HubUnreachable` or `ModelNotFound`."""
+        from sightline.web.client import fetch_json
+
         if self.offline:
-            return "offline mode is on"
-        if isinstance(error, TimeoutError):
-            return f"{self.endpoint} does not answer within {self.answer_s:g} s"
-        return f"{self.endpoint} cannot be reached ({reason(error)})"
+            raise HubUnreachable(f"offline mode is on: {_ADVICE}")
+        url = f"{self._base}/api/models/{repository}{what}"
+        try:
+            return fetch_json(url, answer_s=self.answer_s, headers=self._headers)
+        except WebError as error:
+            if error.status in (401, 403, 404):
+                raise ModelNotFound(
+                    f"{self.endpoint} has no model {repository!r} for you (status {error.status}): check the name; if "
+                    "it is not public, HF_TOKEN must hold a token that may read it"
+                ) from error
+            raise HubUnreachable(f"{self.endpoint} {error.reason}: {_ADVICE}") from error
 
     def _fetch(self, repository: str, listing: Listing, folder: Path) -> None:
         here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -153,7 +166,9 @@ class Hub:
                 f"{self.cache} has {size(free)} free, expected {size(listing.size_bytes - here)} for {repository}: "
                 "free some space, or choose another folder with SIGHTLINE_CACHE"
             )
-        done = 0
+        from sightline.web.client import HttpClient
+
+        client, done = HttpClient(read_s=_STALL_S), 0
 
         def on_bytes(count: int) -> None:
             nonlocal done
@@ -167,7 +182,23 @@ class Hub:
                 on_bytes(file.size_bytes)
                 continue
             url = f"{self._base}/{repository}/resolve/{listing.commit}/{file.path}"
-            download(url, target, file, token=self.token, on_bytes=on_bytes)
+            expected = Expected(file.size_bytes, file.sha256, file.git_sha1)
+            try:
+                download(client, url, target, expected, headers=self._headers, on_bytes=on_bytes)
+            except WrongContent as error:
+                raise ModelDamaged(
+                    f"{error}, run the same again; if that does not help, something between you and the hub changes "
+                    "files"
+                ) from error
+            except WebError as error:
+                here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                raise HubUnreachable(
+                    f"{error}, got {here:,} of {listing.size_bytes:,} bytes: run the same again, it goes on from there"
+                ) from error
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"} if self.token else {}
 
     @property
     def _base(self) -> str:

@@ -88,7 +88,7 @@ def run(session: Session, output: str, inputs: dict[str, Any]) -> Any:
     except Exception as error:  # as above
         shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in inputs.items())
         raise EncoderError(
-            f"the model failed on {shapes} ({summary(error)}), expected to run: "
+            f"the model failed on {shapes} ({summary(error)}): "
             "fetch the model again, or choose another processor or a smaller batch"
         ) from error
 

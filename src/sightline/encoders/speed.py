@@ -15,6 +15,7 @@ from sightline.encoders.base import Encoder
 from sightline.encoders.hub import Hub
 from sightline.encoders.sessions import all_threads
 from sightline.errors import TextNotSupported
+from sightline.files import write_atomically
 
 _FILE = "speeds.json"
 _LEAST_S = 1.0  # of measuring each, after one call that loads the model
@@ -62,12 +63,8 @@ def speeds(hub: Hub) -> Mapping[str, Speed]:
 def keep(name: str, speed: Speed, hub: Hub) -> None:
     """Remember a measurement beside the models; a disk that cannot be written loses it."""
     known = {other: asdict(value) for other, value in speeds(hub).items()} | {name: asdict(speed)}
-    path = hub.cache / _FILE
-    fresh = path.with_name(f"{_FILE}.new")
     with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(known, indent=1), "utf-8")
-        fresh.replace(path)
+        write_atomically(hub.cache / _FILE, json.dumps(known, indent=1))
 
 
 def machine_gflops(*, least_s: float = 0.5) -> float:

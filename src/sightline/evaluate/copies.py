@@ -93,12 +93,12 @@ def measure(
     8 pictures can be read.
     """
     if sample < _LEAST:
-        raise UsageError(f"{sample} pictures are too few to measure on, expected at least {_LEAST}: 100 take seconds")
+        raise UsageError(f"the sample is {sample}, expected at least {_LEAST} pictures: 100 take seconds")
     taken = list(islice(_copied(store, encoder, cache), sample))
     if len(taken) < _LEAST:
         raise UsageError(
-            f"of the index's pictures {len(taken)} can be read again, expected at least {_LEAST}: see that their files "
-            "are there, or give a threshold"
+            f"only {len(taken)} of the index's pictures can be read, expected at least {_LEAST}: check that "
+            "their files exist, or give a threshold"
         )
     scores = dict(zip(COPIES, np.stack(taken).T, strict=True))  # n of (kinds,) -> (kinds, n)
     right = np.concatenate([scores[name] for name in _CHOSEN_ON])

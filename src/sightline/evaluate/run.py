@@ -138,7 +138,7 @@ def store_recall(index: Index, *, sample: int = 200, k: int = 10, seed: int = 0)
     is why the two are measured apart. Of an image-only index, pictures alone are measured.
     """
     if index.count() == 0:
-        raise UsageError(f"{index.url} is empty, expected pictures to search: index a folder first")
+        raise UsageError(f"{index.url} is empty: index a folder first")
     queries = sample_queries(index.store, index.encoder, sample, seed=seed)
     return [_recall_of_kind(index.store, kind, vectors, k) for kind, vectors in queries.items()]
 

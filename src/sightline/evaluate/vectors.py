@@ -10,6 +10,7 @@ import numpy as np
 
 from sightline.encoders.base import Encoder, picture_fingerprint
 from sightline.errors import SourceError
+from sightline.files import replacing
 from sightline.ingest import Options, ingest
 from sightline.sources.base import open_source
 from sightline.stores.base import Store, open_store
@@ -55,10 +56,8 @@ def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors
         encoder.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)
     ]
     vectors = np.concatenate(parts)  # of (64, dim) -> (n, dim)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part.npy")
-    np.save(unfinished, vectors)
-    unfinished.replace(path)
+    with replacing(path) as part:
+        np.save(part, vectors)
     return vectors
 
 

@@ -36,7 +36,7 @@ class Copied:
 def copy(
     source: Index, url: str | StoreUrl, *, prune: bool = False, on_progress: Callable[[Copied], None] = lambda _: None
 ) -> Copied:
-    """Write the records and notes of an index into the store of that URL, made when it is not there.
+    """Write the records and notes of an index into the store of that URL, created where it does not exist.
 
     Memory stays constant; an interrupted copy goes on when it is started again. With `prune` pictures that the source
     no longer has are removed. Raises `IndexMismatch` if another model's pictures are there.

@@ -48,10 +48,10 @@ def load(
     hub: Hub | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> int:
-    """Write the vectors in files into the index of that URL, made when it is not there; gives how many.
+    """Write the vectors in files into the index of that URL, created where it does not exist, and return how many.
 
     Files that Sightline did not write do not say which model made them: `model` must. Raises `IndexMismatch` if the
-    index holds another model's vectors, `UsageError` if the model is not told or gives vectors of another length.
+    index holds another model's vectors, `UsageError` if the model is not given or makes vectors of another length.
     """
     saved, url = open_saved(path), StoreUrl(url)
     store = _store_for(saved, path, url, model, hub)
@@ -79,7 +79,7 @@ def open_saved(path: Path) -> Saved:
     if found := sorted((path / "img_emb").glob("*.npy"), key=_number):
         return _clip_retrieval(path, found)
     raise SourceError(
-        f"{path} holds no vectors that are known, expected a Parquet file, a folder with {VECTORS} and {RECORDS}, or "
+        f"{path} has no vectors in a known format, expected a Parquet file, a folder with {VECTORS} and {RECORDS}, or "
         "one with img_emb/ and metadata/: check the path"
     )
 
@@ -101,7 +101,9 @@ def _clip_retrieval(path: Path, files: list[Path]) -> Saved:
     """`image_path` is as clip-retrieval found it; a `url` is the better name, for it can be fetched."""
     pairs = [(file, path / "metadata" / f"metadata_{_number(file)}.parquet") for file in files]
     if missing := next((table for _, table in pairs if not table.is_file()), None):
-        raise SourceError(f"{missing} is not there, expected the metadata of {path}: run clip-retrieval with them")
+        raise SourceError(
+            f"{missing} does not exist, expected the metadata of {path}: run clip-retrieval with metadata"
+        )
 
     def parts() -> Iterator[Iterator[Record]]:
         for file, table in pairs:
@@ -160,7 +162,7 @@ def _mapped(path: Path) -> NDArray[Any]:
     try:
         vectors: NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise SourceError(f"{path} cannot be read ({error}), expected a NumPy file: write it again") from error
+        raise SourceError(f"{path} is not a NumPy file ({error}): write it again") from error
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise SourceError(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, expected vectors, (n, dim): check it"
@@ -215,7 +217,7 @@ def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: 
 def _make(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> None:
     """An index of the model that the user names, if it is not there."""
     if model is None:
-        raise UsageError(f"{path} does not say which model made its vectors, expected its name: give --model")
+        raise UsageError(f"{path} does not say which model made its vectors: give --model")
     encoder = load_encoder(model, hub=hub)
     if encoder.dim != saved.dim:
         raise UsageError(

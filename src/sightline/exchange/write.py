@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from sightline.chunks import chunks
 from sightline.errors import ExtraMissing, UsageError
+from sightline.files import replacing
 from sightline.filters.documents import dump_payload
 from sightline.stores.base import Store
 from sightline.types import Record, Value
@@ -54,7 +55,7 @@ def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: N
     if folder.exists() and (
         not folder.is_dir() or {path.name for path in folder.iterdir()} - {IDENTITY, RECORDS, VECTORS}
     ):
-        raise UsageError(f"{folder} is there already, expected a new name or an empty folder: choose another")
+        raise UsageError(f"{folder} exists already: choose a new name or an empty folder")
     written = 0
     with (
         _in_place_of(folder / VECTORS) as npy,
@@ -140,16 +141,9 @@ def _arrow() -> tuple[Any, Any]:
 @contextmanager
 def _in_place_of(path: Path) -> Iterator[Path]:
     """A name to write to, which takes the place of the file when all is written; `UsageError` where it cannot be."""
-    partial_path = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial_path
-        os.replace(partial_path, path)  # noqa: PTH105
+        with replacing(path) as part:
+            yield part
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else error
-        raise UsageError(
-            f"cannot write {path} ({reason}), expected a place with room for it: choose another"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial_path.unlink(missing_ok=True)
+        raise UsageError(f"cannot write {path} ({reason}): choose another place") from error

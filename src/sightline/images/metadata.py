@@ -8,9 +8,11 @@ from typing import Any
 
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.ImageFile import ImageFile
+from PIL.IptcImagePlugin import getiptcinfo
 
 from sightline.images.decode import LIMIT_MEGAPIXELS, opened, orientation
 from sightline.types import Value
+from sightline.xmp import payload_of
 
 _MAX_TEXT = 120  # characters of a camera's name; makers use up to 40
 
@@ -25,9 +27,11 @@ def metadata(data: bytes, *, limit_megapixels: float | None = LIMIT_MEGAPIXELS) 
 
 
 def payload(file: ImageFile, size: tuple[int, int]) -> dict[str, Value]:
-    """Width and height (upright), format, and where the file tells: taken, camera, latitude, longitude.
+    """Width and height (upright), format, and where the file tells: taken, camera, latitude, longitude, and what people
+    wrote into it: title, caption, tags, rating.
 
-    `size` is the stored one, before a reduced decode. Broken EXIF gives fewer keys, never an error.
+    `size` is the stored one, before a reduced decode. EXIF is the camera's word on time and place, XMP wins over IPTC.
+    Broken metadata give fewer keys, never an error.
     """
     width, height = reversed(size) if orientation(file) >= 5 else size
     known: dict[str, Value | None] = {"width": width, "height": height, "format": str(file.format).lower()}
@@ -37,7 +41,35 @@ def payload(file: ImageFile, size: tuple[int, int]) -> dict[str, Value]:
         known["taken"] = _taken(details)
         known["camera"] = _camera(_text(exif.get(Base.Make)), _text(exif.get(Base.Model)))
         known |= _place(place)
-    return {key: value for key, value in known.items() if value is not None}
+    return {**_iptc(file), **_xmp(file), **{key: value for key, value in known.items() if value is not None}}
+
+
+def _xmp(file: ImageFile) -> dict[str, Value]:
+    packet = next((file.info[name] for name in ("xmp", "XML:com.adobe.xmp") if file.info.get(name)), b"")
+    return payload_of(packet.encode("utf-8", "replace") if isinstance(packet, str) else bytes(packet))
+
+
+def _iptc(file: ImageFile) -> dict[str, Value]:
+    """IPTC-IIM 4.2, record 2: object name (5), keywords (25), caption (120)."""
+    told = dict[tuple[int, int], Any]()
+    with suppress(Exception):  # as with EXIF
+        told = getiptcinfo(file) or {}
+    is_utf8 = told.get((1, 90)) == b"\x1b%G"
+    title, keywords, caption = (
+        [text for value in (values if isinstance(values, list) else [values]) if (text := _iptc_text(value, is_utf8))]
+        for values in (told.get((2, dataset), []) for dataset in (5, 25, 120))
+    )
+    found: dict[str, Value] = {"tags": keywords} if keywords else {}
+    return found | {name: texts[0] for name, texts in (("title", title), ("caption", caption)) if texts}
+
+
+def _iptc_text(value: bytes, is_utf8: bool) -> str:
+    """UTF-8 where it says so or is valid, else Latin-1, which most programs wrote before."""
+    try:
+        text = value.decode("utf-8", "replace" if is_utf8 else "strict")
+    except UnicodeDecodeError:
+        text = value.decode("latin-1")
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _taken(details: dict[int, Any]) -> datetime | None:

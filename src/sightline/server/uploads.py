@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SourceError
+from sightline.files import replacing
 from sightline.images.decode import decode, opened
 from sightline.index import Index
 from sightline.server.problems import Problem
@@ -60,13 +60,10 @@ def _store(upload: Upload, folder: Path) -> Path:
     path = folder / name[:2] / f"{name}.{upload.suffix}"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}-{time.monotonic_ns()}.part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         file.write(upload.data)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
     for directory in (path.parent, folder):  # else the name may be lost, though the bytes are safe
         _sync(directory)
     return path

@@ -1,4 +1,4 @@
-"""Several indexes and several queries turned into what each index finds for each query."""
+"""Search several indexes for the same queries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One query put to several indexes of the same pictures, turned into one ranking by weighted scores."""
+"""Search several indexes of the same pictures together: one ranking by the weighted mean of their scores."""
 
 from __future__ import annotations
 

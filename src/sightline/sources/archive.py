@@ -1,6 +1,5 @@
 """A zip or tar file into items: the pictures in it, with the texts that stand beside them."""
 
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -8,23 +7,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
 from sightline.sources import folder, tarred, zipped
 from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.members import Member
-from sightline.sources.values import field_of, text_of, value_of
+from sightline.sources.sidecars import Sidecar, Sidecars, is_sidecar, read_sidecars
 from sightline.text import printable
 from sightline.types import Item, Value
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """The ends of the names of archives, in lower case."""
 
-_TEXTS = {".txt": "caption", ".caption": "caption", ".cls": "label", ".json": ""}
-_LARGEST_TEXT_BYTES = 1 << 20
-_NOT_KEPT = frozenset({"exif", "status", "error_message"})  # what img2dataset notes of its own work
 _MOST_ARCHIVES = 2  # whose lists are kept for reading single members: 300 bytes a member
 
 
@@ -116,52 +111,38 @@ def _by_name(path: str, size_bytes: int, modified_ns: int) -> dict[str, Member]:
 
 
 def _items(group: list[Member], root: str, base: list[str]) -> Iterator[Item]:
-    """The pictures among files of one key, with the texts among them."""
-    texts = [member for member in group if os.path.splitext(member.name)[1].lower() in _TEXTS]  # noqa: PTH122
+    """The pictures among files of one key, with what the others tell of them."""
+    texts = {_base(member.name): member for member in group if is_sidecar(member.name)}
+    beside = Sidecars(texts)
     for member in group:
         if folder.is_picture(member.name) and not _is_hidden(member.name):
-            yield _item(
-                member, [text for text in texts if _stem(text.name) in (_stem(member.name), _key(member))], root, base
-            )
+            of_the_key = [name for name in texts if _stem(name) == _base(_key(member))]
+            names = dict.fromkeys([*beside.of(_base(member.name)), *of_the_key])
+            yield _item(member, [texts[name] for name in names], root, base)
 
 
 def _item(member: Member, texts: list[Member], root: str, base: list[str]) -> Item:
     *parents, name = member.name.split("/")
     folders = [f"{root}#{_quoted('/'.join(parents[: depth + 1]))}/" for depth in range(len(parents))]
-    payload = dict[str, Value]()
-    for text in sorted(texts, key=lambda text: text.name.endswith(".txt")):  # a caption's own file is the last word
-        payload |= _told(text)
-    payload |= {"name": folder.valid(name), "folders": [*base, *folders], "size_bytes": member.size_bytes}
-    stamp = "-".join([member.stamp, *(text.stamp for text in texts)])
-    return Item(f"{root}#{_quoted(member.name)}", stamp, member.read, payload)
-
-
-def _told(text: Member) -> dict[str, Value]:
-    """What a text beside a picture says; a broken one says nothing, the picture is still good."""
-    field = _TEXTS[os.path.splitext(text.name)[1].lower()]  # noqa: PTH122
-    if text.size_bytes > _LARGEST_TEXT_BYTES:
-        return {}
-    try:
-        content = text.read().decode("utf-8", "replace")
-        told = {field: text_of(content.strip())} if field else json.loads(content)
-    except (SourceError, ValueError):
-        return {}
-    return _fields(told) if isinstance(told, dict) else {}
-
-
-def _fields(told: dict[str, Any]) -> dict[str, Value]:
-    values = {
-        field_of(name): cell if name == "caption" and isinstance(cell, str) else value_of(cell)
-        for name, cell in told.items()
-        if name not in _NOT_KEPT
+    told = read_sidecars(Sidecar(_base(text.name), text.stamp, text.size_bytes, text.read) for text in texts)
+    payload: dict[str, Value] = {
+        "name": folder.valid(name),
+        "folders": [*base, *folders],
+        "size_bytes": member.size_bytes,
     }
-    return {name: value for name, value in values.items() if value not in (None, "")}
+    stamp = "-".join([member.stamp, *(text.stamp for text in texts)])
+    uri = f"{root}#{_quoted(member.name)}"
+    return Item(uri, stamp, member.read, told.payload | payload, fallback=told.fallback)
 
 
 def _key(member: Member) -> str:
     """What the files of one WebDataset sample share: the name up to the first dot."""
     parent, slash, name = member.name.rpartition("/")
     return f"{parent}{slash}{name.split('.')[0]}"
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _stem(name: str) -> str:

@@ -9,10 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from sightline.errors import ExtraMissing, SourceError
+from sightline.errors import ExtraMissing, SourceError, summary
 from sightline.sources.files import MAX_FILE_BYTES, unreadable_item
 from sightline.sources.folder import SKIPPED_FOLDERS, is_picture
-from sightline.text import printable
 from sightline.types import Item, Value
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def _address(url: str) -> Address:
             f"{url} is nothing known ({error}), expected a path, or a URL such as s3://, gs:// or https://: check it"
         ) from error
     except Exception as error:  # each engine has its own for missing credentials
-        raise SourceError(f"{url} cannot be opened ({_told(error)}), expected access: check the credentials") from error
+        raise SourceError(f"{url} cannot be opened ({summary(error)}): check the credentials") from error
     path = unquote(parts.netloc + parts.path).rstrip("/")
     return Address(parts.scheme, path, parts.query, system)
 
@@ -160,15 +159,11 @@ def _asked(address: Address, path: str, ask: Callable[[], Any]) -> Any:
     except FileNotFoundError as error:
         raise SourceError(f"{address.uri(path)} is not there, expected something: check the address") from error
     except PermissionError as error:
-        raise SourceError(f"{address.uri(path)} may not be read ({_told(error)}): check the credentials") from error
+        raise SourceError(f"{address.uri(path)} may not be read ({summary(error)}): check the credentials") from error
     except Exception as error:  # the engines' clients raise what they like
         raise SourceError(
-            f"{address.uri(path)} cannot be read ({_told(error)}): check the address, try again"
+            f"{address.uri(path)} cannot be read ({summary(error)}): check the address, try again"
         ) from error
-
-
-def _told(error: BaseException) -> str:
-    return printable(str(error) or type(error).__name__)[:200]
 
 
 def _name(path: str) -> str:

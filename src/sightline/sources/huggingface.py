@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
-from urllib.error import HTTPError
 from urllib.parse import parse_qsl, urlsplit
-from urllib.request import Request, urlopen
 
-from sightline.errors import ExtraMissing, SourceError
+from sightline.errors import ExtraMissing, SourceError, WebError
 from sightline.sources.rows import Row, Rows
 from sightline.sources.table import Remote, Table, table_of
 from sightline.sources.web import Downloader
@@ -80,7 +76,7 @@ def _loaded(url: str, options: Mapping[str, str]) -> dict[str, Any]:
         ) from error
     split = options.get("split")
     if not Path(_name(url)).exists() and not datasets.config.HF_HUB_OFFLINE:
-        _ask(url, datasets.config.HF_ENDPOINT)
+        _see_that_the_hub_answers(url, datasets.config.HF_ENDPOINT)
     try:
         loaded = datasets.load_dataset(
             _name(url), options.get("config"), split=split, revision=options.get("revision"), streaming=True
@@ -94,29 +90,17 @@ def _loaded(url: str, options: Mapping[str, str]) -> dict[str, Any]:
     return {name: _undecoded(datasets, dataset) for name, dataset in splits.items()}
 
 
-def _ask(url: str, endpoint: str) -> None:
-    """See that the hub answers at all, within seconds: the package tries for half a minute, and tells of each try."""
-    outcome: SimpleQueue[str] = SimpleQueue()
+def _see_that_the_hub_answers(url: str, endpoint: str) -> None:
+    """Within seconds: the package tries for half a minute, and tells of each try."""
+    from sightline.web.client import see_that_it_answers
 
-    def ask() -> None:
-        try:
-            with urlopen(Request(endpoint, method="HEAD"), timeout=_ANSWER_S):
-                outcome.put("")
-        except HTTPError:  # an answer
-            outcome.put("")
-        except (OSError, ValueError) as error:
-            outcome.put(_told(getattr(error, "reason", None) or error) or type(error).__name__)
-
-    threading.Thread(target=ask, daemon=True, name="sightline-datasets").start()  # looking up a name has no time limit
     try:
-        trouble = outcome.get(timeout=_ANSWER_S)
-    except Empty:
-        trouble = f"no answer within {_ANSWER_S:g} s"
-    if trouble:
+        see_that_it_answers(endpoint, answer_s=_ANSWER_S)
+    except WebError as error:
         raise SourceError(
-            f"{url} cannot be had, {endpoint} cannot be reached ({trouble}), expected a data set of the hub or a "
-            "folder: try again where there is a network, or name a folder (hf://datasets/./folder)"
-        )
+            f"{url} is not available, {error}: try again where there is a network, or name a folder "
+            "(hf://datasets/./folder)"
+        ) from error
 
 
 def _undecoded(datasets: Any, dataset: Any) -> Any:

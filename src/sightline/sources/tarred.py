@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from threading import Lock
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sightline.errors import SourceError
 from sightline.sources.files import MAX_FILE_BYTES, refuse, unreadable
@@ -22,6 +22,7 @@ _PACKED: tuple[tuple[bytes, Callable[[str], Any]], ...] = (
     (b"\xfd7zXZ\x00", lzma.open),
 )
 _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+_LARGEST_HEADER = 1 << 20  # a long name, or a record of extended attributes
 _PASSED_BYTES = 64 << 20  # pictures of a stream that were passed by and may still be asked for by a slower worker
 
 
@@ -60,15 +61,15 @@ def _open_plain(path: str) -> IO[bytes]:
     return open(path, "rb")  # noqa: PTH123
 
 
-def _walk(path: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-    """Regular files with the archive open at them; `SourceError` where it is broken."""
+def _walk(path: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Regular files with the open archive; `SourceError` where it is broken."""
     try:
         opener = _opener(path) or _open_plain
-        with opener(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with opener(path) as file, tarfile.open(fileobj=cast(IO[bytes], _Headers(path, file)), mode="r:") as archive:
             while info := archive.next():
                 vars(archive)["members"].clear()  # tarfile keeps every one: 1 kB each
                 if info.isreg():
-                    yield info, archive
+                    yield info, file
             _check_end(path, file, archive)
     except _BROKEN as error:
         is_cut = isinstance(error, EOFError) or "end of data" in str(error)
@@ -111,17 +112,30 @@ class _Stream:
             self._keep(*found)
             self._next += 1
 
-    def _keep(self, info: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+    def _keep(self, info: tarfile.TarInfo, file: IO[bytes]) -> None:
         held = sum(map(len, self._passed.values()))
         while self._passed and held + info.size > _PASSED_BYTES:
             held -= len(self._passed.pop(next(iter(self._passed))))
         if info.size <= MAX_FILE_BYTES:
-            self._passed[self._next] = _content(self._path, info, archive)
+            self._passed[self._next] = _content(self._path, info, file)
 
 
-def _content(path: str, info: tarfile.TarInfo, archive: tarfile.TarFile) -> bytes:
-    file = archive.extractfile(info)
-    data = file.read() if file else b""
+class _Headers:
+    """An archive of which only headers are read at once: one may announce a name of gigabytes."""
+
+    def __init__(self, path: str, file: IO[bytes]) -> None:
+        self._path, self.file = path, file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_HEADER:
+            raise damaged(self._path, f"a header of {size:,} bytes")
+        return self.file.read(size)
+
+
+def _content(path: str, info: tarfile.TarInfo, file: IO[bytes]) -> bytes:
+    file.seek(info.offset_data)
+    data = file.read(info.size)
     if len(data) < info.size:
         raise damaged(path, "it ends too early", info.name)
     return data

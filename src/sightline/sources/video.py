@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from urllib.parse import parse_qs
 
 import numpy as np
 
-from sightline.errors import ExtraMissing, SourceError
+from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.files import write_atomically
 from sightline.sources.files import unreadable, unreadable_item
 from sightline.sources.folder import valid
 from sightline.text import printable
@@ -126,10 +125,7 @@ def _found(path: Path, kept: Path | None) -> Iterator[float]:
         yield time_s
     if kept:
         with suppress(OSError):  # a full disk costs time in the next run
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=kept.parent, delete=False) as file:
-                json.dump(times, file)
-            os.replace(file.name, kept)  # noqa: PTH105
+            write_atomically(kept, json.dumps(times))
 
 
 def _kept(path: Path | None) -> list[float]:
@@ -169,7 +165,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise unreadable(str(path), error) from error
         raise SourceError(
-            f"{printable(str(path))} is no video ({_told(error)}), expected one: fetch it again"
+            f"{printable(str(path))} is not a readable video ({summary(error)}): fetch it again"
         ) from error
     with container:
         if not container.streams.video:
@@ -185,13 +181,7 @@ def _frames(path: Path, container: Any, stream: Any) -> Iterator[Any]:
     try:
         yield from (frame for frame in container.decode(stream) if frame.time is not None)
     except av.FFmpegError as error:
-        raise SourceError(
-            f"{printable(str(path))} breaks off ({_told(error)}), expected a whole video: fetch it again"
-        ) from error
-
-
-def _told(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error)).lower()
+        raise SourceError(f"{printable(str(path))} is incomplete ({summary(error)}): fetch it again") from error
 
 
 def _without_frames(path: Path) -> SourceError:

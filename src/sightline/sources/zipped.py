@@ -1,5 +1,7 @@
 """A zip file into its members, each read from its place without opening the archive again."""
 
+import bz2
+import lzma
 import struct
 import zipfile
 import zlib
@@ -12,7 +14,8 @@ from sightline.sources.members import Member, damaged, read_at
 from sightline.text import printable
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, lengths of the name and of the extra field; APPNOTE.TXT 4.3.7
-_ENCRYPTED = 1  # a bit of the flags
+_ENCRYPTED, _ENDS_WITH_MARK = 1, 2  # bits of the flags
+_LZMA_BYTES = 256 << 20  # of the dictionary, which a header may put at 4 GB
 
 
 def members(path: str) -> Iterator[Member]:
@@ -45,38 +48,41 @@ def _read(path: str, info: zipfile.ZipInfo) -> bytes:
             f"{printable(path)}, member {printable(name)} has {info.file_size:,} bytes: expected at most "
             f"{MAX_FILE_BYTES:,}; store it smaller"
         )
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return _read_slowly(path, info)
     header = read_at(path, info.header_offset, _LOCAL_HEADER.size, name)
     signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(header)
     if signature != b"PK\3\4":
         raise damaged(path, "the member is not where the list says", name)
     start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
     data = read_at(path, start, info.compress_size, name)
-    if info.compress_type == zipfile.ZIP_DEFLATED:
-        data = _inflate(path, info, data)
+    if info.compress_type != zipfile.ZIP_STORED:
+        data = _unpacked(path, info, data)
     if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
         raise damaged(path, "its checksum differs", name)
     return data
 
 
-def _inflate(path: str, info: zipfile.ZipInfo, data: bytes) -> bytes:
+def _unpacked(path: str, info: zipfile.ZipInfo, data: bytes) -> bytes:
     """At most one byte more than announced: a bomb is told from its list without being unpacked."""
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
-    except zlib.error as error:
+        match info.compress_type:
+            case zipfile.ZIP_DEFLATED:
+                return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, info.file_size + 1)
+            case zipfile.ZIP_BZIP2:
+                return bz2.BZ2Decompressor().decompress(data, info.file_size + 1)
+            case zipfile.ZIP_LZMA:
+                return _unpacked_lzma(info, data)
+    except (zlib.error, lzma.LZMAError, EOFError, OSError, ValueError) as error:
         raise damaged(path, error, info.filename) from error
+    raise SourceError(
+        f"{printable(path)}, member {printable(info.filename)} is packed by method {info.compress_type}, expected a "
+        "usual one (deflate, bzip2, LZMA): unpack it first"
+    )
 
 
-def _read_slowly(path: str, info: zipfile.ZipInfo) -> bytes:
-    """The rarer methods; opening the archive reads its whole list."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(info)
-    except NotImplementedError as error:
-        raise SourceError(
-            f"{printable(path)}, member {printable(info.filename)} cannot be unpacked ({error}), expected a usual "
-            "method: unpack it first"
-        ) from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise damaged(path, error, info.filename) from error
+def _unpacked_lzma(info: zipfile.ZipInfo, data: bytes) -> bytes:
+    """A zip's own header in front of LZMA1 (APPNOTE.TXT 5.8.8), read as the .lzma format, which has another one."""
+    properties = data[4 : 4 + int.from_bytes(data[2:4], "little")]
+    size = (1 << 64) - 1 if info.flag_bits & _ENDS_WITH_MARK else info.file_size
+    stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_LZMA_BYTES)
+    header = properties + size.to_bytes(8, "little")
+    return stream.decompress(header + data[4 + len(properties) :], info.file_size + 1)

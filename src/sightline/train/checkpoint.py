@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sightline.errors import TrainingError
+from sightline.files import replacing
 from sightline.train.config import difference
 
 NAME = "checkpoint.pt"
@@ -19,7 +20,6 @@ FREE = ("output", "precision", "device", "evaluate_every_steps", "checkpoint_eve
 
 def save(folder: Path, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Writes the checkpoint beside the old one and then swaps them. Raises `TrainingError` when the disk is full."""
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / NAME, {"state": dict(state), "settings": json.dumps(settings)})
 
 
@@ -63,17 +63,14 @@ def read_weights(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
     """Beside the old file, then swapped."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        with fresh.open("wb") as file:
+        with replacing(path) as part, part.open("wb") as file:
             torch.save(document, file)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        fresh.unlink(missing_ok=True)
         raise TrainingError(
-            f"{fresh} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
+            f"{path} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
             "which goes on from the last good one"
         ) from error
 

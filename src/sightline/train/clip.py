@@ -163,11 +163,11 @@ class PixelSide(ImageSide):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, tower: nn.Module, how: Preprocessing) -> None:
+    def __init__(self, tower: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.tower = tower
-        scale = [1 / (255 * std) for std in how.std]
-        shift = [-mean / std for mean, std in zip(how.mean, how.std, strict=True)]
+        scale = [1 / (255 * std) for std in preprocessing.std]
+        shift = [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)]
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
 
@@ -206,6 +206,7 @@ class TokenSide(nn.Module):
 class Clip(TwoTowers):
     """Both towers, the sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
 
+    shape: ClipShape
     image: PixelSide
     text: TokenSide
     adapter = "text.adapter.weight"

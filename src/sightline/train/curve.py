@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sightline.files import replacing
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -33,15 +35,16 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     measured = [entry for entry in history if entry["recalls"]]
-    figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout="constrained")
+    engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
+    figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout=engine)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
     _loss(panels[0], history)
     if measured:
         _recalls(panels[1], measured, exported or {})
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
     panels[-1].set_xlabel("step", color=INK)
     for panel in panels:
         _plain(panel)
@@ -50,11 +53,9 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
 
 def _write(canvas: Any, path: Path) -> None:
     """A disk that is full costs the picture, never the run."""
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        canvas.print_png(fresh)
-        fresh.replace(path)
+        with replacing(path) as part:
+            canvas.print_png(part)
     except OSError as error:
         log.warning("%s cannot be written (%s): the training goes on without it", path, error)
 

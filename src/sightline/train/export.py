@@ -178,11 +178,11 @@ def _of_run(description: Mapping[str, Any], state: Mapping[str, Any]) -> Origina
 def _of_start(start: Start) -> Original:
     """A model of our own training."""
     model, documents = start.model.eval(), start.documents
-    how, tokens = documents.preprocessing, documents.tokens
+    config, tokens = documents.preprocessing, documents.tokens
 
     @torch.no_grad()
     def encode_image(image: Image.Image) -> Vector:
-        return unit(model.image(torch.from_numpy(preprocess.pixels(image, how).copy())[None]))
+        return unit(model.image(torch.from_numpy(preprocess.pixels(image, config).copy())[None]))
 
     @torch.no_grad()
     def encode_text(text: str) -> Vector:
@@ -196,14 +196,14 @@ def _of_start(start: Start) -> Original:
 
 def _of_towers(towers: Towers) -> Original:
     """A model of another library: with the library's own preprocessing, where it has one, and its tokenizer."""
-    how, text = towers.preprocessing, towers.text
+    config, text = towers.preprocessing, towers.text
 
     @torch.no_grad()
     def encode_image(image: Image.Image) -> Vector:
         if towers.transform is not None:
             return unit(towers.image(towers.transform(image)[None]))
-        stack = preprocess.pixels(image, how)[None]
-        return unit(towers.image(torch.from_numpy(preprocess.normalised(stack, how, np.float32))))
+        stack = preprocess.pixels(image, config)[None]
+        return unit(towers.image(torch.from_numpy(preprocess.normalised(stack, config, np.float32))))
 
     @torch.no_grad()
     def encode_text(words: str) -> Vector:
@@ -212,7 +212,7 @@ def _of_towers(towers: Towers) -> Original:
         return unit(text.module(*text.tokens([words])))
 
     def write(folder: Path, precision: Precision, calibration: Sequence[Path]) -> None:
-        pixels = PictureFiles(calibration, how).batch(0, len(calibration)).numpy() if calibration else None
+        pixels = PictureFiles(calibration, config).batch(0, len(calibration)).numpy() if calibration else None
         write_folder(clip.sides_of(towers), folder, precision, calibration=pixels)
 
     return Original(encode_image, encode_text if text else None, write)

@@ -159,7 +159,7 @@ def documents_of(shape: "Shape", tokenizer: str) -> Documents:
 @torch.no_grad()
 def stem_maps(tower: "ImageTower", files: PictureFiles, view: tuple[int, int] | None) -> Maps:
     """(n, 96, side / 16, side / 16) float16: what the first blocks make of each picture, whole or a crop for `view`."""
-    side = files.how.height // 16
+    side = files.preprocessing.height // 16
     maps = np.empty((len(files), 96, side, side), np.float16)
     device = device_of(tower)
     for start in range(0, len(files), STEM_BATCH):
@@ -200,7 +200,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(n, channels_in, h, w) -> (n, channels_out, h / stride, w / stride)."""
-        inner = functional.relu6(self.expand(maps))
+        inner: Tensor = functional.relu6(self.expand(maps))
         inner = functional.relu6(self.depthwise(inner))
         inner = self.project(inner)
         return maps + inner if self.is_residual else inner
@@ -227,6 +227,9 @@ class AttentionPool(nn.Module):
 
 class ImageTower(ImageSide):
     """Pictures -> vectors. `stem` gives the map that is cached when the first blocks are frozen; `finish` the rest."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
@@ -287,7 +290,9 @@ class TextLayer(nn.Module):
             parts[0], parts[1], parts[2], attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )  # (n, heads, length, hidden / heads)
         tokens = self.attended_norm(tokens + self._drop(self.attended(mixed.transpose(1, 2).flatten(2))))
-        return self.narrow_norm(tokens + self._drop(self.narrow(functional.gelu(self.widen(tokens)))))
+        wide = functional.gelu(self.widen(tokens))
+        narrowed: Tensor = self.narrow_norm(tokens + self._drop(self.narrow(wide)))
+        return narrowed
 
     def _drop(self, tokens: Tensor) -> Tensor:
         return functional.dropout(tokens, self.dropout, self.training)
@@ -308,7 +313,7 @@ class TextTower(nn.Module):
     def sentence(self, ids: Tensor) -> Tensor:
         """(n, length) -> (n, hidden): the mean of the tokens that are not padding."""
         is_token = ids != self.pad_id
-        tokens = self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]])
+        tokens: Tensor = self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]])
         for layer in self.layers:
             tokens = layer(tokens, is_token[:, None, None, :])
         weights = is_token[:, :, None].to(tokens.dtype)
@@ -322,9 +327,9 @@ class TextTower(nn.Module):
 class MiniTowers(TwoTowers):
     """Both towers, the learned sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
 
-    shape: "Shape"
-    image: "ImageTower"
-    text: "TextTower"
+    shape: Shape
+    image: ImageTower
+    text: TextTower
     adapter = "text.projection.weight"
     casts_pictures = False
     has_bias = True

@@ -68,8 +68,8 @@ def write_folder(
     """
     with filled(folder) as work:
         if image_tower_of is None:
-            how = sides.documents.preprocessing
-            pixels = {"image": torch.zeros((2, 3, how.height, how.width), dtype=torch.uint8)}
+            config = sides.documents.preprocessing
+            pixels = {"image": torch.zeros((2, 3, config.height, config.width), dtype=torch.uint8)}
             graph = traced(sides.image, pixels, {0: "batch"}, work, keeps_names=sides.keeps_names)
             _write_graph(graph, work / "visual" / "model.onnx", precision, calibration, is_float=sides.is_float)
         else:
@@ -322,7 +322,7 @@ def _is_turned(node: onnx.NodeProto) -> bool:
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
 
 
-class _Batches(CalibrationDataReader):
+class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carries no types
     """Feeds the calibration pictures to the quantiser, a few at a time."""
 
     def __init__(self, pixels: Batch) -> None:
@@ -365,7 +365,7 @@ def _keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), axes))
     place = list(model.graph.node).index(pick)
     model.graph.node.remove(pick)
-    steps: tuple[tuple[str, list[str], str, dict[str, int]], ...] = (
+    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
         ("Gather", [integers, ids], f"{name}.integers", {}),
         ("Cast", [f"{name}.integers"], f"{name}.float", {"to": onnx.TensorProto.FLOAT}),
         ("Gather", [scale, ids], f"{name}.scale", {}),

@@ -41,7 +41,7 @@ class PictureFiles:
     """Files that are decoded when they are asked for; a step sees a random crop of each, perhaps mirrored."""
 
     paths: Sequence[Path]
-    how: Preprocessing
+    preprocessing: Preprocessing
     smallest_area: float = 1.0
     colour_jitter: float = 0.0
     """Brightness, contrast and colour of a crop are off by up to this much, of 1."""
@@ -66,11 +66,13 @@ class PictureFiles:
             return torch.from_numpy(np.stack(list(pool.map(lambda index: self._pixels(index, seed), indices))))
 
     def _pixels(self, index: int, seed: tuple[int, ...] | None) -> NDArray[np.uint8]:
-        image = read(self.paths[index].read_bytes(), image_size=max(self.how.height, self.how.width))
+        image = read(
+            self.paths[index].read_bytes(), image_size=max(self.preprocessing.height, self.preprocessing.width)
+        )
         if seed is None:
-            return preprocess.pixels(image, self.how)
+            return preprocess.pixels(image, self.preprocessing)
         rng = np.random.default_rng((*seed, index))
-        crop = random_crop(image, self.how, self.smallest_area, rng)
+        crop = random_crop(image, self.preprocessing, self.smallest_area, rng)
         for enhance in (
             (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if self.colour_jitter else ()
         ):
@@ -126,20 +128,22 @@ class KeptVectors:
         return self.vectors[start:stop]
 
 
-def random_crop(image: Image.Image, how: Preprocessing, smallest_area: float, rng: np.random.Generator) -> Image.Image:
+def random_crop(
+    image: Image.Image, config: Preprocessing, smallest_area: float, rng: np.random.Generator
+) -> Image.Image:
     """A random part of at least that share of what the model sees, stretched to its size, perhaps mirrored.
 
     The random resized crop of Szegedy et al. 2015 (arXiv:1409.4842, section 6), with the usual aspects of 3/4 to 4/3.
     Where the model squashes pictures, they are relative to the picture's own.
     """
     width, height = image.size
-    target = how.width / how.height if how.mode != "squash" else width / height
-    whole = width * height if how.mode == "squash" else min(width, height * target) * min(height, width / target)
+    target = config.width / config.height if config.mode != "squash" else width / height
+    whole = width * height if config.mode == "squash" else min(width, height * target) * min(height, width / target)
     area = rng.uniform(smallest_area, 1) * whole
     aspect = target * np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
     wide, high = min(width, (area * aspect) ** 0.5), min(height, (area / aspect) ** 0.5)
     left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
-    crop = image.resize((how.width, how.height), how.resample, box=(left, top, left + wide, top + high))
+    crop = image.resize((config.width, config.height), config.resample, box=(left, top, left + wide, top + high))
     return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else crop
 
 

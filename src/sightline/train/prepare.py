@@ -26,7 +26,7 @@ CLASS_TEMPLATE = "a photo of a {}"
 CALIBRATION_PICTURES = 96
 
 
-class Recipe(Protocol):
+class StartRecipe(Protocol):
     """What only the making of a new bundled model needs; see recipes/mini."""
 
     def start(self, settings: Settings, base: Path, texts: Sequence[str]) -> Start:
@@ -62,7 +62,9 @@ class Prepared:
         return self.start.model
 
 
-def prepare(settings: Settings, base: Path, say: Say, hub: Hub | None = None, recipe: Recipe | None = None) -> Prepared:
+def prepare(
+    settings: Settings, base: Path, say: Say, hub: Hub | None = None, recipe: StartRecipe | None = None
+) -> Prepared:
     """Reads data and start weights; `say` is told what is being done, since some of it takes minutes."""
     if not settings.data:
         raise UsageError(
@@ -88,7 +90,7 @@ def prepare(settings: Settings, base: Path, say: Say, hub: Hub | None = None, re
     return Prepared(maker.start, sources, maker.anchors(), measures, general, calibration, dropped)
 
 
-def _check_recipe(settings: Settings, recipe: Recipe | None) -> None:
+def _check_recipe(settings: Settings, recipe: StartRecipe | None) -> None:
     teacher = settings.teacher
     wanted = {
         "start.model is empty": not settings.start.model,
@@ -99,7 +101,7 @@ def _check_recipe(settings: Settings, recipe: Recipe | None) -> None:
         named = " and ".join(name for name, is_so in wanted.items() if is_so)
         raise UsageError(
             f"{named}, which only the recipe of a new bundled model reads: take it out of the configuration, or run "
-            "recipes/mini in a clone of the repository"
+            "`python -m recipes.mini.make` in a clone of the repository"
         )
 
 
@@ -116,7 +118,7 @@ class _Maker:
     base: Path
     start: Start
     say: Say
-    recipe: Recipe | None
+    recipe: StartRecipe | None
 
     def source(self, data: DataSettings, pictures: PictureSet) -> TrainingSet:
         paths = [picture.path for picture in pictures.pictures]

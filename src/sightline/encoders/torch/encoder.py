@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.encoders.preprocess import VERSION, normalised, pixels
-from sightline.encoders.torch.towers import TextTower, Towers
+from sightline.encoders.torch.towers import TextHead, Towers
 from sightline.errors import EncoderError, TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
 
@@ -28,11 +28,11 @@ class TorchEncoder:
         self.towers, self._device = towers, _device(provider)
         towers.model.eval().requires_grad_(False).float().to(self._device)
         self._reading = threading.Lock()  # a fast tokenizer in two threads raises "Already borrowed"
-        how = towers.preprocessing
+        config = towers.preprocessing
         self.name = towers.name
         self.fingerprint = _fingerprint(towers, ())
         self.picture_fingerprint = _fingerprint(towers, towers.picture_weights)
-        self.image_size = how.reach
+        self.image_size = config.reach
         self.batch_size = _BATCH_GPU if self._device == "cuda" else _BATCH_CPU
         self.logit_scale, self.logit_bias = towers.logit_scale, towers.logit_bias
         self.dim = towers.dim()
@@ -43,10 +43,10 @@ class TorchEncoder:
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        how = self.towers.preprocessing
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, how.height, how.width):
+        height, width = self.towers.preprocessing.height, self.towers.preprocessing.width
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
             raise UsageError(
-                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {how.height}, {how.width}): "
+                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {height}, {width}): "
                 "stack what preprocess gives"
             )
         return _unit(self._run(pixels)) if len(pixels) else np.empty((0, self.dim), np.float32)
@@ -67,7 +67,7 @@ class TorchEncoder:
         with torch.inference_mode():
             return _array(self.towers.image(batch))
 
-    def _read(self, text: TextTower, texts: list[str]) -> Vectors:
+    def _read(self, text: TextHead, texts: list[str]) -> Vectors:
         with self._reading:
             tokens = text.tokens(texts)
         with torch.inference_mode():

@@ -17,7 +17,6 @@ import torch
 
 from sightline.encoders.hub import Hub
 from sightline.encoders.torch import needed
-from sightline.encoders.transfer import fetch_json, reason
 from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
@@ -26,6 +25,13 @@ _FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECA
 _NESTED = ("state_dict", "model_state_dict", "model", "state", "net", "module")  # where trainers keep the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled models
 _SHOWN = 3
+_HARMLESS_LOGS = (
+    "No pretrained weights loaded for model",  # open_clip, of an architecture whose weights we put in, or want random
+)
+_HARMLESS_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    (FutureWarning, "Importing from timm.models"),  # an older open_clip with a newer timm
+    (UserWarning, "Failed to load image Python extension"),  # torchvision, of files that we do not have it read
+)
 _log = logging.getLogger(__name__)
 
 
@@ -55,15 +61,20 @@ def _mend_torchvision() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the warnings and the log of a library, which speak of its own affairs."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    """Without what the libraries are known to say of their own affairs; every other warning is shown."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return not any(said in record.getMessage() for said in _HARMLESS_LOGS)
+
+    root = logging.getLogger()  # where open_clip logs
+    root.addFilter(is_news)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            for category, message in _HARMLESS_WARNINGS:
+                warnings.filterwarnings("ignore", message, category)
             yield
     finally:
-        logging.disable(before)
+        root.removeFilter(is_news)
 
 
 @contextmanager
@@ -104,17 +115,13 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
 
 def _ask(repository: str, hub: Hub) -> None:
     """See that the hub has it, and who may use it."""
-    hub = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S))
-    url = f"{hub.endpoint.rstrip('/')}/api/models/{repository}"
     try:
-        if hub.offline:
-            raise ConnectionError("offline mode is on")
-        answer = fetch_json(url, token=hub.token, answer_s=hub.answer_s)
-    except (OSError, ValueError) as error:
-        trouble = "offline mode is on" if hub.offline else f"{hub.endpoint} cannot be reached ({reason(error)})"
+        answer = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S)).ask(repository)
+    except (HubUnreachable, ModelNotFound) as error:
+        happened = str(error).partition(": ")[0]
         raise HubUnreachable(
-            f"{repository} is not on this disk and {trouble}, expected it here or to be fetched: run "
-            f"`hf download {repository}` where there is a network, or name a folder or a checkpoint"
+            f"{repository} is not on this disk and {happened}: run `hf download {repository}` where there is a "
+            "network, or name a folder or a checkpoint"
         ) from error
     card = answer.get("cardData") if isinstance(answer, dict) else None
     licence = str((card or {}).get("license") or "")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import preprocessing
 from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
-from sightline.encoders.torch.towers import Part, Parts, TextTower, Towers, byte_pair_tokenizer, scale_and_bias
+from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, byte_pair_tokenizer, scale_and_bias
 from sightline.errors import ModelNotFound
 
 LIBRARY = "open_clip"
@@ -111,7 +111,7 @@ def _towers(open_clip: Any, name: str, model: Any, tokenizer: Any, config: dict[
         architecture=f"open_clip {type(model.visual).__name__} {' '.join(activations)}",
         model=model,
         preprocessing=preprocessing(preprocess),
-        image=model.visual if has_two_towers else Part(model, _image_of_captioner),
+        image=model.visual if has_two_towers else TowerPart(model, _image_of_captioner),
         text=_text(model, tokenizer, config["text_cfg"], has_two_towers=has_two_towers),
         picture_weights=("visual.",),
         moved_prefix="" if is_custom else "text.",
@@ -133,7 +133,7 @@ def _text_of_captioner(model: Any, ids: Tensor) -> Tensor:
     return vectors
 
 
-def _text(model: Any, tokenizer: Any, config: Mapping[str, Any], *, has_two_towers: bool) -> TextTower:
+def _text(model: Any, tokenizer: Any, config: Mapping[str, Any], *, has_two_towers: bool) -> TextHead:
     tower = model.text
     length = int(getattr(tower, "context_length", None) or tokenizer.context_length)
     is_causal = getattr(tower, "attn_mask", None) is not None and getattr(tower, "cls_emb", None) is None
@@ -142,8 +142,8 @@ def _text(model: Any, tokenizer: Any, config: Mapping[str, Any], *, has_two_towe
     else:
         inner = tokenizer.tokenizer
         tokenizer_config = {"pad_token": inner.pad_token, "sep_token": inner.sep_token, "model_max_length": length}
-    return TextTower(
-        module=tower if has_two_towers else Part(model, _text_of_captioner),
+    return TextHead(
+        module=tower if has_two_towers else TowerPart(model, _text_of_captioner),
         tokens=lambda texts: (tokenizer(texts),),
         context_length=length,
         masks_padding=is_causal,

@@ -21,7 +21,7 @@ _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # how ope
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower:
+class TextHead:
     """How a model reads: `module` gives (n, dim) of any norm for the tensors that `tokens` makes of n texts.
 
     These are the ids, (n, length), and with `takes_mask` which of them are no padding. `masks_padding` says whether
@@ -53,7 +53,7 @@ class Towers:
     model: nn.Module
     preprocessing: Preprocessing
     image: nn.Module
-    text: TextTower | None = None
+    text: TextHead | None = None
     picture_weights: tuple[str, ...] = ()
     moved_prefix: str = ""
     """What the names of some weights begin with here and not in the library's own files; no part of the fingerprint."""
@@ -68,10 +68,10 @@ class Towers:
 
     def dim(self) -> int:
         """The length of a vector: pictures of zeros tell."""
-        how = self.preprocessing
+        config = self.preprocessing
         device = next(self.model.parameters()).device
         with torch.inference_mode():
-            return int(self.image(torch.zeros((1, 3, how.height, how.width), device=device)).shape[1])
+            return int(self.image(torch.zeros((1, 3, config.height, config.width), device=device)).shape[1])
 
     def documents(self) -> "Documents":
         """The files of a model folder besides its graphs."""
@@ -133,7 +133,7 @@ class Parts:
     bias: float | None
 
 
-class Part(nn.Module):
+class TowerPart(nn.Module):
     """One tower of a model that does not keep it apart: `run(model, *inputs)` gives its vectors."""
 
     def __init__(self, model: nn.Module, run: Callable[..., Tensor]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
 from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
-from sightline.encoders.torch.towers import Part, Parts, TextTower, Towers, scale_and_bias
+from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, scale_and_bias
 from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
 
 LIBRARY = "transformers"
@@ -218,7 +218,7 @@ def _kind(model_type: str, name: str) -> Kind:
     return KINDS[model_type]
 
 
-def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextTower:
+def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextHead:
     length = int(min(model.config.text_config.max_position_embeddings, tokenizer.model_max_length))
     names = ("input_ids", "attention_mask") if kind.takes_mask else ("input_ids",)
 
@@ -238,7 +238,7 @@ def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextTowe
 
     # SigLIP's first tokenizer strips punctuation in Python; the others say all in tokenizer.json
     clean = "canonicalize" if type(tokenizer).__name__ == "SiglipTokenizer" else "whitespace"
-    return TextTower(
+    return TextHead(
         module=module,
         tokens=tokens,
         context_length=length,
@@ -350,16 +350,16 @@ def _average(model: Any, pixels: Tensor) -> Tensor:
 
 
 def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
-    return lambda model: Part(model, run)
+    return lambda model: TowerPart(model, run)
 
 
-_FEATURES = {"image": _part(_features_of_image), "text": _part(_features_of_text)}
+_FEATURES = _part(_features_of_image), _part(_features_of_text)
 KINDS: Mapping[str, Kind] = {
     "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), _projected, _text_projected, takes_mask=False),
     "siglip": Kind("SiglipModel", ("vision_model.",), _projected, _text_projected, takes_mask=False, pads_fully=True),
     "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _part(_blip_image), _part(_blip_text)),
-    "align": Kind("AlignModel", ("vision_model.",), **_FEATURES),
-    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), **_FEATURES),
+    "align": Kind("AlignModel", ("vision_model.",), *_FEATURES),
+    "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), *_FEATURES),
     "dinov2": Kind("Dinov2Model", (), _part(_first_token)),
     "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _part(_first_token)),
     "vit": Kind("ViTModel", (), _part(_first_token), options={"add_pooling_layer": False}),

@@ -5,12 +5,10 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from vespa.package import ApplicationPackage
 
-from sightline.errors import StoreError, StoreForbidden, StoreUnreachable
+from sightline.errors import StoreError, StoreForbidden, StoreUnreachable, WebError
 from sightline.stores.retries import persist
 from sightline.stores.vespa.package import NOTES, merged_services, reduced_services
 
@@ -33,13 +31,16 @@ class ConfigServer:
     """The HTTP API that deploys applications: docs.vespa.ai, "Deploy API". `root` is http://host:19071."""
 
     def __init__(self, root: str, patience_s: float) -> None:
+        from sightline.web.client import HttpClient
+
         self._root, self._patience_s = root, patience_s
+        self._client = HttpClient(read_s=_TIMEOUT_S)
 
     def is_empty(self) -> bool:
         """Whether a config server answers, and runs no application."""
         try:
             return not self._active()
-        except (_Refused, OSError):
+        except (_Refused, WebError):
             return False
 
     def add(self, package: ApplicationPackage) -> None:
@@ -114,13 +115,9 @@ class ConfigServer:
 
     def _call(self, method: str, path: str, data: bytes | None = None, kind: str = "application/octet-stream") -> bytes:
         headers = {"Content-Type": kind} if data is not None else {}
-        request = Request(self._root + path, data, headers, method=method)
-        try:
-            with urlopen(request, timeout=_TIMEOUT_S) as answer:
-                content: bytes = answer.read()
-        except HTTPError as error:
-            with error:
-                raise _Refused(error.code, error.read().decode("utf-8", "replace")[:500]) from error
+        status, content = self._client.send(method, self._root + path, headers=headers, body=data)
+        if status >= 300:
+            raise _Refused(status, content.decode("utf-8", "replace")[:500])
         return content
 
     def _persist(self, call: Callable[[], None]) -> None:
@@ -146,4 +143,4 @@ def _is_passing(error: Exception) -> bool:
     """Another process that deploys at the same time (409), a server that starts, or none."""
     if isinstance(error, _Refused):
         return error.status in (_CONFLICT, 429, 502, 503, 504)
-    return isinstance(error, OSError)  # URLError is one
+    return isinstance(error, WebError)
