@@ -157,7 +157,7 @@ def test_the_command_makes_a_model_that_searches_without_torch(
     index = str(tmp_path / "colours.index")
     assert main(["index", str(made / "pictures"), "--index", index, "--model", str(tmp_path / "model")]) == 0
     capsys.readouterr()
-    assert main(["search", "a blue picture", "--index", index, "--limit", "3", "--json"]) == 0
+    assert main(["search", "a blue picture", "--index", index, "-k", "3", "--json"]) == 0
     assert capsys.readouterr().out.count("blue-") >= 3
 
 

@@ -119,7 +119,7 @@ class Imitation:
 
 def imitation(student: Student, settings: PictureSettings, pixels: PixelFile, targets: Tensor, seed: int) -> Imitation:
     """The start of a run."""
-    student.to(memory_format=torch.channels_last)
+    student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student.freeze(settings.frozen_stages, trains_depthwise=settings.trains_depthwise)
     heads = {id(value) for value in student.heads()}
     groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}

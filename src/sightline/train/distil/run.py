@@ -39,7 +39,7 @@ FREE_TO_CHANGE = ("cache", "measure", "words", "pictures")
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class TextReader:
     """A text tower in the teacher's space, how it reads, and the sharpness of scores."""
 
     tower: TextTower
@@ -48,7 +48,7 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredSet:
     """A set that measures: its pixels, the teacher's vectors of them, and its texts as vectors with their pictures."""
 
     pixels: PixelFile
@@ -138,7 +138,7 @@ def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation
     return Distillation(settings, base, teacher, learned, say)
 
 
-def train_words(run: Distillation) -> Reader:
+def train_words(run: Distillation) -> TextReader:
     """The text tower that knows where texts belong among the teacher's vectors.
 
     Trained once: words.pt in the output folder is taken as it is by later runs.
@@ -152,7 +152,7 @@ def train_words(run: Distillation) -> Reader:
         tower.projection = torch.nn.Linear(tower.projection.in_features, run.dim, bias=False)
         state = torch.load(path, weights_only=True)
         tower.load_state_dict(state["text"])
-        return Reader(tower.eval(), start.documents, float(state["log_scale"].exp()))
+        return TextReader(tower.eval(), start.documents, float(state["log_scale"].exp()))
     places = {name: place for place, name in enumerate(run.learned.names)}
     texts = texts_of(settings.data, run.base, run.root, places)
     run.say(f"{len(texts.texts):,} texts of {sum(len(one.places) for one in texts.sets):,} pictures")
@@ -161,12 +161,12 @@ def train_words(run: Distillation) -> Reader:
     training.train_head()
     training.train_tower()
     torch.save({"text": tower.state_dict(), "log_scale": training.log_scale.detach()}, path)
-    return Reader(tower.eval(), start.documents, float(training.log_scale.detach().exp()))
+    return TextReader(tower.eval(), start.documents, float(training.log_scale.detach().exp()))
 
 
-def measured_sets(run: Distillation, reader: Reader, how: Preprocessing) -> dict[str, Measured]:
+def measured_sets(run: Distillation, reader: TextReader, how: Preprocessing) -> dict[str, MeasuredSet]:
     """The sets that measure; a note says what the teacher's own vectors would reach with these texts."""
-    found: dict[str, Measured] = {}
+    found: dict[str, MeasuredSet] = {}
     for one in run.settings.measure:
         pictures, name = read_set(one, run.base), one.name or one.table
         texts = dict(zip(names_of(pictures, run.root), (picture.texts for picture in pictures.pictures), strict=True))
@@ -178,14 +178,14 @@ def measured_sets(run: Distillation, reader: Reader, how: Preprocessing) -> dict
         part = part.only(pixels.names)
         vectors = text_vectors(reader.tower, reader.documents.tokens.ids([t for key in part.names for t in texts[key]]))
         owners = torch.arange(len(part.names)).repeat_interleave(torch.tensor([len(texts[key]) for key in part.names]))
-        found[name] = Measured(pixels, part.vectors, vectors, owners)
+        found[name] = MeasuredSet(pixels, part.vectors, vectors, owners)
         reached = recall_of(vectors @ part.vectors.T, owners)["text_to_image@10"]
         run.say(f"{name}: with the teacher's own vectors recall@10 would be {100 * reached:.1f}")
     return found
 
 
 def train_pictures(
-    run: Distillation, student: Student, how: Preprocessing, measured: Mapping[str, Measured], listen: Listener
+    run: Distillation, student: Student, how: Preprocessing, measured: Mapping[str, MeasuredSet], listen: Listener
 ) -> Student:
     """The picture tower after all its steps, with averaged weights; an unfinished run goes on."""
     settings, options = run.settings, run.settings.pictures
@@ -224,7 +224,7 @@ def _log(
     runner: Imitation,
     entry: Mapping[str, Any],
     twin: Student,
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, MeasuredSet],
     per_step_s: float,
 ) -> None:
     """One line of JSON for each measurement, in distillation.jsonl."""
@@ -246,7 +246,7 @@ def averaged(runner: Imitation) -> Student:
     return twin.eval()
 
 
-def recalls_of(student: Student, measured: Measured, side: int) -> dict[str, float]:
+def recalls_of(student: Student, measured: MeasuredSet, side: int) -> dict[str, float]:
     """Recall at k in both directions, and the mean `cosine` to the teacher's vectors."""
     vectors = vectors_of(student, measured.pixels, side)
     cosine = float((vectors * measured.wanted).sum(dim=1).mean())
@@ -279,7 +279,7 @@ def seen_by(student: Student, settings: DistilSettings) -> Preprocessing:
     )
 
 
-def write(run: Distillation, student: Student, reader: Reader, how: Preprocessing) -> None:
+def write(run: Distillation, student: Student, reader: TextReader, how: Preprocessing) -> None:
     """The model folder, with a sample of the pictures that were learned from for 8 bits."""
     settings, documents = run.settings, reader.documents
     vision = {"image_size": how.height, "architecture": settings.student.picture_tower.partition("@")[0]}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from sightline.train.config import DataSettings, Device, Precision
 
@@ -17,7 +17,7 @@ class StudentSettings:
     """`timm:NAME` with the weights that timm publishes, or `timm:NAME@state.pt` with those of a file."""
     image_size: int = 224
     """Side of the pictures that the finished model takes."""
-    resize_mode: str = "shortest"
+    resize_mode: Literal["shortest", "squash"] = "shortest"
     """`shortest` crops the middle square, as CLIP does; `squash` squeezes the whole picture into it."""
     pooling_heads: int = 8
     """Learned queries that look at the last map beside its average; 0 for the average alone."""

@@ -22,6 +22,8 @@ LARGEST_FOLDING_ERROR = 1e-3
 class Gain(nn.Module):
     """What a frozen batch norm multiplies each channel by, learned relative to its fixed deviation."""
 
+    deviation: Tensor
+
     def __init__(self, weight: Tensor, deviation: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
@@ -35,8 +37,12 @@ class Gain(nn.Module):
 class Student(nn.Module):
     """Pixels of 0 to 255 -> unit vectors of the teacher's space."""
 
+    tower: Any
+    mean: Tensor
+    scale: Tensor
+
     def __init__(
-        self, tower: nn.Module, dim: int, mean: tuple[float, ...], std: tuple[float, ...], pooling_heads: int
+        self, tower: Any, dim: int, mean: tuple[float, ...], std: tuple[float, ...], pooling_heads: int
     ) -> None:
         super().__init__()
         self.tower = tower
@@ -61,9 +67,12 @@ class Student(nn.Module):
     def plain(self) -> "Student":
         """The same without the parts that only training needs: each convolution has one weight."""
         twin = copy.deepcopy(self).cpu().float().eval()
-        for module in twin.modules():
-            if parametrize.is_parametrized(module):
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        for module in [one for one in twin.modules() if parametrize.is_parametrized(one)]:
+            weight: Any = module.weight
+            # torch's own removal takes the weight from a class that a copy shares with its original
+            module.__class__ = parametrize.type_before_parametrizations(module)
+            del module.parametrizations
+            module.weight = nn.Parameter(weight.detach().clone())
         return twin
 
     def heads(self) -> list[nn.Parameter]:
@@ -98,14 +107,15 @@ def open_student(settings: StudentSettings, base: Path, dim: int, hub: Hub) -> S
             "correct it"
         )
     towers = timm.load(rest, hub, base)
-    tower, how = towers.model.eval(), towers.preprocessing
+    tower: Any = towers.model.eval()
+    how = towers.preprocessing
     if getattr(tower.forward_features(torch.zeros(1, 3, 64, 64)), "ndim", 0) != 4:
         raise TrainingError(f"{rest} gives no map of features: expected a convolutional tower; choose another")
     fold_norms(tower)
     return Student(tower, dim, tuple(how.mean), tuple(how.std), settings.pooling_heads)
 
 
-def fold_norms(tower: nn.Module) -> None:
+def fold_norms(tower: Any) -> None:
     """Moves each batch norm into the convolution before it, with its running statistics as they are.
 
     They stay learnable, at no cost in time: the norms of a tower that is fine-tuned on small batches are better frozen,

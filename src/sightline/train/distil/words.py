@@ -65,7 +65,8 @@ class WordTraining:
         ]
 
         def vectors(numbers: Places) -> Tensor:
-            return self.tower(padded([self.ids[number] for number in numbers], self.tower.pad_id))
+            made: Tensor = self.tower(padded([self.ids[number] for number in numbers], self.tower.pad_id))
+            return made
 
         self._steps("text tower", options.steps, options.batch_size, groups, vectors)
 
