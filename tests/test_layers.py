@@ -162,7 +162,16 @@ def test_files_and_functions_can_be_read_at_a_sitting() -> None:
 def test_only_the_top_floor_prints_exits_and_reads_the_environment() -> None:
     found = list[str]()
     for path in SILENT:
-        for node in ast.walk(tree_of(path)):
+        tree = tree_of(path)
+        allowed = {  # the one way to ask for it below
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and node.name == "from_environment"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in allowed:
+                continue
             is_print = isinstance(node, ast.Name) and node.id == "print"
             reads = isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.exit", "os.environ", "os.getenv")
             if is_print or reads or isinstance(node, ast.Assert):
