@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.calibration.line import Line, draw
 from sightline.calibration.phrases import phrases
+from sightline.calibration.relevance import RelevanceCalibration, fit, judged_together
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.evaluate.judgements import Judgements, load
 from sightline.evaluate.vectors import image_vectors, text_vectors
@@ -119,19 +119,21 @@ def shares(counts: NDArray[np.float64]) -> list[str]:
     return [ratio(right, hits), ratio(both, likely), ratio(both, right)]
 
 
-def drawn(pictures: Vectors, stock: Vectors) -> Line:
+def drawn(pictures: Vectors, stock: Vectors) -> RelevanceCalibration:
     store = MemoryStore(pictures.shape[1])
     store.upsert([Record(record_id(f"p:{n}"), f"p:{n}", vector) for n, vector in enumerate(pictures)])
-    return draw(store, stock)
+    return fit(store, stock)
 
 
-def judged(line: Line, pictures: Vectors, texts: Vectors, k: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def judged(
+    line: RelevanceCalibration, pictures: Vectors, texts: Vectors, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The best k of each text, and whether they are likely: (q, k) each."""
     scores = texts @ pictures.T  # (q, dim) @ (dim, n) -> (q, n)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : judged_together(k)]
     found = np.take_along_axis(scores, best, axis=1)
-    chances = [line.chances(row, *line.stands(pictures[at])) for row, at in zip(found, best, strict=True)]
-    return best, found >= np.stack(chances)
+    needed = [line.thresholds(row, *line.stats(pictures[at])) for row, at in zip(found, best, strict=True)]
+    return best[:, :k], (found >= np.stack(needed))[:, :k]
 
 
 def ratio(part: float, whole: float) -> str:

@@ -25,7 +25,7 @@ from sightline.calibration.tuning import tune
 from sightline.exchange.copy import BATCH_RECORDS, copy_records
 from sightline.exchange.verify import verify
 from sightline.stores.base import Droppable, Store, Tunable, open_store
-from sightline.stores.milvus.rows import record_rows
+from sightline.stores.milvus.schema import record_rows
 from sightline.types import Record, Value, Vectors, record_id
 
 K, QUERIES = 10, 100

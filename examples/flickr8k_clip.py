@@ -67,7 +67,7 @@ def on_vespa(index: sightline.Index, url: str) -> None:
     store = open_store(f"{url}?text_model={bundled_folder('mini')}", dim=index.store.dim)
     store.upsert(list(islice(index.store.scan(), 1000)))
     print(f"\n{store.count()} pictures in Vespa; asked in words, without a model on this side:")
-    for hit in store.search_text(QUERIES[0], 3):  # type: ignore[attr-defined]  # Vespa's alone
+    for hit in store.engine.search_text(QUERIES[0], 3):  # type: ignore[attr-defined]  # Vespa's alone
         print(f"{hit.score:6.3f}  {hit.payload['name']}")
     store.close()
 

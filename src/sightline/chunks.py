@@ -1,4 +1,4 @@
-"""Values of any kind turned into lists of a few, one after the other."""
+"""Split values of any kind into lists of a few."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice

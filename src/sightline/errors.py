@@ -2,7 +2,8 @@
 
     SightlineError
     ├── UsageError               an invalid argument: k of 0, an empty query, an unknown option
-    │   └── WhereError           a filter that is not valid
+    │   ├── WhereError           a filter that is not valid
+    │   └── PictureNotFound      a picture that is not in the index
     ├── SourceError              a folder, file, table or URL that cannot be read
     ├── WebError                 a URL that cannot be fetched
     │   ├── AddressRefused       an address that is not on the open Internet
@@ -13,6 +14,7 @@
     │   ├── ModelNotFound        no model of that name or in that folder
     │   ├── ModelDamaged         a file of the model is missing or not what it should be
     │   ├── HubUnreachable       the model hub does not answer, or offline mode forbids asking it
+    │   │   └── HubBusy          the model hub answers, but not with what was asked for
     │   └── TextNotSupported     an image-only encoder was asked for words
     ├── ExtraMissing             a feature whose optional packages are not installed
     ├── StoreError               a store that cannot be read or written
@@ -51,6 +53,10 @@ class UsageError(SightlineError, ValueError):
 
 class WhereError(UsageError):
     """A filter that is not valid."""
+
+
+class PictureNotFound(UsageError):
+    """A picture that is not in the index."""
 
 
 class SourceError(SightlineError):
@@ -98,6 +104,10 @@ class ModelDamaged(EncoderError):
 
 class HubUnreachable(EncoderError):
     """The model hub does not answer, or offline mode forbids asking it."""
+
+
+class HubBusy(HubUnreachable):
+    """The model hub answers, but not with what was asked for: too many requests, or trouble of its own."""
 
 
 class TextNotSupported(EncoderError):

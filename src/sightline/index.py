@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import json
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sightline import query
-from sightline.calibration.line import MOST_JUDGED, chance_scores, drawn, stands_of
+import numpy as np
+
+from sightline.calibration.relevance import MOST_JUDGED, PictureStats, RelevanceJudge, judged_together
 from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
-from sightline.errors import SourceError, StoreNotFound, UsageError
-from sightline.identity import check
-from sightline.query import Picture, Term
+from sightline.errors import (
+    EncoderError,
+    IndexMismatch,
+    PictureNotFound,
+    SightlineError,
+    SourceError,
+    StoreNotFound,
+)
+from sightline.filters.fields import Fields
+from sightline.query import Picture, SearchQuery, Term, describe, embed_many
 from sightline.results import Hits, Took, grid
+from sightline.sources.folder import file_uri
 from sightline.stores.base import Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Failure, Hit, Item, Note, Record, Vector, Where, record_id
+from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.calibration.tuning import Tuning
@@ -36,6 +47,17 @@ _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _ROOT = "root"  # the kind of note that each indexed folder leaves
 
+MOST_FOLDED = 1_000
+"""Hits that are looked through for as many different ones as were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCache:
+    """What a long-lived process remembers between searches; the mappings must be safe in many threads."""
+
+    texts: MutableMapping[str, Vector]
+    stats: MutableMapping[tuple[int, str, str], PictureStats]
+
 
 class Index:
     """Pictures of one model in one store.
@@ -45,12 +67,19 @@ class Index:
     """
 
     def __init__(
-        self, url: str | Path | StoreUrl, *, model: str | Encoder | None = None, hub: Hub | None = None
+        self,
+        url: str | Path | StoreUrl,
+        *,
+        model: str | Encoder | None = None,
+        hub: Hub | None = None,
+        cache: SearchCache | None = None,
     ) -> None:
         self._address = StoreUrl(url)
-        self._model, self._hub = model, hub
+        self._model, self._hub, self._cache = model, hub, cache
+        self._judge: RelevanceJudge | None = None
         self._encoder: Encoder | None = None
         self._store: Store | None = None
+        self.fields = Fields(self._having)
 
     def __enter__(self) -> Index:
         return self
@@ -82,7 +111,7 @@ class Index:
         if self._encoder is None:
             identity = self._identity()
             encoder = self._load(str(identity.get("load", "auto")))
-            check(self.url, encoder, identity, self._hub)
+            check_identity(self.url, encoder, identity, self._hub)
             self._encoder = encoder
         return self._encoder
 
@@ -158,16 +187,18 @@ class Index:
         return tune(self.store, sample_queries(self.store, self.encoder, _TUNING_QUERIES))
 
     def draw_line(self, *, only_if_grown: bool = False) -> bool:
-        """Measure from which score a hit is better than chance (see `line`); gives whether there is such a line now.
+        """Measure from which score a hit is better than chance; gives whether there is such a line now.
 
-        With `only_if_grown` it is left as it is, unless the index has doubled or the model reads words another way.
+        `calibration.relevance` tells how. With `only_if_grown` it is left as it is, unless the index has doubled or the
+        model reads words another way.
         """
-        from sightline.calibration import line
+        from sightline.calibration import relevance
         from sightline.calibration.phrases import phrases
 
-        if only_if_grown and line.is_current(self.store, self.encoder):
+        if only_if_grown and relevance.is_current(self.store, self.encoder):
             return True
-        return line.redraw(self.store, self.encoder, phrases)
+        self._judge = None
+        return relevance.calibrate(self.store, self.encoder, phrases)
 
     def search(
         self,
@@ -176,60 +207,111 @@ class Index:
         image: Picture | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
+        fold: bool = False,
     ) -> Hits:
         """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
 
-        `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine).
+        `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
+        `fold` near-duplicates of an earlier hit are left out, and counted as one.
         """
-        if k < 1 or offset < 0:
-            raise UsageError(f"k is {k} and offset is {offset}, expected k of at least 1 and offset of at least 0")
         given = [Term("text", text)] if text is not None else []
         given += [Term("image", image)] if image is not None else []
-        all_terms = [*terms, *given]
-        began = time.perf_counter()
-        vector = query.embed(all_terms, self.encoder, self._vector_of)
-        encoded = time.perf_counter()
-        is_judged = offset + k <= MOST_JUDGED and all(term.kind == "text" and term.weight > 0 for term in all_terms)
-        before = offset if is_judged else 0  # whether a hit is likely depends on its rank
-        found = self.store.search(vector[None], before + k, where, offset - before)[0]
-        above = tuple(hit for hit in found if min_score is None or hit.score >= min_score)
-        chances = self._chances(above) if is_judged and len(above) > before else None
-        hits, chances = above[before:], chances and chances[before:]
-        took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
-        return Hits(query.describe(all_terms), self.encoder.name, took, hits, chances)
+        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
+        return self.search_many([query])[0]
 
     def similar(
         self,
         picture: str,
         *,
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
+        fold: bool = False,
     ) -> Hits:
         """The pictures nearest to an indexed one, named by id, URI or path, without that one itself."""
-        record = self.record(picture)
-        found = self.search(terms=[Term("id", record.id)], k=offset + k + 1, where=where, min_score=min_score)
-        others = [hit for hit in found if hit.id != record.id]
-        return replace(found, hits=tuple(others[offset : offset + k]))
+        name = self.record(picture).id
+        query = SearchQuery((Term("id", name),), k, offset, self.filter(where), min_score, without=name, fold=fold)
+        return self.search_many([query])[0]
+
+    def search_many(self, queries: Sequence[SearchQuery]) -> list[Hits]:
+        """What each query finds: one run of the model for all, and one look into the store for those that are alike."""
+        answers = list[Hits]()
+        for answer in self.try_search_many(queries):
+            if isinstance(answer, SightlineError):
+                raise answer
+            answers.append(answer)
+        return answers
+
+    def try_search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | SightlineError]:
+        """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
+        began = time.perf_counter()
+        texts = self._cache.texts if self._cache else None
+        vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
+        encoded = time.perf_counter()
+        answers: dict[int, Hits | SightlineError] = {
+            position: vector for position, vector in enumerate(vectors) if isinstance(vector, SightlineError)
+        }
+        if self._judge is None:
+            self._judge = RelevanceJudge(self.store, self.encoder, self._cache.stats if self._cache else None)
+        is_calibrated = self._judge.calibration is not None
+        windows = {
+            position: _window(query, is_calibrated=is_calibrated)
+            for position, query in enumerate(queries)
+            if position not in answers
+        }
+        while windows:
+            alike = defaultdict[tuple[_Window, str], list[int]](list)  # one call of the store answers these
+            for position, window in windows.items():
+                where = queries[position].where
+                alike[window, json.dumps(where, sort_keys=True, default=str) if where else ""].append(position)
+            for (window, _), positions in alike.items():
+                stacked = np.array([vectors[position] for position in positions], np.float32)  # (q, dim)
+                try:
+                    found = self._find([queries[position] for position in positions], stacked, window)
+                    answers |= {at: answer for at, answer in zip(positions, found, strict=True) if answer is not None}
+                except SightlineError as error:
+                    answers |= dict.fromkeys(positions, error)
+            windows = {at: window.wider() for at, window in windows.items() if at not in answers}
+        took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
+        return [
+            replace(answer, took_ms=took) if isinstance(answer, Hits) else answer
+            for answer in (answers[position] for position in range(len(queries)))
+        ]
+
+    def embed(self, queries: Sequence[Sequence[Term]]) -> Vectors:
+        """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""
+        vectors = list[Vector]()
+        for vector in embed_many(queries, self.encoder, self._vector_of, self._cache.texts if self._cache else None):
+            if isinstance(vector, SightlineError):
+                raise vector
+            vectors.append(vector)
+        return np.array(vectors, np.float32).reshape(len(vectors), self.encoder.dim)
 
     def record(self, picture: str) -> Record:
-        """The record of an indexed picture, named by id, URI or path; `UsageError` if it is not in the index."""
+        """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
         found = self.store.fetch([_id_of(picture)])
         if not found:
-            raise UsageError(f"{picture!r} is not in {self.url}, expected the id, path or URI of an indexed picture")
+            raise PictureNotFound(f"{picture!r} is not in {self.url}: it has no picture with the id, path or URI")
         return found[0]
 
     def remove(self, pictures: Iterable[str]) -> int:
         """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
         return self.store.delete([_id_of(picture) for picture in pictures])
 
-    def count(self, where: Where | None = None) -> int:
-        """How many pictures match."""
-        return self.store.count(where)
+    def count(self, where: Filter | None = None) -> int:
+        """How many pictures match `where`, which is as `filter` takes it."""
+        return self.store.count(self.filter(where))
+
+    def filter(self, where: Filter | None) -> Where | None:
+        """A filter as a person writes it (`width>=800`, JSON, a mapping with dates as text) as stores take it.
+
+        `WhereError` for what cannot be understood, a field that no picture has, and a value of the wrong kind.
+        """
+        return self.fields.read(where) if where else None
 
     def failures(self) -> list[Failure]:
         """The pictures that could not be indexed, by URI."""
@@ -286,21 +368,114 @@ class Index:
             return model
         return load_encoder(choose_model(model, self._hub).name, hub=self._hub)
 
-    def _chances(self, hits: Sequence[Hit]) -> tuple[float, ...] | None:
-        line = drawn(self.store, self.encoder)
-        if line is None:
-            return None
-        return chance_scores(line, hits, stands_of(line, self.store.fetch([hit.id for hit in hits])))
+    def _find(self, queries: Sequence[SearchQuery], vectors: Vectors, window: _Window) -> list[Hits | None]:
+        """What queries find that share filter and window: a vector of (q, dim) for each. None: it takes a wider one."""
+        where, answers = queries[0].where, list[Hits | None]()
+        count_all = cache(partial(self.store.count, where))
+        every = self.store.search(vectors, window.count, where, window.first)
+        judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
+        for query, found, thresholds in zip(queries, every, judged, strict=True):
+            kept = [
+                (hit, threshold)
+                for hit, threshold in zip(found, thresholds or [1.0] * len(found), strict=True)
+                if hit.id != query.without and (query.min_score is None or hit.score >= query.min_score)
+            ]
+            groups = [[one] for one in kept]
+            if query.fold:
+                from sightline.analysis.duplicates import fold_hits
+
+                folded = fold_hits(self.store, [hit for hit, _ in kept], query.fold_score)
+                groups = [[kept[position] for position in group] for group in folded]
+            is_all = len(found) < window.count or (query.min_score is not None and found[-1].score < query.min_score)
+            last = query.offset + query.k
+            if query.fold and len(groups) < last and not is_all and window.count < MOST_FOLDED:
+                answers.append(None)
+                continue
+            chosen = groups[query.offset - window.first : last - window.first]
+            is_last_page = len(chosen) < query.k and (chosen or not query.offset)
+            answers.append(
+                Hits(
+                    describe(query.terms),
+                    self.encoder.name,
+                    Took(0.0, 0.0),
+                    tuple(group[0][0] for group in chosen),
+                    tuple(group[0][1] for group in chosen) if thresholds and chosen else None,
+                    duplicates=tuple(tuple(hit.id for hit, _ in group[1:]) for group in chosen) if query.fold else (),
+                    total=(query.offset + len(chosen) if is_last_page else count_all()) if query.with_total else None,
+                )
+            )
+        return answers
+
+    def _having(self, field: str | None) -> Iterator[Payload]:
+        """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
+        return (record.payload for record in self.store.scan({field: {"$exists": True}} if field else None))
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Which hits the store is asked for; those of a query that is judged begin with the best one."""
+
+    first: int
+    count: int
+    is_judged: bool
+
+    def wider(self) -> _Window:
+        return replace(self, count=min(4 * self.count, MOST_FOLDED))
+
+
+def _window(query: SearchQuery, *, is_calibrated: bool) -> _Window:
+    last = query.offset + query.k + bool(query.without)
+    is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
+    if is_calibrated and is_of_words and last <= MOST_JUDGED:
+        return _Window(0, judged_together(last), is_judged=True)
+    if query.fold or query.without:
+        return _Window(0, last, is_judged=False)
+    return _Window(query.offset, query.k, is_judged=False)
+
+
+def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
+    """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
+
+    `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
+    """
+    built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
+    if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
+        return
+    if picture_fingerprint(encoder) == (identity.get("pictures") or _builders_picture_fingerprint(identity, hub)):
+        return
+    if encoder.name != built_with:
+        raise IndexMismatch(
+            f"{url} was built with {built_with!r}, not {encoder.name!r}: "
+            f"open it with --model {built_with}, or build a new index"
+        )
+    raise IndexMismatch(
+        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, "
+        f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
+    )
+
+
+def _builders_picture_fingerprint(identity: Mapping[str, Any], hub: Hub | None) -> str | None:
+    """That of the model which built an index before picture fingerprints were written down.
+
+    None where that model is not on this disk, or no longer the same.
+    """
+    from sightline.encoders.hub import Hub
+
+    try:
+        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
+    except EncoderError:
+        return None
+    return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
 
 def _id_of(picture: str) -> str:
     try:
         return str(UUID(picture))
     except ValueError:
-        return record_id(picture if "://" in picture else Path(os.path.abspath(Path(picture).expanduser())).as_uri())  # noqa: PTH100
+        return record_id(picture if "://" in picture else file_uri(picture))
 
 
 def _now() -> str:

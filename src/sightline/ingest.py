@@ -1,4 +1,4 @@
-"""Items turned into records: read, hashed, decoded and encoded by as many workers as cores, committed in batches."""
+"""Index items: read, hash, decode and encode them with as many workers as cores, and commit in batches."""
 
 import hashlib
 import os
@@ -15,6 +15,7 @@ import numpy as np
 from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
+from sightline.filters.dates import with_local_times
 from sightline.filters.documents import dump_payload
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
@@ -62,7 +63,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Batch:
+class BatchResult:
     """What became of a few items; `encoded` of the records are new vectors, the others were known content."""
 
     records: list[Record] = field(default_factory=list)
@@ -77,7 +78,7 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
     What cannot be read or decoded becomes a note. An interrupt commits what is finished and then goes on its way up.
     """
     run = Run(store, options, seen)
-    pending: deque[Future[Batch]] = deque()
+    pending: deque[Future[BatchResult]] = deque()
     pool = ThreadPoolExecutor(options.workers, "sightline-worker")
     try:
         for few in chunks(read_ahead(run.changed(items)), encoder.batch_size):
@@ -92,9 +93,9 @@ def ingest(items: Iterable[Item], encoder: Encoder, store: Store, *, options: Op
     return run.summary
 
 
-def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels: float | None) -> Batch:
+def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels: float | None) -> BatchResult:
     """What a worker does with a few items: read, hash, look up, decode, encode."""
-    batch = Batch()
+    batch = BatchResult()
     contents = [(item, data, hashlib.sha256(data).hexdigest()) for item, data in _read(items, batch)]
     known = _known(store, {sha256 for _, _, sha256 in contents})
     fresh = list[tuple[Item, Payload]]()
@@ -170,7 +171,7 @@ class Run:
                     yield item
             self._options.on_progress(self.summary)
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: BatchResult) -> None:
         """Add what a worker finished; commit when enough is waiting."""
         self._records += batch.records
         self._notes |= {record.uri: None for record in batch.records if record.uri in self.failed_before}
@@ -185,7 +186,7 @@ class Run:
             self.commit()
         self._options.on_progress(self.summary)
 
-    def finish(self, batches: Iterable[Batch]) -> None:
+    def finish(self, batches: Iterable[BatchResult]) -> None:
         """Take what is left and commit."""
         for batch in batches:
             self.take(batch)
@@ -210,7 +211,7 @@ class Run:
         self.summary = replace(self.summary, **counts, seconds=time.monotonic() - self._started)
 
 
-def _read(items: Sequence[Item], batch: Batch) -> Iterator[tuple[Item, bytes]]:
+def _read(items: Sequence[Item], batch: BatchResult) -> Iterator[tuple[Item, bytes]]:
     for item in items:
         try:
             yield item, item.read()
@@ -236,7 +237,8 @@ def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
 
 
 def _joined(item: Item, vector: np.ndarray, content: Payload) -> Record:
-    return Record(record_id(item.uri), item.uri, vector, {**content, **item.payload, "stamp": item.stamp})
+    payload = with_local_times({**content, **item.payload, "stamp": item.stamp})
+    return Record(record_id(item.uri), item.uri, vector, payload)
 
 
 def _folders(payload: Mapping[str, Any]) -> list[str]:

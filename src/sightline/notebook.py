@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sightline.fusion import search_each
 from sightline.index import Index
 from sightline.query import Picture
 from sightline.results import Display, comparison
-from sightline.several.comparisons import searched
 
 
 def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Picture], *, k: int = 8) -> Display:
@@ -19,4 +19,4 @@ def compare(indexes: Mapping[str, Index | str], query: Picture | Sequence[Pictur
     An index is given as it is or by its URL. One whose model has no text encoder has an empty row for them.
     """
     queries = list(query) if isinstance(query, Sequence) and not isinstance(query, str | bytes) else [query]
-    return comparison(searched(indexes, queries, k=k))
+    return comparison(search_each(indexes, queries, k=k))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from sightline.errors import ImageError, UsageError
+from sightline.errors import ImageError, SightlineError, UsageError
 from sightline.sources.folder import SUFFIXES
-from sightline.types import Vector
+from sightline.types import Pixels, Vector, Vectors, Where
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +36,30 @@ class Term:
     weight: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class SearchQuery:
+    """Terms to search for, and which part of the results is wanted.
+
+    `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine), without the
+    one whose id is `without`. With `fold` near-duplicates of an earlier hit are left out: those whose cosine to it is
+    `fold_score` or more, by default the index's own threshold. `with_total` also counts how many pictures there are.
+    """
+
+    terms: tuple[Term, ...]
+    k: int = 10
+    offset: int = 0
+    where: Where | None = None
+    min_score: float | None = None
+    without: str = ""
+    fold: bool = False
+    fold_score: float | None = None
+    with_total: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1 or self.offset < 0:
+            raise UsageError(f"k is {self.k} and offset is {self.offset}: k must be at least 1, offset at least 0")
+
+
 def parse(arguments: Sequence[str]) -> list[Term]:
     """Read `["2:golden retriever", "+", "./pool.jpg", "-", "fruit"]` as terms.
 
@@ -49,7 +73,13 @@ def parse(arguments: Sequence[str]) -> list[Term]:
             words.append(argument)
             continue
         if words:
-            terms.append(_term(" ".join(words), sign))
+            text, weight = " ".join(words), sign
+            if match := _WEIGHT.fullmatch(text.strip()):
+                text, weight = match["rest"], sign * float(match["weight"])
+            if text.startswith("id:"):
+                terms.append(Term("id", text.removeprefix("id:"), weight))
+            else:
+                terms.append(Term("image" if _names_a_picture(text) else "text", text, weight))
         sign, words = (1.0 if argument == "+" else -1.0), []
     if not terms:
         raise UsageError(_EMPTY)
@@ -58,19 +88,45 @@ def parse(arguments: Sequence[str]) -> list[Term]:
 
 def embed(terms: Iterable[Term], encoder: Encoder, vector_of: Callable[[str], Vector]) -> Vector:
     """The weighted sum of the terms' unit vectors, at norm 1: shape (dim,). `vector_of` looks an id up."""
-    terms = list(terms)
-    if not terms:
-        raise UsageError(_EMPTY)
-    total: Vector = np.zeros(encoder.dim, np.float32)
-    texts = [term for term in terms if term.kind == "text"]
-    if texts:
-        total += _weights(texts) @ encoder.encode_texts([_words(term) for term in texts])  # (q,) @ (q, dim) -> (dim,)
-    for term in terms:
-        if term.kind == "image":
-            total += np.float32(term.weight) * embed_image(term.value, encoder)
-        elif term.kind == "id":
-            total += np.float32(term.weight) * vector_of(str(term.value))
-    return _unit(total, terms)
+    (vector,) = embed_many([tuple(terms)], encoder, vector_of)
+    if isinstance(vector, SightlineError):
+        raise vector
+    return vector
+
+
+def embed_many(
+    queries: Sequence[Sequence[Term]],
+    encoder: Encoder,
+    vector_of: Callable[[str], Vector],
+    known_texts: MutableMapping[str, Vector] | None = None,
+) -> list[Vector | SightlineError]:
+    """For each query its vector (dim,), or why it has none: all texts go to the model at once, and so do all pictures.
+
+    Texts in `known_texts` are not encoded again, new ones are added to it.
+    """
+    texts = _text_vectors([term for terms in queries for term in terms], encoder, known_texts)
+    pictures = _picture_vectors([term.value for terms in queries for term in terms if term.kind == "image"], encoder)
+    vectors: list[Vector | SightlineError] = []
+    for terms in queries:
+        try:
+            total: Vector = np.zeros(encoder.dim, np.float32)
+            for term in terms:
+                if term.kind == "id":
+                    found: Vector | SightlineError = vector_of(str(term.value))
+                else:
+                    found = pictures[id(term.value)] if term.kind == "image" else texts[str(term.value).strip()]
+                if isinstance(found, SightlineError):
+                    raise found
+                total += np.float32(term.weight) * found
+            norm = float(np.linalg.norm(total))
+            if not terms:
+                raise UsageError(_EMPTY)
+            if norm < _SMALLEST_NORM:
+                raise UsageError(f"the terms cancel out ({describe(terms)}): change a weight")
+            vectors.append(np.asarray(total / np.float32(norm), np.float32))
+        except SightlineError as error:  # of one query: the others have their vectors
+            vectors.append(error)
+    return vectors
 
 
 def describe(terms: Sequence[Term]) -> str:
@@ -86,19 +142,55 @@ def describe(terms: Sequence[Term]) -> str:
 
 def embed_image(picture: Picture, encoder: Encoder) -> Vector:
     """The vector of one picture: shape (dim,)."""
-    image = _open(picture, encoder.image_size) if isinstance(picture, str | Path | bytes) else picture
-    pixels = encoder.preprocess(image.convert("RGB"))
-    vector: Vector = encoder.encode_images(pixels[None])[0]  # (3, h, w) -> (1, 3, h, w) -> (1, dim) -> (dim,)
-    return vector
+    return embed([Term("image", picture)], encoder, lambda _: np.zeros(encoder.dim, np.float32))
 
 
-def _term(text: str, sign: float) -> Term:
-    weight = sign
-    if match := _WEIGHT.fullmatch(text.strip()):
-        weight, text = sign * float(match["weight"]), match["rest"]
-    if text.startswith("id:"):
-        return Term("id", text.removeprefix("id:"), weight)
-    return Term("image" if _names_a_picture(text) else "text", text, weight)
+def _text_vectors(
+    terms: Sequence[Term], encoder: Encoder, known_texts: MutableMapping[str, Vector] | None
+) -> dict[str, Vector | SightlineError]:
+    """The vector of each text, or why it has none."""
+    found: dict[str, Vector | SightlineError] = {}
+    fresh = list[str]()
+    for text in dict.fromkeys(str(term.value).strip() for term in terms if term.kind == "text"):
+        if not text:
+            found[text] = UsageError(_EMPTY)
+        elif known_texts is not None and (vector := known_texts.get(text)) is not None:
+            found[text] = vector
+        else:
+            fresh.append(text)
+    for text, vector_or_error in zip(fresh, _each(encoder.encode_texts, fresh), strict=True):
+        found[text] = vector_or_error
+        if known_texts is not None and not isinstance(vector_or_error, SightlineError):
+            known_texts[text] = vector_or_error
+    return found
+
+
+def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int, Vector | SightlineError]:
+    """The vector of each picture, or why it has none, by the identity of the term's value."""
+    found: dict[int, Vector | SightlineError] = {}
+    pixels = dict[int, Pixels]()
+    for picture in pictures:
+        try:
+            image = _open(picture, encoder.image_size) if isinstance(picture, str | Path | bytes) else picture
+            pixels[id(picture)] = encoder.preprocess(image.convert("RGB"))
+        except SightlineError as error:
+            found[id(picture)] = error
+    if pixels:
+        stacked = np.stack(list(pixels.values()))  # n of (3, h, w) -> (n, 3, h, w)
+        found |= zip(pixels, encoder.encode_images(stacked), strict=True)
+    return found
+
+
+def _each(encode_texts: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Iterator[Vector | SightlineError]:
+    """One call for all texts; where that fails, one for each, so that each has its own error."""
+    try:
+        yield from encode_texts(texts) if texts else ()
+    except SightlineError as error:
+        if len(texts) == 1:
+            yield error
+            return
+        for text in texts:
+            yield from _each(encode_texts, [text])
 
 
 def _names_a_picture(text: str) -> bool:
@@ -107,17 +199,6 @@ def _names_a_picture(text: str) -> bool:
         return False
     path = Path(text).expanduser()
     return path.suffix.lower() in SUFFIXES or (text.startswith(("./", "../", "/", "~")) and path.exists())
-
-
-def _words(term: Term) -> str:
-    text = str(term.value).strip()
-    if not text:
-        raise UsageError(_EMPTY)
-    return text
-
-
-def _weights(terms: Sequence[Term]) -> Vector:
-    return np.array([term.weight for term in terms], np.float32)
 
 
 def _open(picture: str | Path | bytes, image_size: int) -> Image:
@@ -134,10 +215,3 @@ def _open(picture: str | Path | bytes, image_size: int) -> Image:
         raise UsageError(f"cannot read {path} ({error.strerror}): expected a picture file that you may read") from error
     except ImageError as error:
         raise UsageError(f"cannot use {path} as a query: {error}") from error
-
-
-def _unit(total: Vector, terms: Sequence[Term]) -> Vector:
-    norm = float(np.linalg.norm(total))
-    if norm < _SMALLEST_NORM:
-        raise UsageError(f"the terms cancel out ({describe(terms)}), expected a sum with a direction: change a weight")
-    return np.asarray(total / np.float32(norm), np.float32)

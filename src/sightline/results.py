@@ -48,7 +48,8 @@ class Hits(Sequence[Hit]):
     """What a search found, best first, with the query, the model that encoded it, and the time it took.
 
     `thresholds` are the cosines that each hit has to reach to be likely what the words mean; None where that is not
-    known: for queries with pictures in them, and for indexes that were never calibrated.
+    known: for queries with pictures in them, and for indexes that were never calibrated. `duplicates` are the ids that
+    were folded into each hit, `total` is how many pictures there are for the query; both where they were asked for.
     """
 
     query: str
@@ -56,6 +57,8 @@ class Hits(Sequence[Hit]):
     took_ms: Took
     hits: tuple[Hit, ...]
     thresholds: tuple[float, ...] | None = None
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    total: int | None = None
 
     @property
     def likely(self) -> tuple[Hit, ...] | None:

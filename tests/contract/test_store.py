@@ -15,11 +15,12 @@ from tests.engines import engine_url
 from tests.records import lattice_vector, plain_record, random_payload, random_vector, random_where
 
 from sightline.errors import DimensionMismatch, StoreError, UsageError, WhereError
-from sightline.stores.base import Droppable, Store, open_store
+from sightline.stores.base import OPENERS, Droppable, Store, open_store
 from sightline.stores.memory import MemoryStore
 from sightline.types import Hit, Record, Value, Vectors, record_id
 
 DIM = 16
+OPENERS["sqlite"] = "examples.sqlite_store:open_url"  # as an entry point of another package would
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ PLUGS = [
     Plug("qdrant rest", "{engine}/{name}?grpc=false", is_durable=True, engine="qdrant", tolerance=1e-6, calls=20),
     Plug("qdrant grpc", "{engine}/{name}", is_durable=True, engine="qdrant", tolerance=1e-6, calls=30),
     Plug("qdrant edge", "{engine}/{name}", is_durable=True, engine="qdrant_edge", tolerance=1e-6, calls=30),
+    Plug("example of the docs", "sqlite:{folder}/example.db", is_durable=True, tolerance=1e-6, calls=60),
     Plug(
         "pgvector",
         "{engine}?table={name}&exact_below=10",

@@ -124,7 +124,7 @@ def test_server_that_stays_away_is_said_and_its_return_is_noticed(server: Server
     for call in calls:
         began = time.monotonic()
         with pytest.raises(
-            StoreUnreachable, match=r"table=away does not answer .* start it.*acknowledged is kept"
+            StoreUnreachable, match=r"table=away does not answer .* start the server.*acknowledged is kept"
         ) as caught:
             call()
         assert 0.9 < time.monotonic() - began < 5

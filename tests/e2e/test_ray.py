@@ -157,7 +157,7 @@ def test_the_run_after_a_stopped_driver_does_the_rest(head: Head, url: str, many
     _, err = process.communicate(timeout=60)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     if how == signal.SIGINT:
-        assert err == "\nsightline: stopped; what is done is kept, run the same command to go on\n"
+        assert err == "\nsightline: stopped; what is done is kept; run the same command to continue\n"
     wait_for(lambda: not head.workers())  # what was left behind ends by itself
     done = counted(url)
     summary = index(head.address, url, many)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from tests.waiting import BUSY_S, until_here
 
-from sightline.server.batcher import Batcher, Full
+from sightline.server.pools import Batcher, Full
 
 
 def doubled(jobs: Sequence[int]) -> list[int | Exception]:

@@ -48,6 +48,24 @@ def test_the_largest_is_kept_and_every_copy_found_however_many() -> None:
     assert {copy.hit.uri for copy in group.copies} == {f"p:{n}" for n in range(79)}
 
 
+def test_a_file_that_is_gone_is_neither_kept_nor_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, index = tmp_path / "A", str(tmp_path / "i")
+    before.mkdir()
+    scene(3).save(before / "a.png")
+    assert main(["index", str(before), "--index", index, "--model", "pixels", "-q"]) == 0
+    before.rename(tmp_path / "B")
+    assert main(["index", str(tmp_path / "B"), "--index", index, "-q"]) == 0
+    capsys.readouterr()
+    assert main(["duplicates", "--index", index, "--keep", "largest"]) == 1
+    assert capsys.readouterr().out == ""
+    shutil.copy(tmp_path / "B" / "a.png", tmp_path / "B" / "b.png")
+    assert main(["index", str(tmp_path / "B"), "--index", index, "-q"]) == 0
+    assert main(["duplicates", "--index", index, "--keep", "largest"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'B' / 'b.png'}\n"
+    assert "--measure 100" in printed.err
+
+
 def test_every_picture_is_in_one_group_at_most() -> None:
     vectors = np.random.default_rng(1).standard_normal((100, 3)).astype(np.float32)
     members = [hit.uri for g in groups(store_of(vectors, [1] * 100)) for hit in (g.kept, *(c.hit for c in g.copies))]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tests.pictures import scene
 
+from sightline import fusion
 from sightline.cli.main import main
 from sightline.errors import TextNotSupported, UsageError
+from sightline.fusion import Part
 from sightline.index import Index
 from sightline.query import Term, embed_image
-from sightline.several import fusion
-from sightline.several.fusion import Part
 from sightline.types import Record, Vectors, record_id
 
 PICTURES = 40
@@ -81,7 +81,7 @@ def test_words_alone_are_answered_by_the_index_that_knows_them(indexes: list[Ind
     alone = indexes[0].search("a red circle", k=5)
     assert [hit.uri for hit in hits] == [hit.uri for hit in alone]
     assert hits.model == "1 mini"
-    with pytest.raises(TextNotSupported, match="knows words, expected a picture"):
+    with pytest.raises(TextNotSupported, match="has a text encoder: add --image"):
         fusion.search([Part(indexes[1]), Part(indexes[2])], [Term("text", "a red circle")])
 
 

@@ -12,8 +12,7 @@ from sightline.encoders.base import load_encoder, picture_fingerprint
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
 from sightline.evaluate.vectors import image_vectors, text_vectors
-from sightline.identity import check
-from sightline.index import Index
+from sightline.index import Index, check_identity
 from sightline.stores.base import open_store
 
 PICTURES = 6
@@ -113,7 +112,7 @@ def test_encoders_of_others_are_told_apart_by_name_and_fingerprint(folder: Path)
         index.add(folder / "photos")
         identity = index.store.notes("index")["index"]
         with pytest.raises(IndexMismatch, match="not 'grid'"):
-            check(index.url, other, identity, None)
+            check_identity(index.url, other, identity, None)
 
 
 def test_an_evaluation_shares_picture_vectors_and_keeps_texts_apart(folder: Path) -> None:

@@ -27,12 +27,14 @@ from sightline.errors import (
 )
 from sightline.filters.where import matches, parse_where
 from sightline.stores.base import Tunable, open_store
+from sightline.stores.milvus.engine import MilvusEngine
 from sightline.stores.milvus.filters import Translator, joined
-from sightline.stores.milvus.place import parse_place
-from sightline.stores.milvus.store import MilvusStore
+from sightline.stores.milvus.schema import parse_place
+from sightline.stores.remote import TunableStore
 from sightline.types import Record
 
 pytest.importorskip("pymilvus")
+MilvusStore = TunableStore[MilvusEngine]
 ODD_NAMES = {
     "color": "a/b",
     "width": "x[0]",
@@ -55,7 +57,7 @@ def store(tmp_path: Path) -> Iterator[MilvusStore]:
 
 def opened(folder: Path, options: str = "", dim: int | None = DIM) -> MilvusStore:
     store = open_store(f"milvus:{folder}/lite.db?collection=pictures{options}", dim=dim)
-    assert isinstance(store, MilvusStore)
+    assert isinstance(store, TunableStore)
     return store
 
 
@@ -92,7 +94,7 @@ def test_a_url_that_cannot_be_is_explained(url: str, words: str) -> None:
 def test_no_message_shows_the_key() -> None:
     place = parse_place("milvus://root:secret@127.0.0.1:1/pictures?patience_s=0")
     with pytest.raises(StoreUnreachable) as caught:
-        MilvusStore(place, DIM)
+        MilvusEngine(place, DIM)
     assert "root:***@127.0.0.1:1/pictures" in str(caught.value)
     assert "secret" not in str(caught.value) + repr(place)
 
@@ -166,15 +168,13 @@ def test_another_dim_and_a_missing_index_are_told_apart(tmp_path: Path) -> None:
         open_store(f"milvus:{tmp_path}/lite.db?collection=others")
     (tmp_path / "other.db").mkdir()
     (tmp_path / "other.db" / "diary.txt").write_text("mine")
-    with pytest.raises(StoreNotFound, match="no file of Milvus Lite"):
+    with pytest.raises(StoreNotFound, match="not a file of Milvus Lite"):
         open_store(f"milvus:{tmp_path}/other.db?collection=pictures", dim=DIM)
 
 
 def test_a_file_open_elsewhere_is_busy(tmp_path: Path) -> None:
     store = opened(tmp_path)
-    code = (
-        f"from sightline import stores; from sightline.stores.base import open_store; open_store({store.place.text!r})"
-    )
+    code = f"from sightline.stores.base import open_store; open_store({store.engine.place.text!r})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "StoreBusy" in run.stderr
     assert "open in another process" in run.stderr
@@ -242,7 +242,7 @@ def test_the_width_is_kept_for_all_who_open_it(tmp_path: Path) -> None:
 def test_a_filter_or_a_large_k_finds_all_there_are_at_the_smallest_width(tmp_path: Path, index: str) -> None:
     store = opened(tmp_path, f"&index={index}")
     store.upsert([plain_record(number, DIM, rare=number % 100) for number in range(2000)])
-    store._connection.client.flush("pictures")
+    store.engine.client.flush("pictures")
     store.set_width(store.widths[0])
     query = random_vector(DIM, 5)[None]
     assert len(store.search(query, 50, {"rare": 7})[0]) == 20
@@ -262,7 +262,7 @@ def test_a_partition_key_moves_records_and_finds_lists(tmp_path: Path) -> None:
     assert store.count({"album": "a0"}) == 8
     assert store.count({"album": {"$in": ["a1", "a9"]}, "$not": {"n": 4}}) == 10
     assert store.count({"album": {"$ne": "a1"}}) == 19
-    assert store._translator.expression(parse_where({"album": "a0"})).startswith('partition in ["a0", ""] and ')
+    assert store.engine.translator.expression(parse_where({"album": "a0"})).startswith('partition in ["a0", ""] and ')
     store.close()
 
 
@@ -298,7 +298,7 @@ def test_a_partition_key_is_refused_where_replaced_records_would_be_lost() -> No
 def test_what_is_sealed_is_found_better_the_wider_the_search(index: str) -> None:
     url = f"{engine_url('milvus')}/sealed_{index}?index={index}&nlist=128"
     store = open_store(url, dim=64)
-    assert isinstance(store, MilvusStore)
+    assert isinstance(store, TunableStore)
     records = [plain_record(number, 64) for number in range(10_000)]
     for at in range(0, len(records), 2000):
         store.upsert(records[at : at + 2000])
@@ -312,5 +312,5 @@ def test_what_is_sealed_is_found_better_the_wider_the_search(index: str) -> None
 
 def test_the_client_is_quiet(store: MilvusStore, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO), pytest.raises(StoreError):
-        store._reader.query("missing", "", ["id"])
+        store.engine.query("missing", "", ["id"])
     assert [record for record in caplog.records if record.name.startswith("pymilvus")] == []

@@ -38,7 +38,7 @@ def test_each_index_has_a_row_for_each_query_with_scores(folder: Path) -> None:
     html = shown._repr_html_()
     assert html.count('class="strip"') == 4
     assert len(re.findall(r"<b>\d\.\d{3}</b>", html)) == 9  # pixels knows no words
-    assert "knows no words" in html
+    assert "no text encoder" in html
     assert "2.png" in str(shown)
 
 
@@ -75,7 +75,7 @@ def test_the_command_says_what_it_did_and_what_is_wrong(folder: Path, capsys: py
     mini, pixels = (str(folder / f"{model}.index") for model in ("mini", "pixels"))
     both = ["--index", mini, "--index", pixels]
     assert main(["compare", "a dog", *both]) == 0
-    assert "pixels: nothing for 'a dog', model pixels (knows no words)" in capsys.readouterr().out
+    assert "pixels: nothing for 'a dog', model pixels (no text encoder)" in capsys.readouterr().out
     assert main(["compare", "a dog", *both, "--html", str(folder / "a.html")]) == 0
     assert f"wrote {folder / 'a.html'}: 2 indexes" in capsys.readouterr().out
     assert main(["compare", str(folder / "missing.txt"), *both]) == 2

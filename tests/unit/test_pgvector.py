@@ -26,15 +26,17 @@ from sightline.errors import (
 )
 from sightline.filters.where import parse_where
 from sightline.stores.base import Droppable, Tunable, open_store
+from sightline.stores.pgvector.engine import PgvectorEngine, open_url
 from sightline.stores.pgvector.filters import condition_of
-from sightline.stores.pgvector.server import parse_server
-from sightline.stores.pgvector.store import PgvectorStore
+from sightline.stores.pgvector.schema import parse_server
+from sightline.stores.remote import TunableStore
 from sightline.types import Record, Value, Vectors
 
 pytestmark = pytest.mark.skipif(
     "SIGHTLINE_TEST_PGVECTOR_URL" in os.environ, reason="these tests make roles and databases on the server"
 )
 DIM = 16
+PgvectorStore = TunableStore[PgvectorEngine]
 FEW, MANY = 2000, 6000
 ENGINES = ("pgvector", "pgvector06")
 
@@ -58,13 +60,13 @@ def large(request: pytest.FixtureRequest) -> Iterator[tuple[PgvectorStore, ClipL
     """A store with so many records that it has a graph; built by closing, as the first writer does."""
     address = f"{engine_url(request.param)}?table=large&m=8&ef_construction=40&exact_below={FEW}"
     pictures = ClipLike(MANY, DIM)
-    store = PgvectorStore(address, DIM)
+    store = open_url(address, dim=DIM)
     numbers = iter(range(MANY))
     for chunk in pictures.chunks():
         store.upsert([of_number(next(numbers), vector) for vector in chunk])
     assert not has_graph(store)
     store.close()
-    store = PgvectorStore(address)
+    store = open_url(address)
     yield store, pictures
     store.drop()
 
@@ -88,10 +90,10 @@ def explain(store: PgvectorStore, statement: str, *parameters: object) -> str:
     def read(connection: psycopg.Connection[tuple[str]]) -> str:
         with connection.transaction():
             connection.execute("SET LOCAL enable_seqscan = off")
-            rows = connection.execute(store._table.query(f"EXPLAIN {statement}"), parameters)
+            rows = connection.execute(store.engine.table.query(f"EXPLAIN {statement}"), parameters)
             return "\n".join(line for (line,) in rows)
 
-    return store._connections.read(read)
+    return store.engine.read(read)
 
 
 def test_large_table_has_a_graph_and_finds_nearly_all(large: tuple[PgvectorStore, ClipLike]) -> None:
@@ -113,7 +115,7 @@ def test_wider_search_finds_more(large: tuple[PgvectorStore, ClipLike]) -> None:
 def test_width_is_kept_for_all_who_have_the_table_open(large: tuple[PgvectorStore, ClipLike]) -> None:
     store, pictures = large
     assert isinstance(store, Tunable)
-    other = PgvectorStore(f"{store._server.name.replace('***', 'secret')}&exact_below={FEW}")
+    other = open_url(f"{store.engine.server.name.replace('***', 'secret')}&exact_below={FEW}")
     queries = pictures.text_queries(60)
     store.set_width(1000)
     wide = other.search(queries, 10)
@@ -178,10 +180,10 @@ def test_equalities_use_the_index(large: tuple[PgvectorStore, ClipLike], where: 
 
 
 def test_writer_that_waits_for_its_model_gets_a_graph_on_the_way(table: str) -> None:
-    store = PgvectorStore(f"{table}&m=4&ef_construction=16&exact_below={FEW}", 4)
+    store = open_url(f"{table}&m=4&ef_construction=16&exact_below={FEW}", dim=4)
     store.upsert([Record(f"{n:06}", str(n), random_vector(4, n)) for n in range(FEW - 100)])
     assert not has_graph_now(store)
-    store._began -= 1000  # as if that had taken a quarter of an hour
+    store.engine._began -= 1000  # as if that had taken a quarter of an hour
     store.upsert([Record(f"{n:06}", str(n), random_vector(4, n)) for n in range(FEW, FEW + 2100)])
     assert has_graph_now(store)
     store.drop()
@@ -189,14 +191,14 @@ def test_writer_that_waits_for_its_model_gets_a_graph_on_the_way(table: str) -> 
 
 def has_graph_now(store: PgvectorStore) -> bool:
     with psycopg.connect(engine_url("pgvector")) as connection:
-        found = connection.execute("SELECT 1 FROM pg_class WHERE relname = %s", (f"{store._server.table}_hnsw",))
+        found = connection.execute("SELECT 1 FROM pg_class WHERE relname = %s", (f"{store.engine.server.table}_hnsw",))
         return found.fetchone() is not None
 
 
 def test_url_gives_libpq_its_options_and_hides_the_password() -> None:
     server = parse_server("postgresql://ada:s3cret@db.example:5433/pics?table=photos&sslmode=require&patience_s=3&m=8")
     assert server.name == "postgresql://ada:***@db.example:5433/pics?table=photos"
-    assert (server.table, server.patience_s, server.m) == ("photos", 3, 8)
+    assert (server.table, server.timeout_s, server.m) == ("photos", 3, 8)
     expected = {"user": "ada", "password": "s3cret", "host": "db.example", "port": "5433", "dbname": "pics"}
     assert expected.items() <= server.connect.items()
     assert server.connect["sslmode"] == "require"
@@ -209,10 +211,10 @@ def test_url_gives_libpq_its_options_and_hides_the_password() -> None:
 @pytest.mark.parametrize(
     ("rest", "message"),
     [
-        ("db?table=a.b", "'a.b' of .* cannot be a name, expected at most 40 letters"),
-        ("db?table=" + "a" * 41, "cannot be a name"),
+        ("db?table=a.b", "'a.b' of .* is not a valid name, expected at most 40 letters"),
+        ("db?table=" + "a" * 41, "is not a valid name"),
         ("db?tabel=a", "unknown option 'tabel', expected .*table"),
-        ("db?patience_s=long", "patience_s=long .* is no number"),
+        ("db?patience_s=long", "patience_s=long .* is not a number"),
         ("", "names no index"),
     ],
 )
@@ -282,10 +284,10 @@ def test_table_of_someone_else_is_left_alone(table: str, url: str) -> None:
 
 
 def test_absent_table_other_dim_and_newer_format_are_said(table: str, url: str) -> None:
-    with pytest.raises(StoreNotFound, match="holds no index, expected one"):
+    with pytest.raises(StoreNotFound, match="there is no index at"):
         open_store(table)
     open_store(table, dim=DIM).close()
-    with pytest.raises(DimensionMismatch, match=f"{DIM} dimensions, not 8"):
+    with pytest.raises(DimensionMismatch, match=f"{DIM} dimensions, expected 8"):
         open_store(table, dim=8)
     name = table.partition("=")[2]
     with psycopg.connect(url) as connection:
@@ -309,10 +311,10 @@ def test_database_of_another_encoding_is_refused(table: str, url: str) -> None:
 def test_dims_beyond_the_graph_are_searched_exactly_and_beyond_the_type_refused(table: str) -> None:
     with pytest.raises(StoreError, match="dim is 16001, expected at most 16000"):
         open_store(table, dim=16_001)
-    store = PgvectorStore(table, 4500)
+    store = open_url(table, dim=4500)
     store.upsert([plain_record(number, 4500) for number in range(5)])
     assert store.search(plain_record(3, 4500).vector[None], 1)[0][0].id == plain_record(3, 4500).id
-    assert not store._table.can_have_graph
+    assert not store.engine.table.can_have_graph
     store.close()
 
 
@@ -357,7 +359,7 @@ def test_removed_table_is_said(table: str) -> None:
 def test_threads_that_create_write_and_read_agree(table: str) -> None:
     """More threads than connections, each with every record, in other orders: no deadlock is seen, nothing doubled."""
     faults = list[BaseException]()
-    shared = PgvectorStore(f"{table}&connections=2", DIM)
+    shared = open_url(f"{table}&connections=2", dim=DIM)
 
     def work(number: int) -> None:
         try:
@@ -409,7 +411,7 @@ def test_unix_socket_and_size(url: str, table: str) -> None:
     rest = table.partition("?")[2]
     port = url.rpartition(":")[2].partition("/")[0]
     assert folder
-    store = PgvectorStore(f"postgresql:///postgres?user=postgres&host={folder[0]}&port={port}&{rest}", DIM)
+    store = open_url(f"postgresql:///postgres?user=postgres&host={folder[0]}&port={port}&{rest}", dim=DIM)
     before = store.size_bytes()
     store.upsert([plain_record(number, DIM) for number in range(500)])
     assert store.size_bytes() > before > 0

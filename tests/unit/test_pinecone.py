@@ -22,10 +22,10 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.filters.where import matches, parse_where
-from sightline.stores.pinecone.entries import batches, entries_of, fields, key_of, place
+from sightline.stores.pinecone.engine import PineconeEngine, open_url
 from sightline.stores.pinecone.filters import push
-from sightline.stores.pinecone.opening import connect
-from sightline.stores.pinecone.store import PineconeStore, open_url
+from sightline.stores.pinecone.schema import MOST_BYTES, MOST_ENTRIES, entries_of, fields, key_of, place
+from sightline.stores.remote import RemoteStore, batches
 from sightline.types import Record, record_id
 
 DIM = 16
@@ -38,7 +38,9 @@ def service() -> Iterator[Service]:
     service.stop()
 
 
-def opened(service: Service, options: str = "", *, dim: int | None = DIM, name: str = "photos") -> PineconeStore:
+def opened(
+    service: Service, options: str = "", *, dim: int | None = DIM, name: str = "photos"
+) -> RemoteStore[PineconeEngine]:
     return open_url(f"{service.url}/{name}?patience_s=2{options}", dim=dim)
 
 
@@ -125,7 +127,9 @@ def test_large_upserts_are_sent_in_batches_within_the_limits(service: Service) -
     assert sum(sizes) == 500
     assert 3 <= len(sizes) <= 5  # about 13 KB of each at most: some 145 in 1.9 MB
     small = entries_of([plain_record(number, 1) for number in range(2500)], np.ones((2500, 1), np.float32))
-    assert [len(batch) for batch in batches(small)] == [1000, 1000, 500]
+    assert [
+        len(one) for one in batches(small, lambda entry: entry.most_bytes, most=MOST_ENTRIES, most_bytes=MOST_BYTES)
+    ] == [1000, 1000, 500]
     assert store.count() == 500
     store.close()
 
@@ -194,7 +198,7 @@ def test_a_server_that_is_gone_is_unreachable() -> None:
     with pytest.raises(StoreUnreachable, match="does not answer"):
         store.upsert([plain_record(1, DIM)])
     store.close()
-    with pytest.raises(StoreUnreachable, match="start it, or check host"):
+    with pytest.raises(StoreUnreachable, match="start the server, or check host"):
         opened(service)
 
 
@@ -209,16 +213,16 @@ def test_a_wrong_or_missing_key_is_forbidden(service: Service, monkeypatch: pyte
 
 
 def test_what_is_there_and_is_not_ours_is_refused(service: Service) -> None:
-    with pytest.raises(StoreNotFound, match="no index 'photos'"):
+    with pytest.raises(StoreNotFound, match=r"there is no index at .*photos"):
         opened(service, dim=None)
     opened(service).close()
     with pytest.raises(DimensionMismatch, match=r"16 dimensions, expected 8"):
         opened(service, dim=8)
-    with pytest.raises(StoreNotFound, match=r"'other'.*is empty"):
+    with pytest.raises(StoreNotFound, match=r"there is no index at .*'other'"):
         opened(service, "&namespace=other", dim=None)
-    connection = connect(f"{service.url}/photos", dim=DIM)
-    connection.index.upsert(vectors=[("a", [1.0] * DIM)], namespace="theirs")
-    connection.close()
+    store = opened(service)
+    store.engine.index.upsert(vectors=[("a", [1.0] * DIM)], namespace="theirs")
+    store.close()
     with pytest.raises(StoreError, match=r"'theirs'.*did not write.*another namespace"):
         opened(service, "&namespace=theirs")
 
@@ -272,7 +276,7 @@ def test_a_protected_index_is_emptied_but_stays(service: Service) -> None:
 
 @pytest.mark.parametrize("name", ["Photos", "a_b", "-a", "a-", "a" * 46, "a/b", "ü"])
 def test_names_that_pinecone_forbids_are_refused_before_it_is_asked(name: str) -> None:
-    with pytest.raises(UsageError, match=r"no name for Pinecone.*rename"):
+    with pytest.raises(UsageError, match=r"not a valid name in Pinecone.*rename"):
         open_url(f"pinecone://:k@127.0.0.1:9/{name}", dim=DIM)
     with pytest.raises(UsageError, match=r"namespace.*rename"):
         open_url("pinecone://:k@127.0.0.1:9/photos?namespace=%C3%BC", dim=DIM)
@@ -340,7 +344,7 @@ def test_hits_far_down_are_found_where_the_filter_cannot_be_pushed(service: Serv
     hits = store.search(vectors[:1], 3, {"name": {"$gt": "a"}}, offset=1)[0]  # text is not ordered by Pinecone
     assert [hit.uri for hit in hits] == ["10091", "10092", "10093"]
     assert hits[0].score == pytest.approx(float(vectors[0] @ vectors[10_091]), abs=1e-6)
-    with pytest.raises(UsageError, match=r"10001.*at most 10,000"):
+    with pytest.raises(UsageError, match=r"10001.*at most 10000"):
         store.search(vectors[:1], 1, offset=10_000)
     store.close()
 

@@ -31,12 +31,13 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.stores.base import Droppable, Tunable, open_store
-from sightline.stores.qdrant.schema import EF_CONSTRUCT, M
-from sightline.stores.qdrant.settings import settings_of
-from sightline.stores.qdrant.store import QdrantStore
+from sightline.stores.qdrant.engine import QdrantEngine
+from sightline.stores.qdrant.schema import EF_CONSTRUCT, M, parse_collection
+from sightline.stores.remote import TunableStore
 from sightline.types import Record
 
 DIM = 16
+QdrantStore = TunableStore[QdrantEngine]
 KEY = "s3cret"
 
 
@@ -63,7 +64,7 @@ def store(server: Server) -> Iterator[QdrantStore]:
 
 def opened(server: Server, options: str = "", dim: int | None = DIM) -> QdrantStore:
     store = open_store(f"{server.url}/photos?patience_s=1{options}", dim=dim)
-    assert isinstance(store, QdrantStore)
+    assert isinstance(store, TunableStore)
     return store
 
 
@@ -86,7 +87,7 @@ def test_grpc_is_used_where_it_answers(has_grpc: bool) -> None:
     try:
         for options, uses_grpc in [("", has_grpc), ("&grpc=false", False), (f"&grpc_port={server.port}", False)]:
             store = opened(server, options)
-            client = store._connection.opened()._client
+            client = store.engine.client._client
             assert client._prefer_grpc is uses_grpc  # type: ignore[attr-defined]
             store.close()
     finally:
@@ -120,7 +121,7 @@ def test_key_may_stand_in_a_file(tmp_path: Path) -> None:
 
 def test_server_that_is_away_is_named(rest: Server) -> None:
     rest.stop()
-    with pytest.raises(StoreUnreachable, match=rf"127.0.0.1:{rest.port}/photos does not answer.*expected a running"):
+    with pytest.raises(StoreUnreachable, match=rf"127.0.0.1:{rest.port}/photos does not answer.*start the server"):
         open_store(f"{rest.url}/photos?patience_s=0", dim=DIM)
     rest.start()
 
@@ -221,7 +222,7 @@ def test_search_asks_for_its_width_and_ranks_again(server: Server, store: Qdrant
     store.search(query, 3)
     store.search_at(query, 3, 400)
     params = [request["searches"][0]["params"] for request in asked(server, "query")]
-    assert [one["hnsw_ef"] for one in params] == [QdrantStore.widths[0], 800, 400]
+    assert [one["hnsw_ef"] for one in params] == [QdrantEngine.widths[0], 800, 400]
     assert params[0]["quantization"]["rescore"] is True
     assert params[0]["quantization"]["oversampling"] == 2.0
     again = opened(server)
@@ -347,7 +348,7 @@ def test_newer_format_is_refused(rest: Server) -> None:
 
 
 def test_missing_store_is_made_only_with_dim(server: Server) -> None:
-    with pytest.raises(StoreNotFound, match="holds no collection 'photos'"):
+    with pytest.raises(StoreNotFound, match=r"there is no index at .*photos"):
         opened(server, dim=None)
     assert asked(server, "create") == []
 
@@ -439,7 +440,7 @@ def test_url_that_cannot_be_is_refused(url: str, words: str) -> None:
 
 
 def test_url_of_the_compose_file_has_qdrants_ports() -> None:
-    settings = settings_of("qdrant://qdrant:6333/photos")
+    settings = parse_collection("qdrant://qdrant:6333/photos")
     assert (settings.address.host, settings.port, settings.grpc_port) == ("qdrant", 6333, 6334)
     assert (settings.name, settings.notes, settings.folder) == ("photos", "photos_notes", "")
 

@@ -5,10 +5,10 @@ import time
 import pytest
 
 from sightline.errors import StoreUnreachable
-from sightline.stores.retries import persist
+from sightline.stores.remote import retry
 
 
-def is_passing(error: Exception) -> bool:
+def is_transient(error: Exception) -> bool:
     return isinstance(error, ConnectionError)
 
 
@@ -20,7 +20,7 @@ def test_a_call_is_made_again_until_it_succeeds() -> None:
             raise error
         return "there"
 
-    assert persist(call, is_passing=is_passing, what="a server", patience_s=5) == "there"
+    assert retry(call, is_transient=is_transient, what="a server", timeout_s=5) == "there"
 
 
 def test_patience_ends_with_an_error_that_names_the_server() -> None:
@@ -31,7 +31,7 @@ def test_patience_ends_with_an_error_that_names_the_server() -> None:
         raise ConnectionRefusedError("connection refused\nand a trace")
 
     with pytest.raises(StoreUnreachable, match=r"qdrant://host/a does not answer \(connection refused\)"):
-        persist(call, is_passing=is_passing, what="qdrant://host/a", patience_s=0.5)
+        retry(call, is_transient=is_transient, what="qdrant://host/a", timeout_s=0.5)
     assert 3 <= len(calls) <= 6
     assert calls[-1] - calls[0] < 2
 
@@ -44,5 +44,5 @@ def test_other_errors_are_not_tried_again() -> None:
         raise KeyError("mistake")
 
     with pytest.raises(KeyError):
-        persist(call, is_passing=is_passing, what="a server")
+        retry(call, is_transient=is_transient, what="a server")
     assert calls == [1]

@@ -35,17 +35,15 @@ from sightline.errors import (
 from sightline.filters.where import parse_where
 from sightline.stores.base import Droppable, Tunable, open_store
 from sightline.stores.memory import MemoryStore
-from sightline.stores.url import parse_address
-from sightline.stores.vespa import VespaStore, application_package, open_url
-from sightline.stores.vespa.client import Client
-from sightline.stores.vespa.filters import condition, is_exact
-from sightline.stores.vespa.longs import places, rank, value_long
+from sightline.stores.remote import TunableStore
+from sightline.stores.vespa import application_package
+from sightline.stores.vespa.engine import VespaEngine, open_url
+from sightline.stores.vespa.filters import condition, is_exact, places, rank, value_long
 from sightline.stores.vespa.package import build
-from sightline.stores.vespa.paging import pages
-from sightline.stores.vespa.records import document_id
 from sightline.types import Record, Value
 
 DIM = 16
+VespaStore = TunableStore[VespaEngine]
 MINI = Path(__file__).parents[2] / "src" / "sightline" / "encoders" / "mini"
 
 
@@ -164,15 +162,13 @@ def test_ids_that_begin_alike_are_scanned_in_order(store: VespaStore) -> None:
 def test_a_scan_of_many_looks_into_windows_and_misses_nothing(engine: Engine, store: VespaStore) -> None:
     records = [plain_record(number, DIM) for number in range(1500)]
     store.upsert(records)
-    client = Client(parse_address(f"{engine.url}/photos", []), 1.0)
     engine.calls.clear()
-    found = [document_id(fields) for fields in pages(client, "photos", "true", "short", page=20)]
+    found = [json.loads(fields["record"])[0] for fields in store.engine.pages("photos", "true", "short", page=20)]
     assert found == sorted(record.id for record in records)
     windows = [re.findall(r"range\(place0, (-?\d+)L, (-?\d+)L\)", yql)[0] for yql in queries(engine)]
     assert len(windows) < 1.5 * 1500 / 20
     widths = sorted(int(high) - int(low) for low, high in windows)
     assert widths[len(widths) // 2] < 2**64 / 4
-    client.close()
 
 
 def test_every_query_asks_for_whole_answers(engine: Engine, store: VespaStore) -> None:
@@ -264,7 +260,7 @@ def test_a_server_that_is_away_is_waited_for_and_then_named(engine: Engine, stor
     assert time.monotonic() - started < 10
     engine.resume()
     assert store.count() == 2
-    with pytest.raises(StoreUnreachable, match="expected a running server"):
+    with pytest.raises(StoreUnreachable, match="start the server"):
         open_store("vespa://127.0.0.1:9/photos?patience_s=0&config_port=9", dim=DIM)
 
 
@@ -277,7 +273,7 @@ def test_nothing_there_is_not_found(engine: Engine) -> None:
 
 
 def test_another_dim_is_a_mismatch(engine: Engine, store: VespaStore) -> None:
-    with pytest.raises(DimensionMismatch, match=r"16 dimensions, not 8"):
+    with pytest.raises(DimensionMismatch, match=r"16 dimensions, expected 8"):
         opened(engine, dim=8)
 
 
@@ -410,17 +406,17 @@ def test_vespa_itself_turns_words_into_vectors(engine: Engine) -> None:
     for text, vector in zip(texts, encoder.encode_texts(texts), strict=True):
         store.upsert([Record(text, text, vector, {"length": len(text)})])
     for text in texts:
-        (hit, *_) = store.search_text(text, 2)
+        (hit, *_) = store.engine.search_text(text, 2)
         assert (hit.id, round(hit.score, 2)) == (text, 1.0)
-    assert [hit.id for hit in store.search_text(texts[0], 5, {"length": {"$gt": 10}}, 1)] != [texts[0]]
+    assert [hit.id for hit in store.engine.search_text(texts[0], 5, {"length": {"$gt": 10}}, 1)] != [texts[0]]
     with pytest.raises(UsageError, match="words"):
-        store.search_text("", 1)
+        store.engine.search_text("", 1)
     store.close()
 
 
 def test_words_without_a_text_tower_are_refused(store: VespaStore) -> None:
     with pytest.raises(StoreError, match="find embedder"):
-        store.search_text("a red car", 1)
+        store.engine.search_text("a red car", 1)
 
 
 @pytest.mark.parametrize(
@@ -467,8 +463,7 @@ def test_a_text_tower_with_a_mask_is_named_by_its_inputs(tmp_path: Path) -> None
     ],
 )
 def test_the_small_server_refuses_what_it_does_not_know(engine: Engine, store: VespaStore, where: str) -> None:
-    client = Client(parse_address(f"{engine.url}/photos", []), 0.0)
+    store.engine.calls.timeout_s = 0.0
     body = {"model.restrict": "photos", "ranking.profile": "unranked", "presentation.summary": "short"}
     with pytest.raises(StoreError, match="refused a call"):
-        client.query({"yql": f"select * from sources * where {where}", **body})
-    client.close()
+        store.engine._query({"yql": f"select * from sources * where {where}", **body})

@@ -7,6 +7,7 @@ import numpy as np
 
 from sightline.chunks import chunks
 from sightline.errors import UsageError
+from sightline.sources.base import file_of
 from sightline.stores.base import Store
 from sightline.types import Hit, Note, Payload, Record, Vectors, Where
 
@@ -57,12 +58,24 @@ def fold(vectors: Vectors, *, same: float = SAME) -> list[list[int]]:
     return [groups[leader] for leader in leaders]
 
 
+def fold_hits(store: Store, hits: Sequence[Hit], same: float | None = None) -> list[list[int]]:
+    """The positions of hits in groups of near-duplicates, by the index's own threshold if none is given.
+
+    Hits that were removed meanwhile are left out.
+    """
+    vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
+    there = [position for position, hit in enumerate(hits) if hit.id in vectors]
+    found = np.array([vectors[hits[position].id] for position in there])  # n of (dim,) -> (n, dim)
+    return [[there[position] for position in group] for group in fold(found, same=same or threshold_of(store) or SAME)]
+
+
 def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> list[Group]:
     """The groups of alike pictures of a store, those with most copies first; exact where the store is.
 
     The largest picture, in pixels and then in bytes, takes what scores `same` or more with it, then the next largest of
     those left: every copy is like the picture that is kept, and no chain of small steps joins two different ones. Costs
-    a search for every picture; keeps a few numbers for each pair that is alike, and no vectors.
+    a search for every picture; keeps a few numbers for each pair that is alike, and no vectors. Files that do not exist
+    any more, or whose disk is not mounted, are left out: neither kept nor offered.
     """
     if not 0 < same <= 1:
         raise UsageError(f"the threshold is {same}, expected a cosine above 0 and at most 1")
@@ -72,7 +85,7 @@ def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> l
     for records in chunks(store.scan(where), _AT_ONCE):
         for record, hits in zip(records, _alike(store, records, same, where), strict=True):
             others = [hit for hit in hits if hit.id != record.id]
-            if others:
+            if others and _exists(record.uri):
                 near[record.id], size[record.id] = others, _size(record.payload)
                 own[record.id] = Hit(record.id, record.uri, 1.0, record.payload)
     found, taken = list[Group](), set[str]()
@@ -105,6 +118,12 @@ def _alike(store: Store, records: Sequence[Record], same: float, where: Where | 
             k *= 4
             hits = store.search(vector[None], k, where)[0]
         yield [hit for hit in hits if hit.score >= same]
+
+
+def _exists(uri: str) -> bool:
+    """Whether the file that holds a picture is there; of what lies elsewhere that is not asked."""
+    file = file_of(uri)
+    return file is None or file.exists()
 
 
 def _size(payload: Payload) -> tuple[int, int]:

@@ -52,8 +52,8 @@ def compare(options: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from sightline.errors import UsageError
+    from sightline.fusion import search_each
     from sightline.results import comparison, comparison_page
-    from sightline.several.comparisons import searched
 
     if len(options.index) < 2:
         raise UsageError(f"{len(options.index)} of at least two indexes to compare given: repeat --index")
@@ -61,7 +61,7 @@ def compare(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         urls = zip(_names(options.index), options.index, strict=True)
         indexes = {name: stack.enter_context(open_at(url)) for name, url in urls}
-        found = searched(indexes, queries, k=options.k)
+        found = search_each(indexes, queries, k=options.k)
         measured, figures = _measured(options, indexes) if options.judgements else ([], "")
     if options.html:
         from sightline.cli.output import write_page

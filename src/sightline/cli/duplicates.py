@@ -62,7 +62,8 @@ def duplicates(options: argparse.Namespace) -> int:
     if options.measure is not None:
         return _measured(options)
     with open_index(options) as index:
-        same = options.threshold if options.threshold is not None else threshold_of(index.store) or SAME
+        measured = options.threshold if options.threshold is not None else threshold_of(index.store)
+        same = measured or SAME
         found = groups(index.store, same=same)
     if options.html:
         from sightline.cli.output import write_page
@@ -71,9 +72,16 @@ def duplicates(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"threshold": same, "groups": [_plain(group) for group in found]}, indent=2))
     elif options.keep:
-        print("\n".join(_path(copy.hit) for group in found for copy in group.copies))
+        for group in found:
+            print("\n".join(_path(copy.hit) for copy in group.copies))
     else:
         print(_text(found, same))
+    if found and measured is None:
+        print(
+            f"sightline: {SAME} is a guess for these pictures: look at the groups before you delete, and let "
+            "sightline duplicates --measure 100 choose the threshold",
+            file=sys.stderr,
+        )
     return 0 if found else 1
 
 

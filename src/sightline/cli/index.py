@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import threading
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
@@ -123,8 +125,23 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
     )
+    command.add_argument(
+        "--header",
+        metavar="'NAME: VALUE'",
+        action="append",
+        type=_header,
+        default=[],
+        help="send this with every request for a picture on the web, such as 'Authorization: Bearer ...'; any number",
+    )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not re.fullmatch(r"[ -~]*", value):
+        raise argparse.ArgumentTypeError("a header is written 'NAME: VALUE', in ASCII")  # it may hold a secret
+    return name, value.strip()
 
 
 def _reading(options: argparse.Namespace) -> "Options":
@@ -169,18 +186,23 @@ def _opening(options: argparse.Namespace) -> "Opening":
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
         archives=given.get("archives", False),
+        headers=tuple(options.header),
     )
 
 
 def _selected(source: "Source", options: argparse.Namespace) -> "Source | Selected":
     """The part of a source that is wanted; the source itself if that is all of it."""
-    from sightline.cli.where import parse_where
     from sightline.sources.select import Selected
 
     if not options.where and options.sample is None and options.limit is None:
         return source
-    where = {"$and": [parse_where(text) for text in options.where]} if options.where else None
-    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed)
+    where, look = None, None
+    if options.where:
+        from sightline.images.metadata import metadata
+
+        limit = {} if options.max_megapixels is None else {"limit_megapixels": options.max_megapixels}
+        where, look = {"$and": options.where}, partial(metadata, **limit)
+    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed, look=look)
 
 
 def _open_for_writing(options: argparse.Namespace) -> "Index":

@@ -4,25 +4,21 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
 from sightline.cli.output import shown_path, write_page
-from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from sightline.query import Term
     from sightline.results import Hits
     from sightline.stores.base import Store
 
-_MOST_FOLDED = 1000  # hits that are looked through for as many different ones as were asked for
 _EXAMPLES = """\
 examples:
   sightline search "a red car" -k 20
@@ -120,23 +116,21 @@ def search(options: argparse.Namespace) -> int:
         return _search_together(terms, options)
     options.index = options.index[0] if options.index else None
     with open_index(options) as index:
-        find = partial(index.search, terms=terms, **_wanted(options))
-        return _print_hits(_folded(find, index.store, options) if options.fold else find(), options)
+        return _print_hits(index.search(terms=terms, **_wanted(index.store, options)), options)
 
 
 def similar(options: argparse.Namespace) -> int:
     """Search by an indexed picture."""
     with open_index(options) as index:
-        find = partial(index.similar, options.picture, **_wanted(options))
-        return _print_hits(_folded(find, index.store, options) if options.fold else find(), options)
+        return _print_hits(index.similar(options.picture, **_wanted(index.store, options)), options)
 
 
 def _search_together(terms: "Sequence[Term]", options: argparse.Namespace) -> int:
     """One ranking from several indexes, each opened with the model that built it."""
     from contextlib import ExitStack
 
+    from sightline import fusion
     from sightline.errors import UsageError
-    from sightline.several import fusion
 
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(weights) != len(urls):
@@ -148,43 +142,30 @@ def _search_together(terms: "Sequence[Term]", options: argparse.Namespace) -> in
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        find = partial(fusion.search, parts, terms, **_wanted(options))
-        return _print_hits(_folded(find, indexes[0].store, options) if options.fold else find(), options)
+        return _print_hits(fusion.search(parts, terms, **_wanted(indexes[0].store, options)), options)
 
 
-def _folded(find: "Callable[..., Hits]", store: "Store", options: argparse.Namespace) -> "Hits":
-    """Of the hits that are near-duplicates only the first, and as many different ones as were asked for."""
-    if options.k < 1 or options.offset < 0:
-        return find()  # which says what is wrong
-    import numpy as np
-
-    from sightline.analysis.duplicates import SAME, fold, threshold_of
-
-    same, last = threshold_of(store) or SAME, options.offset + options.k
-    width = last
-    while True:
-        hits = find(k=width, offset=0)
-        vectors = {record.id: record.vector for record in store.fetch([hit.id for hit in hits])}
-        here = [position for position, hit in enumerate(hits) if hit.id in vectors]
-        groups = fold(np.array([vectors[hits[position].id] for position in here]), same=same)
-        if len(groups) >= last or len(hits) < width or width >= _MOST_FOLDED:
-            break
-        width = min(4 * width, _MOST_FOLDED)
-    first = [here[group[0]] for group in groups[options.offset : last]]
-    thresholds = None if hits.thresholds is None else tuple(hits.thresholds[position] for position in first)
-    return replace(hits, hits=tuple(hits[position] for position in first), thresholds=thresholds)
-
-
-def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+def _wanted(store: "Store", options: argparse.Namespace) -> dict[str, Any]:
     """Which part of the results is wanted, as arguments of a search."""
-    conditions = [parse_where(text) for text in options.where]
+    conditions: list[Any] = list(options.where)
     if options.under:
-        folders = [Path(os.path.abspath(Path(folder).expanduser())).as_uri() for folder in options.under]  # noqa: PTH100
-        conditions.append({"folders": {"$in": folders}})
-    if options.match:
+        conditions.append({"folders": {"$in": [_folder(folder, store) for folder in options.under]}})
+    if options.match is not None:
         conditions.append({"$match": options.match})
-    where = {"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None
-    return {"where": where, "k": options.k, "offset": options.offset, "min_score": options.min_score}
+    where = {"$and": conditions} if conditions else None
+    names = ("k", "offset", "min_score", "fold")
+    return {"where": where, **{name: getattr(options, name) for name in names}}
+
+
+def _folder(folder: str, store: "Store") -> str:
+    """The URI of a folder; `UsageError` for one that is neither on this machine nor in the index."""
+    from sightline.errors import UsageError
+    from sightline.sources.folder import file_uri
+
+    uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
+    if not Path(folder).expanduser().is_dir() and not store.count({"folders": uri}):
+        raise UsageError(f"--under {folder} is not a folder, and no indexed picture lies below it: check the path")
+    return uri
 
 
 def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:

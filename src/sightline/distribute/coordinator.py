@@ -1,4 +1,4 @@
-"""Chunks from the driver into Ray Data's workers, and their answers into sums: an actor in the cluster.
+"""The actor in the cluster that feeds chunks from the driver to Ray Data's workers and adds up their answers.
 
 Ray Data cannot run through a client's connection (its tasks stream), so it runs here.
 """
@@ -32,7 +32,7 @@ _TRIES = 3  # of a chunk whose workers die, before its pictures are tried one by
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ClusterOutcome:
     """How a run ended: with the first error that a worker met, or with the pictures that ended each of theirs."""
 
     done: Summary
@@ -84,7 +84,7 @@ class Coordinator:
                 return [self._unanswered[number]]
             return None if self._is_closed else []
 
-    def run(self) -> Outcome:
+    def run(self) -> ClusterOutcome:
         """Work until the driver has closed and all is answered.
 
         What had no answer, because a node or its workers died with it, is tried again picture by picture.
@@ -97,7 +97,7 @@ class Coordinator:
             self._pass(1)
         chunks: list[Chunk] = [pickle.loads(chunk) for chunk in self._unanswered.values()]
         deadly = tuple(item for chunk in chunks for item in chunk.items)
-        return Outcome(self._done, deadly, self._error)
+        return ClusterOutcome(self._done, deadly, self._error)
 
     def _pass(self, ahead: int) -> None:
         for answered in _pipeline(self._plan, ahead).iter_batches(

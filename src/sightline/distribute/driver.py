@@ -1,4 +1,4 @@
-"""`--workers ray://head:10001` into a run on that cluster, from this machine, which walks the source and looks up."""
+"""Run an index on a Ray cluster from this machine, which walks the source and looks up what changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import sightline
 from sightline.distribute.plan import Chunk, Plan, chunks
 from sightline.encoders.hub import Hub, default_cache
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
-from sightline.ingest import Batch, Options, Run, Summary
+from sightline.ingest import BatchResult, Options, Run, Summary
 from sightline.sources.folder import path_of
 from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item
@@ -42,7 +42,7 @@ class Cluster:
     host: str
     port: int
     url: StoreUrl
-    hub: Hub = field(default_factory=Hub, repr=False)
+    hub: Hub = field(default_factory=Hub.from_environment, repr=False)
     workers: int = 0
     cpus: int = 1
     gpus: int = 0
@@ -56,7 +56,7 @@ class Cluster:
         """
         run = Run(store, options, seen)
         with _connected(self.host, self.port) as ray:
-            run.take(Batch())
+            run.take(BatchResult())
             offered = chunks(run.changed(items), run.failed_before)
             first = next(offered, None)
             if first is not None:
@@ -110,7 +110,7 @@ def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> C
             "postgresql://host/database: index into one, and copy it with `sightline copy` where a folder is wanted"
         )
     workers, cpus = numbers.get("workers", 0), max(1, numbers.get("cpus", 1))
-    return Cluster(parts.hostname, port, url, hub or Hub(), workers, cpus, numbers.get("gpus", 0))
+    return Cluster(parts.hostname, port, url, hub or Hub.from_environment(), workers, cpus, numbers.get("gpus", 0))
 
 
 @contextlib.contextmanager
@@ -238,7 +238,7 @@ def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> No
             "node, and run the same command to go on"
         ) from error
     _show(run, outcome.done)
-    run.take(Batch(failures=[(_deadly(item), item) for item in outcome.deadly]))
+    run.take(BatchResult(failures=[(_deadly(item), item) for item in outcome.deadly]))
     if outcome.error is not None:
         run.commit()
         raise outcome.error
@@ -259,7 +259,7 @@ def _show(run: Run, done: Summary) -> None:
     now = run.summary
     more = {name: getattr(done, name) - getattr(now, name) for name in ("encoded", "reused", "failed")}
     run.count(**more)
-    run.take(Batch())  # shows it
+    run.take(BatchResult())  # shows it
 
 
 def _has_ended(ray: Any, running: Any, wait_s: float = 0.0) -> bool:

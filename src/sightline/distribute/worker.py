@@ -1,4 +1,4 @@
-"""Chunks of items into records in the store, on one node of a cluster, with a model of its own."""
+"""What a worker on a node of the cluster does: index chunks of items with a model of its own."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _WEBP_METHOD = 2  # of 6: the time that compression may take
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DecodedPicture:
     """A picture ready for an encoder, and what `metadata.payload` gives of its file."""
 
     image: Image
@@ -31,12 +31,12 @@ def read(data: bytes, *, image_size: int, limit_megapixels: float | None = LIMIT
         return decode(file, _at_least(image_size))
 
 
-def open_picture(data: bytes, *, image_size: int, limit_megapixels: float | None = LIMIT_MEGAPIXELS) -> Picture:
+def open_picture(data: bytes, *, image_size: int, limit_megapixels: float | None = LIMIT_MEGAPIXELS) -> DecodedPicture:
     """`read` and the payload from one look at the file."""
     with opened(data, limit_megapixels) as file:
         size = file.size
         image = decode(file, _at_least(image_size))
-        return Picture(image, payload(file, size))
+        return DecodedPicture(image, payload(file, size))
 
 
 def thumbnail(data: bytes, side: int, *, limit_megapixels: float | None = LIMIT_MEGAPIXELS) -> bytes:

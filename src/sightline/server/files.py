@@ -1,4 +1,4 @@
-"""The URI of an indexed picture turned into a file that may be shown, or into the reason why not."""
+"""Which files of indexed pictures may be shown, and where they are."""
 
 import os
 import stat

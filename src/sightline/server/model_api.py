@@ -1,14 +1,11 @@
 """The part of the API that lends the model: probabilities of labels, vectors of texts and pictures."""
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from sightline.analysis.classify import classify as probabilities_of
 from sightline.errors import UsageError
 from sightline.query import Term
-from sightline.server.access import answer, desk
-from sightline.server.gallery import Gallery
 from sightline.server.schemas import (
     ClassifyAnswer,
     ClassifyRequest,
@@ -17,7 +14,8 @@ from sightline.server.schemas import (
     Query,
     QueryTerm,
 )
-from sightline.server.searcher import Asked
+from sightline.server.served_index import ServedIndex
+from sightline.server.state import answer, get_state
 from sightline.types import Vectors
 
 router = APIRouter(tags=["model"])
@@ -26,42 +24,38 @@ router = APIRouter(tags=["model"])
 @router.post("/api/classify", responses={200: {"model": ClassifyAnswer}})
 async def classify(request: Request, body: ClassifyRequest) -> Response:
     """Which of some labels fits a picture, with probabilities."""
-    here = desk(request)
-    gallery = here.gallery(body.index)
+    state = get_state(request)
+    served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
-        raise UsageError("both of image and image_id are given, or none, expected one of them: name one picture")
-    terms = await here.terms(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), gallery)
-    chances = await here.counting.run(_classified, gallery, terms, body.labels, body.template)
-    ranked = sorted(zip(body.labels, chances, strict=True), key=lambda pair: -pair[1])
-    labels = [{"label": label, "probability": round(chance, 6)} for label, chance in ranked]
-    return answer(request, {"labels": labels, "model": gallery.index.encoder.name})
+        raise UsageError("give either image or image_id, to name one picture")
+    terms = await state.terms(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
+    ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
+    labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
+    return answer(request, {"labels": labels, "model": served.index.encoder.name})
 
 
 @router.post("/api/embeddings", responses={200: {"model": EmbeddingsAnswer}})
 async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
     """Texts and pictures as unit vectors of the index's model."""
-    here = desk(request)
-    gallery = here.gallery(body.index)
+    state = get_state(request)
+    served = state.index(body.index)
     texts = [Query(text=text) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
-    terms = [await here.terms(query, gallery) for query in [*texts, *pictures]]
-    vectors = await here.counting.run(_embedded, gallery, terms)
+    terms = [await state.terms(query, served) for query in [*texts, *pictures]]
+    vectors = await state.counting.run(_embedded, served, terms)
     rows = vectors.astype(float).round(7).tolist()
-    encoder = gallery.index.encoder
+    encoder = served.index.encoder
     counted = {"texts": rows[: len(texts)], "images": rows[len(texts) :]}
     return answer(request, {"model": encoder.name, "dim": encoder.dim, **counted})
 
 
-def _classified(gallery: Gallery, terms: tuple[Term, ...], labels: list[str], template: str) -> list[float]:
-    vectors = _embedded(gallery, [terms])
-    found: list[float] = probabilities_of(vectors, labels, gallery.index.encoder, templates=[template])[0].tolist()
+def _classified(served: ServedIndex, terms: tuple[Term, ...], labels: list[str], template: str) -> list[float]:
+    vectors, encoder = served.open().embed([terms]), served.index.encoder
+    found: list[float] = probabilities_of(vectors, labels, encoder, templates=[template])[0].tolist()
     return found
 
 
-def _embedded(gallery: Gallery, terms: list[tuple[Term, ...]]) -> Vectors:
+def _embedded(served: ServedIndex, queries: list[tuple[Term, ...]]) -> Vectors:
     """One vector for each query: (n, dim)."""
-    vectors = gallery.searcher().embed([Asked(some) for some in terms])
-    for vector in vectors:
-        if isinstance(vector, Exception):
-            raise vector
-    return np.array(vectors, np.float32).reshape(len(vectors), gallery.index.encoder.dim)
+    return served.open().embed(queries)

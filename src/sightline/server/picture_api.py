@@ -10,10 +10,10 @@ from starlette.responses import FileResponse, Response
 from sightline.errors import ImageError, SourceError
 from sightline.images.formats import recognise
 from sightline.server import uploads
-from sightline.server.access import answer, desk, problems_of, shown
-from sightline.server.gallery import Gallery
 from sightline.server.problems import Problem
 from sightline.server.schemas import Picture, QueryPicture, Removed, Uploaded
+from sightline.server.served_index import ServedIndex
+from sightline.server.state import answer, get_state, problems_of, shown
 from sightline.server.thumbnails import SIDES, side_for, version
 from sightline.sources.base import read_uri
 from sightline.sources.files import read_file
@@ -31,9 +31,9 @@ Name = Annotated[str | None, Parameter(max_length=100)]
 @router.get("/api/images/{identity}", responses={200: {"model": Picture}})
 def picture(request: Request, identity: str, index: Name = None) -> Response:
     """What is known of a picture."""
-    here = desk(request)
-    gallery = here.gallery(index)
-    return answer(request, shown(gallery.record(identity), gallery, named=index is not None))
+    state = get_state(request)
+    served = state.index(index)
+    return answer(request, shown(served.record(identity), served, named=index is not None))
 
 
 @router.get(
@@ -43,9 +43,9 @@ def picture(request: Request, identity: str, index: Name = None) -> Response:
 )
 def file(request: Request, identity: str, download: bool = False, index: Name = None) -> Response:
     """The picture's file as it is, with ranges; `download` for a name to save it under."""
-    gallery = desk(request).gallery(index)
-    record = gallery.record(identity)
-    path = gallery.roots.file(record.uri)
+    served = get_state(request).index(index)
+    record = served.record(identity)
+    path = served.roots.file(record.uri)
     try:
         with path.open("rb") as opened:
             kind, _ = recognise(opened.read(1024))
@@ -72,17 +72,17 @@ async def thumbnail(
     index: Name = None,
 ) -> Response:
     """A small WebP, upright, its longer side `size`; an address with the content's version `v` never changes."""
-    here = desk(request)
-    gallery = here.gallery(index)
-    record = await here.reading.run(gallery.record, identity)  # the store may be on another machine
+    state = get_state(request)
+    served = state.index(index)
+    record = await state.reading.run(served.record, identity)  # the store may be on another machine
     side, current = side_for(size), version(record)
     headers = {"ETag": f'"{current}-{side}"', "Cache-Control": _FOREVER if v == current else "private, no-cache"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
-    data = await here.reading.run(gallery.thumbnails.kept, record, side)
+    data = await state.reading.run(served.thumbnails.kept, record, side)
     if data is None:
-        with here.metrics.time("thumbnail"):
-            data = await here.thumbing.run(_make, gallery, record, side)
+        with state.metrics.time("thumbnail"):
+            data = await state.thumbing.run(_make, served, record, side)
     return Response(data, 200, headers, "image/webp")
 
 
@@ -91,40 +91,40 @@ async def upload(
     request: Request, files: Annotated[list[UploadFile], File(description="one picture or many")], index: Name = None
 ) -> Response:
     """Store and index pictures; when this answers they are on the disk and can be found."""
-    here = desk(request)
-    gallery = here.gallery(index)
-    folder = gallery.uploads
+    state = get_state(request)
+    served = state.index(index)
+    folder = served.uploads
     if folder is None:
         raise Problem(
             403, "this index is no folder, so uploads have no place beside it: start the server with --uploads FOLDER"
         )
     if len(files) > _MOST_FILES:
         raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")
-    with here.metrics.time("upload"):
+    with state.metrics.time("upload"):
         contents = [await part.read() for part in files]
-        limit = here.settings.max_megapixels
-        checked = [await here.decoding.run(uploads.check, content, limit) for content in contents]
-        records = await gallery.writing.run(uploads.add, checked, folder, gallery.index)
-    gallery.forget_facets()
-    pictures = [shown(record, gallery, named=index is not None) for record in records]
+        limit = state.settings.max_megapixels
+        checked = [await state.decoding.run(uploads.check, content, limit) for content in contents]
+        records = await served.writing.run(uploads.add, checked, folder, served.index)
+    served.forget_facets()
+    pictures = [shown(record, served, named=index is not None) for record in records]
     return answer(request, {"pictures": pictures}, 201)
 
 
 @router.delete("/api/images/{identity}", responses={200: {"model": Removed}})
 async def delete(request: Request, identity: str, index: Name = None) -> Response:
-    """Take a picture out of the index. Its file stays, unless it was uploaded here."""
-    gallery = desk(request).gallery(index)
-    await gallery.writing.run(_remove, gallery, identity)
-    gallery.forget_facets()
+    """Take a picture out of the index. Its file stays, unless it was uploaded state."""
+    served = get_state(request).index(index)
+    await served.writing.run(_remove, served, identity)
+    served.forget_facets()
     return answer(request, {"removed": 1})
 
 
 @router.post("/api/query-pictures", status_code=201, responses={201: {"model": QueryPicture}})
 async def add_query_picture(request: Request, image: Annotated[UploadFile, File()]) -> Response:
     """Keep a small copy of a picture for a while, to search by; it does not enter any index."""
-    here = desk(request)
-    data, limit = await image.read(), here.settings.max_megapixels
-    identity, (width, height) = await here.decoding.run(here.query_pictures.add, data, max_megapixels=limit)
+    state = get_state(request)
+    data, limit = await image.read(), state.settings.max_megapixels
+    identity, (width, height) = await state.decoding.run(state.query_pictures.add, data, max_megapixels=limit)
     body: dict[str, Any] = {"id": identity, "width": width, "height": height}
     return answer(request, body | {"thumbnail": f"/api/query-pictures/{identity}"}, 201)
 
@@ -136,33 +136,33 @@ async def add_query_picture(request: Request, image: Annotated[UploadFile, File(
 )
 def query_picture(request: Request, identity: str) -> Response:
     """The small copy."""
-    data = desk(request).query_pictures.read(identity)
+    data = get_state(request).query_pictures.read(identity)
     return Response(data, 200, {"Cache-Control": _FOREVER}, "image/webp")
 
 
-def _remove(gallery: Gallery, identity: str) -> None:
-    uploads.remove(gallery.record(identity), gallery.uploads, gallery.index)
+def _remove(served: ServedIndex, identity: str) -> None:
+    uploads.remove(served.record(identity), served.uploads, served.index)
 
 
-def _make(gallery: Gallery, record: Record, side: int) -> bytes:
+def _make(served: ServedIndex, record: Record, side: int) -> bytes:
     def read() -> bytes:
         try:
-            return _read(gallery, record.uri)
+            return _read(served, record.uri)
         except SourceError as error:
             raise Problem(410, str(error)) from error
 
-    return gallery.thumbnails.get(record, side, read)
+    return served.thumbnails.get(record, side, read)
 
 
-def _read(gallery: Gallery, uri: str) -> bytes:
+def _read(served: ServedIndex, uri: str) -> bytes:
     """The bytes of a picture: a file, one inside an archive or a video, or one from the web that indexing kept."""
     container, mark, _ = uri.partition("#")
     if is_url(uri):
-        kept = Downloader(gallery.settings.hub.cache / "pictures").kept(uri)
+        kept = Downloader(served.settings.hub.cache / "pictures").kept(uri)
         if kept is None:
             raise Problem(404, f"the picture lies on the web and no copy was kept here: {uri}")
         return kept
     if mark:
-        gallery.roots.file(container)
+        served.roots.file(container)
         return read_uri(uri)
-    return read_file(str(gallery.roots.file(uri)))
+    return read_file(str(served.roots.file(uri)))

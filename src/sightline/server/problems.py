@@ -1,4 +1,4 @@
-"""Errors turned into RFC 9457 problem documents."""
+"""Errors as RFC 9457 problem documents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,24 +15,25 @@ from sightline.errors import SightlineError
 MEDIA_TYPE = "application/problem+json"
 _RETRY_S = 1
 _TITLES = {
-    400: "The request makes no sense",
-    401: "A key is needed",
+    400: "Bad request",
+    401: "Key required",
     403: "Not allowed",
     404: "Not found",
-    405: "Not possible here",
-    408: "Too slow",
-    409: "Does not fit the index",
+    405: "Method not allowed",
+    408: "Request timeout",
+    409: "Conflict",
     410: "Gone",
     413: "Too large",
-    415: "Unknown content type",
-    421: "Another server was meant",
-    422: "The request cannot be understood",
+    415: "Unsupported content type",
+    421: "Misdirected request",
+    422: "Invalid request",
     429: "Too many requests",
-    500: "Something is broken on the server",
+    500: "Internal server error",
     503: "Busy",
     507: "The disk is full",
 }
 _STATUS: Mapping[type[SightlineError], int] = {
+    errors.PictureNotFound: 404,
     errors.WhereError: 422,
     errors.UsageError: 422,
     errors.ImageError: 422,
@@ -63,7 +64,7 @@ def overloaded(detail: str) -> Problem:
 def response(problem: Problem) -> JSONResponse:
     """The document."""
     status = problem.status_code
-    title = _TITLES.get(status, "It did not work")
+    title = _TITLES.get(status, "Error")
     body = {"type": "about:blank", "title": title, "status": status, "detail": problem.detail, **problem.more}
     return JSONResponse(body, status, problem.headers, MEDIA_TYPE)
 
@@ -93,7 +94,7 @@ def answer_to(error: Exception) -> JSONResponse:
             return response(invalid(error))
         case HTTPException():
             return response(Problem(error.status_code, str(error.detail), error.headers))
-    return response(Problem(500, "an error that nobody foresaw: the server's log has the details"))
+    return response(Problem(500, "Internal server error; see the server log"))
 
 
 def install(app: FastAPI) -> None:

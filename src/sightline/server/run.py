@@ -1,4 +1,4 @@
-"""The application turned into a listening process, or into several that share a port and the index."""
+"""Run the application: one listening process, or several that share a port and the index."""
 
 import socket
 from functools import partial
@@ -8,11 +8,12 @@ from uvicorn.supervisors import Multiprocess
 
 from sightline.errors import UsageError
 from sightline.server.app import create_app
-from sightline.server.connections import protocol
 from sightline.server.settings import Settings, check_address
 
 _SHUTDOWN_S = 10
 _BACKLOG = 512
+_HEAD_BYTES = 64 * 1024
+_MOST_CONNECTIONS = 800  # below the usual 1,024 files that a process may open; more get 503
 _KEEP_ALIVE_S = 60  # longer than clients leave a connection idle, so that they, not we, end it
 
 
@@ -22,7 +23,9 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
     config = uvicorn.Config(
         partial(create_app, settings),
         factory=True,
-        http=protocol(settings.patience_s),  # type: ignore[arg-type]  # it is only called
+        http="h11",  # unlike httptools it bounds the head of a request
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+        limit_concurrency=_MOST_CONNECTIONS,
         host=host,
         port=port,
         workers=workers,
@@ -56,7 +59,5 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
         listening.set_inheritable(True)
     except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"port {port} of {host} cannot be used ({error}), expected a free one: choose another with --port"
-        ) from error
+        raise UsageError(f"port {port} of {host} cannot be used ({error}): choose another with --port") from error
     return listening

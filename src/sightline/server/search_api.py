@@ -1,22 +1,17 @@
 """The part of the API that finds pictures."""
 
 import asyncio
-import json
 import time
 from itertools import islice
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi import Query as Parameter
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from sightline.analysis.duplicates import fold
-from sightline.query import describe
-from sightline.results import line_of, plain
-from sightline.server.access import answer, desk, problems_of, shown
-from sightline.server.gallery import Gallery
+from sightline.query import SearchQuery
+from sightline.results import Hits, line_of, plain
 from sightline.server.problems import Problem
 from sightline.server.schemas import (
     DEEPEST,
@@ -29,8 +24,9 @@ from sightline.server.schemas import (
     SearchAnswer,
     SearchRequest,
 )
-from sightline.server.searcher import Asked, Found
-from sightline.types import Hit, Record
+from sightline.server.served_index import ServedIndex
+from sightline.server.state import answer, get_state, problems_of, shown
+from sightline.types import Record
 
 router = APIRouter(tags=["search"])
 _PROFILED = 10_000  # hits whose scores are counted
@@ -74,17 +70,17 @@ async def search_for(
     group_duplicates: bool = False,
     index: Name = None,
 ) -> Response:
-    """The same for words alone, for a quick look and for links; `where` is a filter as JSON."""
+    """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
     given = {"text": q, "k": k, "offset": offset, "min_score": min_score, "group_duplicates": group_duplicates}
-    query = SearchRequest.model_validate({**given, "index": index, "where": _json(where) if where else None})
+    query = SearchRequest.model_validate({**given, "index": index, "where": where})
     return await _search(request, query, None)
 
 
 @router.get("/api/images/{identity}/similar", responses={200: {"model": SearchAnswer}})
 async def similar(request: Request, identity: str, k: Count = 50, offset: Offset = 0, index: Name = None) -> Response:
     """The pictures nearest to an indexed one, without that one itself."""
-    body = {"terms": [{"image_id": identity}], "k": min(k + 1, MOST_HITS), "offset": offset, "index": index}
-    return await _search(request, SearchRequest.model_validate(body), None, without=identity, k=k)
+    body = {"terms": [{"image_id": identity}], "k": k, "offset": offset, "index": index}
+    return await _search(request, SearchRequest.model_validate(body), None, without=identity)
 
 
 @router.get("/api/images", responses={200: {"model": PicturesAnswer}})
@@ -92,14 +88,13 @@ async def pictures(
     request: Request, k: Count = 50, offset: Browsed = 0, where: Text = None, index: Name = None
 ) -> Response:
     """Pictures that pass a filter, without a query: in the order of their ids, which is no meaningful one."""
-    here = desk(request)
-    gallery = here.gallery(index)
-    given = SearchRequest.model_validate({"where": _json(where)}).where if where else None
-    wanted = await here.where(given, gallery)
-    records, total = await here.counting.run(_some, gallery, wanted, offset, k)
-    named = gallery.name != next(iter(here.galleries))
+    state = get_state(request)
+    served = state.index(index)
+    wanted = await state.where(where, served)
+    records, total = await state.counting.run(_some, served, wanted, offset, k)
+    named = served.name != next(iter(state.indexes))
     following = offset + k if offset + k < min(total, MOST_BROWSED) else None
-    shown_ones = [shown(record, gallery, named=named) for record in records]
+    shown_ones = [shown(record, served, named=named) for record in records]
     return answer(request, {"hits": shown_ones, "total_estimate": total, "next_offset": following})
 
 
@@ -111,12 +106,12 @@ async def pictures(
 async def scores(request: Request) -> Response:
     """How many pictures reach which score, among the 10,000 best: what a threshold would leave."""
     query, uploaded = await _read(request, Query)
-    here = desk(request)
-    gallery = here.gallery(query.index)
-    where = await here.where(query.where, gallery)
-    terms = await here.terms(query, gallery, uploaded)
-    await gallery.search(Asked(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
-    found, total = await here.counting.run(_profile, gallery, Asked(terms, _PROFILED, 0, where))
+    state = get_state(request)
+    served = state.index(query.index)
+    where = await state.where(query.where, served)
+    terms = await state.terms(query, served, uploaded)
+    await served.search(SearchQuery(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
+    found, total = await state.counting.run(_profile, served, SearchQuery(terms, _PROFILED, 0, where))
     last = len(found) - 1
     ranks = sorted({round(last * step / (_STEPS - 1)) for step in range(_STEPS)}) if found else []
     body = {"scores": [round(found[rank].score, 4) for rank in ranks], "counts": [rank + 1 for rank in ranks]}
@@ -126,7 +121,7 @@ async def scores(request: Request) -> Response:
 @router.get("/api/facets", responses={200: {"model": FacetsAnswer}})
 def list_facets(request: Request, index: Name = None) -> Response:
     """The fields that can be filtered by, with their ranges and their values where these are few."""
-    found, is_complete = desk(request).gallery(index).facets()
+    found, is_complete = get_state(request).index(index).facets()
     listed = [
         plain(
             {"field": facet.field, "kind": facet.kind, "count": facet.count, "least": facet.least, "most": facet.most}
@@ -137,59 +132,58 @@ def list_facets(request: Request, index: Name = None) -> Response:
     return answer(request, {"facets": listed, "is_complete": is_complete})
 
 
-async def _search(
-    request: Request, query: SearchRequest, uploaded: bytes | None, *, without: str = "", k: int = 0
-) -> Response:
+async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None, *, without: str = "") -> Response:
     began = time.perf_counter()
-    here = desk(request)
-    gallery = here.gallery(query.index)
-    where = await here.where(query.where, gallery)
-    terms = await here.terms(query, gallery, uploaded)
-    asked = Asked(terms, query.k, query.offset, where, query.min_score, wants_line=True)
-    found = await _found(request, gallery, asked)
-    hits = [(hit, list[str]()) for hit in found.hits if hit.id != without][: k or None]
-    if query.group_duplicates and len(hits) > 1:
-        hits = await here.counting.run(_folded, gallery, [hit for hit, _ in hits], query.duplicate_score)
-    total, is_last = _total(query, found)
-    named, lines = gallery.name != next(iter(here.galleries)), _lines(found)
+    state = get_state(request)
+    served = state.index(asked.index)
+    query = SearchQuery(
+        await state.terms(asked, served, uploaded),
+        asked.k,
+        asked.offset,
+        await state.where(asked.where, served),
+        asked.min_score,
+        without=without,
+        fold=asked.group_duplicates,
+        fold_score=asked.duplicate_score,
+        with_total=True,
+    )
+    hits = await _find(request, served, query)
+    total, following = hits.total or 0, asked.offset + len(hits)
+    named = served.name != next(iter(state.indexes))
+    lines = [line_of(hit, threshold) for hit, threshold in zip(hits, hits.thresholds or (), strict=False)]
     body = {
-        "query": describe(terms),
-        "likely": None if found.chances is None else sum(lines[hit.id]["is_likely"] for hit, _ in hits),
+        "query": hits.query,
+        "likely": None if hits.likely is None else len(hits.likely),
         "hits": [
-            shown(hit, gallery, named=named)
-            | {"score": round(hit.score, 4), **lines.get(hit.id, {}), "duplicates": folded}
-            for hit, folded in hits
+            shown(hit, served, named=named) | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates)}
+            for hit, line, duplicates in zip(
+                hits, lines or [{}] * len(hits), hits.duplicates or [()] * len(hits), strict=True
+            )
         ],
         "total_estimate": total,
-        "next_offset": None if is_last else query.offset + (k or query.k),
+        "next_offset": following if hits.hits and following < total and following <= DEEPEST else None,
         "took_ms": {
-            "encode": round(found.took_ms.encode, 2),
-            "search": round(found.took_ms.search, 2),
+            "encode": round(hits.took_ms.encode, 2),
+            "search": round(hits.took_ms.search, 2),
             "total": round((time.perf_counter() - began) * 1e3, 2),
         },
-        "model": gallery.index.encoder.name,
-        "index": gallery.name,
+        "model": hits.model,
+        "index": served.name,
     }
     return answer(request, body)
 
 
-def _lines(found: Found) -> dict[str, dict[str, Any]]:
-    """For each hit that was judged from which score on it is likely, and whether it is."""
-    judged = zip(found.hits, found.chances, strict=True) if found.chances is not None else ()
-    return {hit.id: line_of(hit, chance) for hit, chance in judged}
-
-
-async def _found(request: Request, gallery: Gallery, asked: Asked) -> Found:
+async def _find(request: Request, served: ServedIndex, query: SearchQuery) -> Hits:
     """What a query finds. One that has to wait leaves the queue when its asker does: somebody who types on."""
-    if not gallery.depth:
-        return await gallery.search(asked)
-    searching, leaving = asyncio.create_task(gallery.search(asked)), asyncio.create_task(_left(request))
+    if not served.depth:
+        return await served.search(query)
+    searching, leaving = asyncio.create_task(served.search(query)), asyncio.create_task(_left(request))
     try:
         await asyncio.wait({searching, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if searching.done():
             return searching.result()
         searching.cancel()
-        raise Problem(499, "the asker has gone")
+        raise Problem(499, "the client has gone")
     finally:
         leaving.cancel()
 
@@ -199,34 +193,14 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _total(query: SearchRequest, found: Found) -> tuple[int, bool]:
-    """How many pictures there are for the query, and whether these are the last ones."""
-    seen = query.offset + len(found.hits)
-    if found.total is None or (len(found.hits) < query.k and (found.hits or not query.offset)):
-        return seen, True
-    return found.total, seen >= found.total or not found.hits or seen > DEEPEST
-
-
-def _folded(gallery: Gallery, hits: list[Hit], same: float) -> list[tuple[Hit, list[str]]]:
-    """The hits without those that are near-duplicates of an earlier one, whose ids stand beside that one."""
-    records = {record.id: record for record in gallery.store().fetch([hit.id for hit in hits])}
-    hits = [hit for hit in hits if hit.id in records]
-    if not hits:
-        return []
-    groups = fold(np.stack([records[hit.id].vector for hit in hits]), same=same)  # n of (dim,) -> (n, dim)
-    return [(hits[group[0]], [hits[position].id for position in group[1:]]) for group in groups]
-
-
-def _some(gallery: Gallery, where: Any, offset: int, k: int) -> tuple[list[Record], int]:
-    store = gallery.store()
+def _some(served: ServedIndex, where: Any, offset: int, k: int) -> tuple[list[Record], int]:
+    store = served.store()
     return list(islice(store.scan(where), offset, offset + k)), store.count(where)
 
 
-def _profile(gallery: Gallery, asked: Asked) -> tuple[tuple[Hit, ...], int]:
-    (found,) = gallery.searcher().search([asked])
-    if isinstance(found, Exception):
-        raise found
-    return found.hits, gallery.store().count(asked.where)
+def _profile(served: ServedIndex, query: SearchQuery) -> tuple[Hits, int]:
+    (found,) = served.open().search_many([query])
+    return found, served.store().count(query.where)
 
 
 async def _read(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
@@ -252,12 +226,3 @@ async def _file(form: FormData, name: str) -> bytes | None:
     if isinstance(value, str):
         raise Problem(422, f"the part {name!r} is text, expected a file: send it with a file name")
     return await value.read() if isinstance(value, UploadFile) else None
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            422, f'where is not JSON ({error}), expected something like {{"width": {{"$gte": 800}}}}'
-        ) from error

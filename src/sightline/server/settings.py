@@ -1,4 +1,4 @@
-"""What a server is told: which indexes, who may do what, and where the limits are."""
+"""The server's settings: which indexes, who may do what, and where the limits are."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,8 @@ class Settings:
 
     `indexes` are URLs, the first one is what requests mean that name none. Without keys everybody who reaches the
     server may do everything, so it answers only to requests for `hosts`. `requests_per_s` is for each key or
-    address; of more than `max_queries` at once the last ones are refused. `patience_s` is how long the head of a
-    request may take, and how long its body may bring nothing to speak of. `urls` is None where no URL is fetched.
+    address; of more than `max_queries` at once the last ones are refused. `patience_s` is how long the body of a
+    request may bring nothing to speak of. `urls` is None where no URL is fetched.
     """
 
     indexes: tuple[StoreUrl, ...]
@@ -50,6 +50,6 @@ def check_address(host: str, settings: Settings) -> None:
     """`UsageError` if others could reach a server that asks for no key."""
     if host not in LOOPBACK and not settings.has_keys:
         raise UsageError(
-            f"--host is {host} and there is no key, expected one where other machines can reach the server: "
+            f"--host is {host}, so other machines can reach the server, and there is no key: "
             "write a long random text into a file and give --api-key FILE, or leave --host out to stay on this machine"
         )

@@ -1,4 +1,4 @@
-"""Items into the same items, read already where reading waits on a network: many at once."""
+"""Read many items ahead at once where reading waits for a network."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""A zip or tar file into items: the pictures in it, with the texts that stand beside them."""
+"""A source: the pictures in a zip or tar file, with the texts that stand beside them."""
 
 import os
 import stat

@@ -28,7 +28,7 @@ _SECRETS = frozenset(
 class Bucket:
     """All pictures below an address, folder by folder, in order of their names."""
 
-    address: Address
+    address: CloudAddress
 
     @property
     def root(self) -> str:
@@ -62,7 +62,7 @@ class Bucket:
 class OneFile:
     """One picture there."""
 
-    address: Address
+    address: CloudAddress
     info: Mapping[str, Any]
 
     @property
@@ -76,7 +76,7 @@ class OneFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class CloudAddress:
     """Where files are: `system` is fsspec's file system, `options` what stood after the ? of the URL."""
 
     scheme: str
@@ -99,7 +99,7 @@ def open_bucket(url: str) -> Bucket | OneFile:
     return Bucket(address) if info["type"] == "directory" else OneFile(address, info)
 
 
-def _address(url: str) -> Address:
+def _address(url: str) -> CloudAddress:
     parts = urlsplit(url)
     options = {name: {"true": True, "false": False}.get(text, text) for name, text in parse_qsl(parts.query)}
     if secret := next((name for name in options if name in _SECRETS), None):
@@ -122,17 +122,17 @@ def _address(url: str) -> Address:
     except Exception as error:  # each engine has its own for missing credentials
         raise SourceError(f"{url} cannot be opened ({summary(error)}): check the credentials") from error
     path = unquote(parts.netloc + parts.path).rstrip("/")
-    return Address(parts.scheme, path, parts.query, system)
+    return CloudAddress(parts.scheme, path, parts.query, system)
 
 
-def _listed(address: Address, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
+def _listed(address: CloudAddress, folder: str) -> list[tuple[str, Mapping[str, Any]]]:
     entries = _asked(address, folder, partial(address.system.ls, folder, detail=True))
     named = {str(entry["name"]).strip("/"): entry for entry in entries}
     named.pop(folder.strip("/"), None)  # some engines list an empty file that stands for the folder
     return sorted(named.items())
 
 
-def _item(address: Address, path: str, info: Mapping[str, Any], folders: list[str]) -> Item:
+def _item(address: CloudAddress, path: str, info: Mapping[str, Any], folders: list[str]) -> Item:
     payload: dict[str, Value] = {"name": _name(path), "folders": [*folders]}
     size = info.get("size")
     if size is not None:
@@ -145,7 +145,7 @@ def _item(address: Address, path: str, info: Mapping[str, Any], folders: list[st
     return Item(address.uri(path), stamp, partial(_read, address, path, size), payload, is_slow=True)
 
 
-def _read(address: Address, path: str, size: int | None) -> bytes:
+def _read(address: CloudAddress, path: str, size: int | None) -> bytes:
     if size is not None and size > MAX_FILE_BYTES:
         raise SourceError(
             f"{address.uri(path)} has {size:,} bytes: expected at most {MAX_FILE_BYTES:,}; store it smaller"
@@ -153,7 +153,7 @@ def _read(address: Address, path: str, size: int | None) -> bytes:
     return bytes(_asked(address, path, partial(address.system.cat_file, path)))
 
 
-def _asked(address: Address, path: str, ask: Callable[[], Any]) -> Any:
+def _asked(address: CloudAddress, path: str, ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except FileNotFoundError as error:

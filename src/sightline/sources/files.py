@@ -1,4 +1,4 @@
-"""A path into the bytes of its file, or into the reason why not."""
+"""Read a file, or say why it cannot be read."""
 
 # ruff: noqa: PTH116
 # Paths are text here, as in folder.py.

@@ -12,7 +12,7 @@ from sightline.sources.folder import SKIPPED_FOLDERS, is_picture
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG")
 
 
-class Finder:
+class FileFinder:
     """Finds pictures below a folder: by the path that is written, without its suffix, or by its last name alone.
 
     Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders. These are

@@ -1,4 +1,4 @@
-"""A pattern such as `shards/{0000..0010}.tar` into the paths that it names, and several sources into one."""
+"""Expand a pattern such as `shards/{0000..0010}.tar`, and join several sources into one."""
 
 import glob
 import itertools

@@ -1,4 +1,4 @@
-"""A table file turned into rows, one at a time: delimited text, JSON lines or Parquet, packed or not."""
+"""Read the rows of a table file one at a time: delimited text, JSON lines or Parquet, packed or not."""
 
 import codecs
 import csv

@@ -1,4 +1,4 @@
-"""A tar file into its members: read from their places if it is plain, in one stream if it is compressed."""
+"""Read the members of a tar file: from their places if it is plain, in one stream if it is compressed."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""A folder with archives in it into items, as downloads from data set sites come: pictures, and zip files of more."""
+"""A source: a folder with archives in it, as downloads from data set sites come."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

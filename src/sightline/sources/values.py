@@ -1,4 +1,4 @@
-"""What tables and sidecar files say, cell by cell, into what a payload may hold."""
+"""Convert cells of tables and side files to values of a payload."""
 
 import json
 import math

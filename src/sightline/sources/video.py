@@ -1,4 +1,4 @@
-"""A video into items: one picture for each scene, by how much a frame differs from the one before."""
+"""A source: a video, one picture for each scene, by how much a frame differs from the one before."""
 
 from __future__ import annotations
 

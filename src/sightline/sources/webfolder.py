@@ -1,4 +1,4 @@
-"""A folder on a web server that lists its files as links, into items."""
+"""A source: a folder on a web server that lists its files as links."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

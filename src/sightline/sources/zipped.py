@@ -1,4 +1,4 @@
-"""A zip file into its members, each read from its place without opening the archive again."""
+"""Read the members of a zip file, each from its place without opening the archive again."""
 
 import bz2
 import lzma

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol, runtime_checkable
 
-from sightline.errors import UsageError
+from sightline.errors import ExtraMissing, UsageError
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
@@ -76,12 +76,12 @@ class Droppable(Protocol):
 OPENERS = {
     "file": "sightline.stores.local.store:open_url",
     "memory": "sightline.stores.memory:open_url",
-    "milvus": "sightline.stores.milvus.store:open_url",
-    "pinecone": "sightline.stores.pinecone.store:open_url",
-    "postgres": "sightline.stores.pgvector:open_url",
-    "postgresql": "sightline.stores.pgvector:open_url",
-    "qdrant": "sightline.stores.qdrant:open_url",
-    "vespa": "sightline.stores.vespa:open_url",
+    "milvus": "sightline.stores.milvus.engine:open_url",
+    "pinecone": "sightline.stores.pinecone.engine:open_url",
+    "postgres": "sightline.stores.pgvector.engine:open_url",
+    "postgresql": "sightline.stores.pgvector.engine:open_url",
+    "qdrant": "sightline.stores.qdrant.engine:open_url",
+    "vespa": "sightline.stores.vespa.engine:open_url",
 }
 """For each scheme the function `(url: StoreUrl, *, dim) -> Store` that opens it, imported only when it is used."""
 
@@ -100,7 +100,15 @@ def _opener(url: StoreUrl) -> Callable[..., Store]:
     scheme = url.scheme
     if scheme in OPENERS:
         module, function = OPENERS[scheme].split(":")
-        opener: Callable[..., Store] = getattr(import_module(module), function)
+        try:
+            opener: Callable[..., Store] = getattr(import_module(module), function)
+        except ImportError as error:
+            if (error.name or "").startswith("sightline"):
+                raise
+            raise ExtraMissing(
+                f"a {scheme}: URL needs a package that is not installed or does not load ({error}): "
+                f"pip install 'sightline[{module.split('.')[2]}]'"
+            ) from error
         return opener
     from importlib.metadata import entry_points  # 10 ms that known schemes do not need
 

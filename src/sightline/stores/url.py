@@ -130,7 +130,7 @@ class Address:
         """An option that is a whole number of at least 0; `UsageError` if it is not."""
         text = self.options.get(option, str(default))
         if not text.isdecimal():
-            raise UsageError(f"{option}={text} of {self.text} is no number, expected one such as {option}={default}")
+            raise UsageError(f"{option}={text} of {self.text} is not a number, expected one such as {option}={default}")
         return int(text)
 
     def is_on(self, option: str) -> bool:
@@ -139,6 +139,13 @@ class Address:
         if text not in ("true", "false", "1", "0"):
             raise UsageError(f"{option}={text} of {self.text} is neither true nor false: write {option}=true")
         return text in ("true", "1")
+
+    def choice(self, option: str, known: Sequence[str], default: str) -> str:
+        """An option that is one of some words; `UsageError` if it is not."""
+        text = self.options.get(option, default).lower()
+        if text != default and text not in known:
+            raise UsageError(f"{option}={text} of {self.text} is unknown, expected one of {', '.join(known)}")
+        return text
 
 
 def parse_address(url: str | StoreUrl, options: Sequence[str]) -> Address:

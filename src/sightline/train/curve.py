@@ -1,4 +1,4 @@
-"""The history of a run -> a picture of it: the loss above, the recall of each measured set below."""
+"""Draw the history of a training run: the loss above, the recall of each measured set below."""
 
 import logging
 from collections.abc import Mapping, Sequence

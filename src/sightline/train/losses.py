@@ -1,4 +1,4 @@
-"""Scores between texts and pictures -> one number to make smaller. Each loss is a function of a score matrix."""
+"""The losses of training: each is a function of a matrix of scores between texts and pictures."""
 
 import torch
 from torch import Tensor

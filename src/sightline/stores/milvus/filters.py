@@ -17,7 +17,7 @@ TYPED = ("folders",)
 KEYED = "sha256"
 """The field that the product looks records up by: a text of its own, which every server and Lite find at once."""
 
-EVERYTHING, NOTHING = 'id != ""', 'id == ""'
+EVERY_ROW, NO_ROW = 'id != ""', 'id == ""'
 
 _PREFIXES = {"text": "t_", "number": "n_", "truth": "b_", "time": "m_"}
 _LIST, _EMPTY_LIST, _LOWEST, _HIGHEST = "l_", "z_", "lo_", "hi_"
@@ -97,7 +97,7 @@ class Translator:
     def _written(self, node: Node) -> str:
         match node:
             case And(parts):
-                return joined([self._written(part) for part in parts], "and") if parts else EVERYTHING
+                return joined([self._written(part) for part in parts], "and") if parts else EVERY_ROW
             case Or(parts):
                 return joined([self._written(part) for part in parts], "or")
             case Not(part):
@@ -124,7 +124,7 @@ class Translator:
             key = _LIST + _escaped(field)
             found.append(self._one_of("t_" + _escaped(field), texts))
             found.append(_known(key, f"json_contains_any({_path(key)}, {listed(texts)})"))
-        return joined(found, "or") if found else NOTHING
+        return joined(found, "or") if found else NO_ROW
 
     def _compare(self, field: str, operator: str, bound: Scalar) -> str:
         if isinstance(bound, bool):

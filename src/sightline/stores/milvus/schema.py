@@ -1,139 +1,226 @@
-"""The collections of an index: made, recognised and read back."""
+"""An index in Milvus: its URL, its two collections, and records and notes as their rows."""
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from sightline.errors import DimensionMismatch, StoreError, StoreTooNew, UsageError
-from sightline.stores.checks import check_dim
-from sightline.stores.milvus.connection import Connection
-from sightline.stores.milvus.filters import KEYED, TYPED
-from sightline.stores.milvus.place import Place
-from sightline.stores.milvus.rows import LONGEST_TEXT, MOST_ELEMENTS
+import numpy as np
+
+from sightline.errors import UsageError
+from sightline.filters.documents import dump_note, dump_payload, load_payload
+from sightline.stores.milvus.filters import KEYED, TYPED, filter_row, partition_of
+from sightline.stores.remote import TIMEOUT_S
+from sightline.stores.url import StoreUrl, parse_address
+from sightline.types import Hit, Note, Record, Vectors
 
 FORMAT = 1
 """The version of the collections; a newer one is refused."""
+INDEXES = ("hnsw", "ivf", "flat")
+CONSISTENCIES = {"strong": "Strong", "session": "Session", "bounded": "Bounded", "eventually": "Eventually"}
+NOTES_SUFFIX = "_notes"
+ARRAYS = ("names", "words", *TYPED)
+RECORD_FIELDS = {"id", "uri", "payload", "vector", "fields", KEYED, *ARRAYS}
+NOTE_FIELDS = {"id", "kind", "name", "document", "vector"}
 
-_ARRAYS = ("names", "words", *TYPED)
-_RECORDS = {"id", "uri", "payload", "vector", "fields", KEYED, *_ARRAYS}
-_NOTES = {"id", "kind", "name", "document", "vector"}
-_TYPES = {"hnsw": "HNSW", "ivf": "IVF_FLAT", "flat": "FLAT"}
-_LITE_NLIST = 128  # Lite 3.2.2 does not see what pymilvus 3.0.2 sends as parameters of an index
-_LOAD_S = 120.0  # loading reads the collection into memory
+_INDEX_TYPES = {"hnsw": "HNSW", "ivf": "IVF_FLAT", "flat": "FLAT"}
+_LONGEST_TEXT, _LONGEST_JSON, _MOST_ELEMENTS = 65_535, 65_536, 4096  # the most that a server takes, in bytes
+_OPTIONS = (
+    "collection",
+    "db",
+    "tls",
+    "ca_file",
+    "index",
+    "m",
+    "ef_construction",
+    "nlist",
+    "consistency",
+    "partition_key",
+    "replicas",
+    "shards",
+    "patience_s",
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_LONGEST_NAME = 255 - len(NOTES_SUFFIX)
+
+Row = dict[str, Any]
 
 
-def create(connection: Connection, place: Place, dim: int) -> dict[str, Any]:
-    """Make both collections and give the settings. Safe to repeat and to do in two processes at once."""
-    check_dim(dim)
-    if place.partition_key and not connection.can_upsert_partitions:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an index is and how it is made. `file` is set for Milvus Lite, `uri` for a server; `text` is for messages.
+
+    `index` to `shards` count when the collections are made, and are ignored afterwards.
+    """
+
+    text: str
+    collection: str
+    file: Path | None
+    uri: str
+    token: str
+    database: str
+    ca_file: str
+    index: str
+    m: int
+    ef_construction: int
+    nlist: int
+    partition_key: str
+    replicas: int
+    shards: int
+    consistency: str
+    timeout_s: float
+
+    def __repr__(self) -> str:
+        return f"Place({self.text!r})"
+
+    @property
+    def notes(self) -> str:
+        """The collection of the notes."""
+        return self.collection + NOTES_SUFFIX
+
+
+def parse_place(url: str | StoreUrl) -> Place:
+    """The place of `milvus://[user:key@]host[:port]/collection?...` or `milvus:path/to/file.db?collection=...`."""
+    address = parse_address(url, _OPTIONS)
+    options = address.options
+    file = None if address.host else Path(unquote(urlsplit(StoreUrl(url).reveal()).path)).expanduser()
+    if file and (file.suffix != ".db" or options.get("collection", "") == ""):
         raise UsageError(
-            f"partition_key={place.partition_key} needs a newer server than Milvus {connection.version}, which puts "
-            "replaced records into the wrong partition, expected 2.4 or later: leave the option out"
+            f"{address.text} names neither a server nor a file of Milvus Lite, expected milvus://host/collection or "
+            "milvus:///folder/file.db?collection=name: correct it"
         )
-    _make(connection, place.collection, _record_fields(connection, place, dim), _vector_index(place), place)
-    _make(connection, place.notes, _note_fields(connection), {"index_type": "FLAT", "params": {}}, place)
-    nlist = _LITE_NLIST if connection.is_lite else place.nlist
-    return {"format": FORMAT, "dim": dim, "index": place.index, "nlist": nlist, "partition": place.partition_key}
+    name = options["collection"] if file else address.name
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise UsageError(
+            f"the collection {name!r} is not a valid name, expected letters, digits and underscores, at most "
+            f"{_LONGEST_NAME}, not a digit first: choose another name"
+        )
+    is_tls = address.is_on("tls")
+    port = address.port or (443 if is_tls else 19530)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    return Place(
+        text=f"milvus:{file}?collection={name}" if file else address.text,
+        collection=name,
+        file=file,
+        uri="" if file else f"{'https' if is_tls else 'http'}://{host}:{port}",
+        token=f"{address.user}:{address.key}" if address.user else address.key,
+        database=options.get("db", ""),
+        ca_file=options.get("ca_file", ""),
+        index=address.choice("index", INDEXES, "flat" if file else "hnsw"),
+        m=address.number("m", 32),
+        ef_construction=address.number("ef_construction", 200),
+        nlist=address.number("nlist", 1024),
+        partition_key=options.get("partition_key", ""),
+        replicas=max(1, address.number("replicas", 1)),
+        shards=max(1, address.number("shards", 1)),
+        consistency=CONSISTENCIES[address.choice("consistency", tuple(CONSISTENCIES), "session")],
+        timeout_s=address.number("patience_s", int(TIMEOUT_S)),
+    )
 
 
-def check(connection: Connection, place: Place) -> None:
-    """Raise `StoreError` if a collection of that name is something else's."""
-    for name, expected in ((place.collection, _RECORDS), (place.notes, _NOTES)):
-        if not connection.call("has_collection", name):
-            if name == place.notes:
-                continue  # the making of it was cut off between both
-            raise StoreError(f"the collection {name!r} of {place.text} is gone: index again")
-        found = {field["name"] for field in _describe(connection, name)["fields"]}
-        if found - {"partition"} != expected:
-            raise StoreError(
-                f"the collection {name!r} of {place.text} has the fields {', '.join(sorted(found))}, which are not "
-                "those of an index, expected one that Sightline made: name another collection"
+def vector_index(place: Place) -> dict[str, Any]:
+    """How the vectors of the records are indexed."""
+    params = {"hnsw": {"M": place.m, "efConstruction": place.ef_construction}, "ivf": {"nlist": place.nlist}}
+    return {"index_type": _INDEX_TYPES[place.index], "params": params.get(place.index, {})}
+
+
+def record_fields(client: Any, dim: int, *, has_partitions: bool) -> Any:
+    """The client's schema of the collection of records."""
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description="Sightline: records")
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_TEXT)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    for name in ("uri", "payload", KEYED):
+        schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_TEXT)
+    schema.add_field("fields", DataType.JSON)
+    texts = {"element_type": DataType.VARCHAR, "max_capacity": _MOST_ELEMENTS, "max_length": _LONGEST_TEXT}
+    for name in ARRAYS:
+        schema.add_field(name, DataType.ARRAY, **texts)
+    if has_partitions:
+        schema.add_field("partition", DataType.VARCHAR, max_length=_LONGEST_TEXT, is_partition_key=True)
+    return schema
+
+
+def note_fields(client: Any) -> Any:
+    """The client's schema of the collection of notes, which must have a vector, too."""
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description="Sightline: notes")
+    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_TEXT)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    for name in ("kind", "name", "document"):
+        schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_TEXT)
+    return schema
+
+
+def record_rows(records: Sequence[Record], vectors: Vectors, partition_key: str) -> list[Row]:
+    """Rows of the collection of records; `UsageError` for what the server cannot hold."""
+    rows = []
+    for record, vector in zip(records, vectors, strict=True):
+        row: Row = {"id": record.id, "uri": record.uri, "payload": dump_payload(record.payload), "vector": vector}
+        row |= filter_row(record.payload)
+        if partition_key:
+            row["partition"] = partition_of(record.payload, partition_key)
+        _check(row, record.uri)
+        rows.append(row)
+    return rows
+
+
+def note_row(kind: str, name: str, note: Note) -> Row:
+    """A row of the collection of notes, which must have a vector, too."""
+    row = {"id": note_id(kind, name), "kind": kind, "name": name, "document": dump_note(note), "vector": [0.0, 0.0]}
+    for column in ("id", "document"):
+        _check_text(str(row[column]), column, name)
+    return row
+
+
+def note_id(kind: str, name: str) -> str:
+    """The key of a note among those of all kinds."""
+    return f"{kind}\x1f{name}"
+
+
+def row_bytes(row: Row) -> int:
+    """The most that a row takes in a message: sent as text, a character takes four bytes; the payload goes twice."""
+    return 8 * (len(row.get("payload", "")) + len(row["id"])) + 4 * len(row["vector"])
+
+
+def record_of(row: Mapping[str, Any]) -> Record:
+    """The record of a row with all columns."""
+    return Record(row["id"], row["uri"], np.asarray(row["vector"], np.float32), load_payload(row["payload"]))
+
+
+def hit_of(found: Mapping[str, Any]) -> Hit:
+    """A hit of the client as ours."""
+    entity = found["entity"]
+    score = max(-1.0, min(1.0, float(found["distance"])))
+    return Hit(found["id"], entity["uri"], score, load_payload(entity["payload"]))
+
+
+def _check(row: Row, uri: str) -> None:
+    for column in ("id", "uri", "payload"):
+        _check_text(row[column], column, uri)
+    size_bytes = len(json.dumps(row["fields"], ensure_ascii=False).encode())
+    if size_bytes > _LONGEST_JSON:
+        raise UsageError(
+            f"the payload of {uri!r} takes {size_bytes} bytes as fields to filter by, expected at most "
+            f"{_LONGEST_JSON}: leave a field out, or shorten it"
+        )
+    for column in ("words", "names", *TYPED):
+        if len(row[column]) > _MOST_ELEMENTS:
+            raise UsageError(
+                f"the payload of {uri!r} has {len(row[column])} {column}, expected at most {_MOST_ELEMENTS}: "
+                "leave a field out, or shorten it"
             )
 
 
-def check_settings(settings: Mapping[str, Any], place: Place, dim: int | None) -> None:
-    """Raise for an index of a newer version or of another dim."""
-    if settings["format"] > FORMAT:
-        raise StoreTooNew(
-            f"{place.text} has format {settings['format']}, expected at most {FORMAT}: upgrade Sightline to open it"
+def _check_text(text: str, column: str, uri: str) -> None:
+    size_bytes = len(text.encode())
+    if size_bytes > _LONGEST_TEXT:
+        raise UsageError(
+            f"the {column} of {uri[:200]!r} takes {size_bytes} bytes, expected at most {_LONGEST_TEXT}, which is all "
+            "that Milvus holds: shorten it"
         )
-    if dim not in (None, settings["dim"]):
-        raise DimensionMismatch(
-            f"{place.text} holds vectors of {settings['dim']} dimensions, expected {dim}: open it with the model it "
-            "was built with, or name another collection"
-        )
-
-
-def read_dim(connection: Connection, place: Place) -> int:
-    """The length of the vectors that the collection holds."""
-    fields = _describe(connection, place.collection)["fields"]
-    return next(int(field["params"]["dim"]) for field in fields if field["name"] == "vector")
-
-
-def load(connection: Connection, place: Place) -> None:
-    """Have the server hold both collections in memory, which it needs for any answer: both at once, it takes 3 s."""
-    names = [name for name in (place.collection, place.notes) if not _is_loaded(connection, name)]
-    options: dict[str, Any] = {} if connection.is_lite else {"replica_number": place.replicas}
-    for name in names:
-        connection.call("load_collection", name, _async=True, **options)
-    for name in names:
-        connection.call("load_collection", name, timeout=_LOAD_S, **options)
-
-
-def _is_loaded(connection: Connection, name: str) -> bool:
-    state = connection.call("get_load_state", name)
-    return str(state["state"].name) == "Loaded"
-
-
-def _make(connection: Connection, name: str, schema: Any, vector_index: Mapping[str, Any], place: Place) -> None:
-    if not connection.call("has_collection", name):
-        shards = {} if connection.is_lite else {"num_shards": place.shards if name == place.collection else 1}
-        # Another process may have been faster: the server takes the same schema twice.
-        connection.call("create_collection", name, schema=schema, consistency_level="Strong", **shards)
-    params = connection.client.prepare_index_params()
-    params.add_index("vector", index_name="vector", metric_type="IP", **vector_index)
-    connection.call("create_index", name, params)
-    if name == place.collection:
-        arrays = _ARRAYS if connection.has_array_indexes else ()
-        for column in (KEYED, *arrays):
-            scalar = connection.client.prepare_index_params()
-            scalar.add_index(column, index_name=column, index_type=connection.text_index)
-            connection.call("create_index", name, scalar)
-
-
-def _vector_index(place: Place) -> dict[str, Any]:
-    params = {"hnsw": {"M": place.m, "efConstruction": place.ef_construction}, "ivf": {"nlist": place.nlist}}
-    return {"index_type": _TYPES[place.index], "params": params.get(place.index, {})}
-
-
-def _record_fields(connection: Connection, place: Place, dim: int) -> Any:
-    from pymilvus import DataType
-
-    schema = connection.client.create_schema(
-        auto_id=False, enable_dynamic_field=False, description="Sightline: records"
-    )
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-    for name in ("uri", "payload", KEYED):
-        schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
-    schema.add_field("fields", DataType.JSON)
-    texts = {"element_type": DataType.VARCHAR, "max_capacity": MOST_ELEMENTS, "max_length": LONGEST_TEXT}
-    for name in _ARRAYS:
-        schema.add_field(name, DataType.ARRAY, **texts)
-    if place.partition_key:
-        schema.add_field("partition", DataType.VARCHAR, max_length=LONGEST_TEXT, is_partition_key=True)
-    return schema
-
-
-def _note_fields(connection: Connection) -> Any:
-    from pymilvus import DataType
-
-    schema = connection.client.create_schema(auto_id=False, enable_dynamic_field=False, description="Sightline: notes")
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=LONGEST_TEXT)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-    for name in ("kind", "name", "document"):
-        schema.add_field(name, DataType.VARCHAR, max_length=LONGEST_TEXT)
-    return schema
-
-
-def _describe(connection: Connection, name: str) -> Any:
-    return connection.call("describe_collection", name)

@@ -2,7 +2,7 @@
 
 Pinecone knows no $not, compares only numbers by order, takes no true or false in $in, and what $ne and $nin make of
 missing fields and of lists has changed over the years (https://docs.pinecone.io/guides/search/filter-by-metadata,
-haystack-core-integrations issue 590). So each field stands under its kind (see `entries.fields`), negations are pushed
+haystack-core-integrations issue 590). So each field stands under its kind (see `schema.fields`), negations are pushed
 down to the fields, a missing field is asked for with $exists, and what may let too much through is marked.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
-from sightline.stores.pinecone.entries import microseconds
+from sightline.stores.pinecone.schema import microseconds
 
 _KINDS = ("text", "number", "truth", "time", "none")
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from qdrant_client import models
 
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of, matches
-from sightline.types import Payload
 
 NAMES, TEXTS, WORDS = "has", "texts", "words"
 """Fields of a point: the names of its payload's fields, of those that hold text, and its words."""
@@ -22,7 +21,7 @@ _BOUNDS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What the engine filters by. Unless `is_exact` it lets too many through, and `passes` has the last word."""
+    """What the engine filters by. Unless `is_exact` it lets too many through."""
 
     filter: models.Filter
     node: Node
@@ -32,11 +31,6 @@ class Pushed:
 def push(node: Node) -> Pushed:
     """A filter for the engine, which has no order of texts: there it tells only whether the field holds text."""
     return Pushed(_filter(node, is_wide=True), node, _is_exact(node))
-
-
-def passes(payload: Payload, pushed: Pushed | None) -> bool:
-    """Whether the payload of a point that the engine let through matches."""
-    return pushed is None or pushed.is_exact or matches(payload, pushed.node)
 
 
 def path(field: str, kind: str) -> str:

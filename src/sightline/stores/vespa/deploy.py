@@ -1,4 +1,4 @@
-"""An index added to, or taken from, the application that a Vespa config server runs."""
+"""Deploying to a Vespa config server: an index added to, or taken from, the application that it runs."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from typing import Any
 from vespa.package import ApplicationPackage
 
 from sightline.errors import StoreError, StoreForbidden, StoreUnreachable, WebError
-from sightline.stores.retries import persist
+from sightline.stores.remote import retry
 from sightline.stores.vespa.package import NOTES, merged_services, reduced_services
 
 _TENANT = "/application/v2/tenant/default"
@@ -19,7 +19,7 @@ _CONFLICT = 409
 _log = logging.getLogger(__name__)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """An answer with another status than 200."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -30,27 +30,27 @@ class _Refused(Exception):
 class ConfigServer:
     """The HTTP API that deploys applications: docs.vespa.ai, "Deploy API". `root` is http://host:19071."""
 
-    def __init__(self, root: str, patience_s: float) -> None:
+    def __init__(self, root: str, timeout_s: float) -> None:
         from sightline.web.client import HttpClient
 
-        self._root, self._patience_s = root, patience_s
+        self._root, self._timeout_s = root, timeout_s
         self._client = HttpClient(read_s=_TIMEOUT_S)
 
     def is_empty(self) -> bool:
         """Whether a config server answers, and runs no application."""
         try:
             return not self._active()
-        except (_Refused, WebError):
+        except (_RefusedError, WebError):
             return False
 
     def add(self, package: ApplicationPackage) -> None:
         """Deploy an index, beside those that run already; `StoreError` if the application is somebody else's."""
         _log.info("deploying the schemas %s to %s", ", ".join(one.name for one in package.schemas), self._root)
-        self._persist(lambda: self._add(package))
+        self._retried(lambda: self._add(package))
 
     def remove(self, name: str) -> None:
         """Remove an index and its documents; the application too if no other index is left."""
-        self._persist(lambda: self._remove(name))
+        self._retried(lambda: self._remove(name))
 
     def _add(self, package: ApplicationPackage) -> None:
         active = self._active()
@@ -71,9 +71,9 @@ class ConfigServer:
     def _first(self, package: ApplicationPackage) -> None:
         try:
             self._call("POST", f"{_TENANT}/prepareandactivate", package.to_zip().getvalue(), _ZIP)
-        except _Refused as error:
+        except _RefusedError as error:
             if self._active():  # another process was faster: its schemas must not be removed
-                raise _Refused(_CONFLICT, str(error)) from error
+                raise _RefusedError(_CONFLICT, str(error)) from error
             raise
 
     def _remove(self, name: str) -> None:
@@ -117,30 +117,28 @@ class ConfigServer:
         headers = {"Content-Type": kind} if data is not None else {}
         status, content = self._client.send(method, self._root + path, headers=headers, body=data)
         if status >= 300:
-            raise _Refused(status, content.decode("utf-8", "replace")[:500])
+            raise _RefusedError(status, content.decode("utf-8", "replace")[:500])
         return content
 
-    def _persist(self, call: Callable[[], None]) -> None:
+    def _retried(self, call: Callable[[], None]) -> None:
         what = f"Vespa's config server {self._root}"
         try:
-            persist(call, is_passing=_is_passing, what=what, patience_s=self._patience_s)
+            retry(call, is_transient=_is_transient, what=what, timeout_s=self._timeout_s)
         except StoreUnreachable as error:
             raise StoreUnreachable(
                 f"{error}; to deploy by other means, write the package with sightline.stores.vespa.application_package"
             ) from error
-        except _Refused as error:
+        except _RefusedError as error:
             if error.status in (401, 403):
                 raise StoreForbidden(
                     f"{what} refuses this client ({error}), expected an open one: deploy the package with "
                     "Vespa's own tools, see sightline.stores.vespa.application_package"
                 ) from error
-            raise StoreError(
-                f"{what} refused the application ({error}), expected it to pass: look into Vespa's log"
-            ) from error
+            raise StoreError(f"{what} refused the application ({error}): look into Vespa's log") from error
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     """Another process that deploys at the same time (409), a server that starts, or none."""
-    if isinstance(error, _Refused):
+    if isinstance(error, _RefusedError):
         return error.status in (_CONFLICT, 429, 502, 503, 504)
     return isinstance(error, WebError)

@@ -1,0 +1,289 @@
+"""Which hits of a text are better than chance: each score measured against the picture's scores to stock phrases.
+
+Every picture is somewhat near to every text, and some are nearer to all of them than others (hubs: Radovanović et al.
+2010, JMLR 11). So each picture is measured by its own scores: mean and variance of its cosines to a few thousand stock
+phrases, the variance kept as a few principal axes. What counts is how many deviations a score stands above that mean.
+
+How high is high comes from texts that mean nothing: draws from a Gaussian with the phrases' mean and covariance.
+`heights` are those above which such a text has so many pictures, on average. The best hit is likely if it stands where
+chance puts 0.05 pictures; of the best r it then is all r if they stand where chance puts 0.1 r (the false discovery
+rate of Benjamini and Hochberg 1995). So a text that means nothing finds something in about 5 of 100 cases, and ten
+pictures of dogs need not all be extraordinary.
+
+People see this as a line between the likely hits and the others; docs/howto/honest-line.md tells what it is worth.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sightline.chunks import chunks
+from sightline.errors import TextNotSupported
+from sightline.types import Hit, Note, Record, Vector, Vectors
+
+if TYPE_CHECKING:
+    from sightline.encoders.base import Encoder
+    from sightline.stores.base import Store
+
+_KIND = "line"  # the kind of note, and its key
+_PICTURES = 20_000  # looked at; for a larger index the heights are extrapolated
+_LEAST_PHRASES, _MOST_PHRASES = 512, 2_000  # as many as pictures, so that a small index costs little
+_DRAWS = 1_000  # texts that mean nothing: 0.05 pictures each are then 50, and the height is known to 0.03
+_EXPECTED = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # pictures by chance, whose heights are kept
+_OF_THE_BEST, _OF_OTHERS = 0.05, 0.1  # pictures by chance that the best hit may stand for, and each other one
+_KEPT = 100  # scores of each draw: the heights need 10 of each on average
+_MOST_AXES = 16  # with mini as good as all 384: area under the curve 0.953 against 0.954
+_NOTE_BYTES = 18_000  # some engines keep 40 kB of a note at most
+_LEAST_VARIANCE = 1e-12  # of a model that gives every text the same vector
+_AT_ONCE = 2_048  # pictures compared with all draws at a time
+_WITHOUT_THREADS = 16  # pictures at a time: products of that size stay on one core, where a search may share it
+_GROWTH = 2.0  # an index that has doubled is calibrated anew
+
+
+_KEPT_S = (
+    10.0  # the calibration in a judge: from a database it is a round trip, and it changes when an index has doubled
+)
+_BLOCKS = (64, 256, 1_000)  # hits that are judged together: the same ones, however many were asked for
+
+PictureStats = tuple[float, float]
+"""The mean and the standard deviation of one picture's cosines to texts."""
+
+MOST_JUDGED = _BLOCKS[-1]
+"""Hits of a query that are judged: the vector of each is read, 7 us from a folder and more from a database."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelevanceCalibration:
+    """What of an index's scores is chance.
+
+    A picture's mean is its product with `mean` (dim,), its variance the sum of its squared products with `axes`
+    (a, dim) plus `rest`. `heights` are those of `_EXPECTED` among the `seen` pictures that were looked at.
+    """
+
+    mean: Vector
+    axes: Vectors
+    rest: float
+    heights: Vector
+    seen: int
+    pictures: int
+    """How many the index had when it was calibrated."""
+
+    def stats(self, vectors: Vectors) -> tuple[Vector, Vector]:
+        """(n, dim) pictures -> (n,) means and (n,) standard deviations of each one's cosines to texts."""
+        few = range(0, len(vectors), _WITHOUT_THREADS)
+        deviations = [_deviations(vectors[at : at + _WITHOUT_THREADS], self.axes, self.rest) for at in few]
+        return np.asarray(vectors @ self.mean, np.float32), np.concatenate(deviations)
+
+    def has_same_stats(self, other: RelevanceCalibration) -> bool:
+        """Whether the stats of all pictures are the same."""
+        same = np.array_equal(self.mean, other.mean) and np.array_equal(self.axes, other.axes)
+        return same and self.rest == other.rest
+
+    def thresholds(self, scores: Vector, means: Vector, deviations: Vector) -> Vector:
+        """Cosines (n,) of a text to the nearest pictures, all n of them -> (n,) cosines that chance explains."""
+        above = (scores - means) / deviations
+        order = np.argsort(-above, kind="stable")
+        heights = self.height(np.arange(1, len(above) + 1))
+        failing = np.flatnonzero(above[order] < heights)
+        likely = failing[0] if len(failing) else len(above)
+        needed = np.full(len(above), heights[min(likely, len(above) - 1)])
+        needed[order[:likely]] = heights[:likely]
+        return np.asarray(means + needed * deviations, np.float32)
+
+    def height(self, ranks: NDArray[np.int64]) -> Vector:
+        """(n,) ranks among all pictures -> (n,) deviations that chance explains at each.
+
+        The best of n Gaussian scores grows by log n / sqrt(2 log n) (Fisher and Tippett 1928): that carries the height
+        from the pictures looked at to all of them.
+        """
+        expected = np.where(ranks == 1, _OF_THE_BEST, _OF_OTHERS * ranks) * self.seen / max(self.pictures, self.seen)
+        known = np.interp(np.log(expected), np.log(_EXPECTED), self.heights)
+        growth = 1 / np.sqrt(2 * np.log(max(self.seen, 3)))
+        return np.asarray(known - growth * np.log(np.minimum(expected / _EXPECTED[0], 1)), np.float32)
+
+
+class RelevanceJudge:
+    """Tells from which score on each hit of a text is likely. Its methods may be called from many threads.
+
+    `known_stats` remembers the stats of pictures by (calibration, id, stamp) between searches: who scrolls or types on
+    meets the same ones again. Without one the vectors of all hits are read each time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        encoder: Encoder,
+        known_stats: MutableMapping[tuple[int, str, str], PictureStats] | None = None,
+    ) -> None:
+        self._store, self._encoder, self._known_stats = store, encoder, known_stats
+        self._loaded: tuple[float, RelevanceCalibration | None] | None = None
+        self._generation = 0
+
+    @property
+    def calibration(self) -> RelevanceCalibration | None:
+        """That of the index, at most ten seconds old; None where it was never calibrated with this model."""
+        known = self._loaded
+        if known is None or time.monotonic() - known[0] > _KEPT_S:
+            found = load(self._store, self._encoder)
+            if known is not None and not (found and known[1] and found.has_same_stats(known[1])):
+                self._generation += 1
+            known = self._loaded = (time.monotonic(), found)
+        return known[1]
+
+    def thresholds(self, found: Sequence[Sequence[Hit]]) -> list[tuple[float, ...] | None]:
+        """For each query's hits the scores that they have to reach; None where there is no hit or no calibration.
+
+        Whether a hit is likely depends on its rank among those that are judged with it: the hits must be all from the
+        best one on, `judged_together` of them where there are as many. The vectors of all hits are read at once.
+        """
+        calibration = self.calibration
+        if calibration is None:
+            return [None] * len(found)
+        stats = self._stats(calibration, {hit.id: hit for hits in found for hit in hits})
+        return [thresholds(calibration, hits, stats) if hits else None for hits in found]
+
+    def _stats(self, calibration: RelevanceCalibration, hits: Mapping[str, Hit]) -> dict[str, PictureStats]:
+        """Those of the pictures that are still there. One whose stamp has changed is read anew."""
+        stats = dict[str, PictureStats]()
+        known = self._known_stats
+        keys = {hit.id: (self._generation, hit.id, str(hit.payload.get("stamp", ""))) for hit in hits.values()}
+        if known is not None:
+            stats = {name: found for name, key in keys.items() if (found := known.get(key)) is not None}
+        missing = [name for name in hits if name not in stats]
+        fresh = stats_of(calibration, self._store.fetch(missing)) if missing else {}
+        if known is not None:
+            for name, found in fresh.items():
+                if keys[name][2]:
+                    known[keys[name]] = found
+        return stats | fresh
+
+
+def judged_together(count: int) -> int:
+    """How many of the best hits are judged together with the first `count` ones."""
+    return next((block for block in _BLOCKS if block >= count), count)
+
+
+def load(store: Store, encoder: Encoder) -> RelevanceCalibration | None:
+    """The last calibration; None where there is none with this model, text tower included. Reads one note."""
+    note = store.notes(_KIND).get(_KIND)
+    return _of_note(note) if note is not None and note["fingerprint"] == encoder.fingerprint else None
+
+
+def stats_of(calibration: RelevanceCalibration, records: Sequence[Record]) -> dict[str, PictureStats]:
+    """The mean and the standard deviation of each picture's cosines to texts, by id."""
+    if not records:
+        return {}
+    means, deviations = calibration.stats(np.stack([record.vector for record in records]))
+    pairs = zip(means.tolist(), deviations.tolist(), strict=True)
+    return dict(zip((record.id for record in records), pairs, strict=True))
+
+
+def thresholds(
+    calibration: RelevanceCalibration, hits: Sequence[Hit], stats: Mapping[str, PictureStats]
+) -> tuple[float, ...]:
+    """The cosine that each hit of a text has to reach to be likely; `hits` are all from the best one on.
+
+    Hits are judged in blocks, each with all before it, so that a hit's threshold does not depend on how many hits were
+    asked for. One without stats, which was removed meanwhile, is nobody's answer.
+    """
+    needed = list[float]()
+    for block in _BLOCKS:
+        there = [hit for hit in hits[:block] if hit.id in stats]
+        if len(needed) >= len(hits) or not there:
+            break
+        scores = np.array([hit.score for hit in there], np.float32)
+        means, deviations = np.array([stats[hit.id] for hit in there], np.float32).reshape(-1, 2).T
+        of_hit = dict(
+            zip((hit.id for hit in there), calibration.thresholds(scores, means, deviations).tolist(), strict=True)
+        )
+        needed += [of_hit.get(hit.id, 1.0) for hit in hits[len(needed) : block]]
+    return tuple(needed) + (1.0,) * (len(hits) - len(needed))
+
+
+def is_current(store: Store, encoder: Encoder) -> bool:
+    """Whether the last calibration is of this model, text tower included, and of half the pictures at least."""
+    calibration = load(store, encoder)
+    return calibration is not None and store.count() <= int(_GROWTH * calibration.pictures)
+
+
+def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[str]]) -> bool:
+    """Calibrate an index on stock phrases, of which `phrases` gives that many, and note the result in the store.
+
+    Gives whether it could be done: not for an empty index or an image-only model.
+    """
+    count = store.count()
+    if not count:
+        return False
+    try:
+        texts = encoder.encode_texts(list(phrases(min(max(count, _LEAST_PHRASES), _MOST_PHRASES))))
+    except TextNotSupported:
+        return False
+    store.write_notes(_KIND, {_KIND: _to_note(fit(store, texts)) | {"fingerprint": encoder.fingerprint}})
+    return True
+
+
+def fit(store: Store, texts: Vectors, *, seed: int = 0) -> RelevanceCalibration:
+    """The calibration of a store, from the vectors of stock phrases: (p, dim)."""
+    mean = texts.mean(axis=0)
+    spread = (texts - mean) / np.sqrt(len(texts) - 1)
+    axes, rest = _axes(spread)
+    random = np.random.default_rng(seed).standard_normal((_DRAWS, len(texts))).astype(np.float32)
+    meaningless = mean + random @ spread  # (d, p) @ (p, dim) -> (d, dim)
+    meaningless /= np.linalg.norm(meaningless, axis=1, keepdims=True)
+    best, seen = np.empty((_DRAWS, 0), np.float32), 0
+    for vectors in _sampled(store):
+        above = meaningless @ vectors.T - vectors @ mean  # (d, dim) @ (dim, n) -> (d, n)
+        above /= _deviations(vectors, axes, rest)
+        best = -np.sort(-np.concatenate([best, above], axis=1), axis=1)[:, :_KEPT]
+        seen += len(vectors)
+    ranked = -np.sort(-best, axis=None)  # (d, kept) -> (d * kept,)
+    kept = ranked[[min(int(_DRAWS * expected), len(ranked) - 1) for expected in _EXPECTED]]
+    return RelevanceCalibration(mean, axes, rest, np.asarray(kept, np.float32), seen, store.count())
+
+
+def _deviations(vectors: Vectors, axes: Vectors, rest: float) -> Vector:
+    """(n, dim) pictures -> (n,): the standard deviation of each one's cosines to the stock phrases."""
+    along = vectors @ axes.T  # (n, dim) @ (dim, a) -> (n, a)
+    return np.asarray(np.sqrt((along**2).sum(axis=1) + rest + _LEAST_VARIANCE), np.float32)
+
+
+def _sampled(store: Store) -> Iterator[Vectors]:
+    """At most `_PICTURES` of a store in arrays of (n, dim): in order of id, a hash, and so at random."""
+    pictures = (record.vector for record in islice(store.scan(), _PICTURES))
+    for few in chunks(pictures, _AT_ONCE):
+        yield np.stack(few)
+
+
+def _axes(spread: Vectors) -> tuple[Vectors, float]:
+    """(p, dim) whose products sum to the covariance -> its first axes (a, dim), and the variance along all others.
+
+    The axes are scaled so that a picture's variance is the sum of its squared products with them, plus the rest.
+    """
+    dim = spread.shape[1]
+    values, directions = np.linalg.eigh(spread.T @ spread)  # (dim, p) @ (p, dim) -> (dim, dim)
+    count = max(1, min(_MOST_AXES, _NOTE_BYTES // (2 * dim) - 1, dim - 1))
+    rest = float(np.maximum(values[:-count], 0).sum() / max(1, dim - count))
+    scaled = directions[:, -count:] * np.sqrt(np.maximum(values[-count:] - rest, 0))
+    return np.asarray(scaled.T, np.float32), rest
+
+
+def _to_note(calibration: RelevanceCalibration) -> Note:
+    both = np.vstack([calibration.mean, calibration.axes]).astype("<f2")  # (1 + a, dim)
+    rows = base64.b64encode(both.tobytes()).decode()
+    note = {"rows": rows, "dim": both.shape[1], "rest": calibration.rest, "heights": calibration.heights.tolist()}
+    return note | {"seen": calibration.seen, "pictures": calibration.pictures}
+
+
+def _of_note(note: Note) -> RelevanceCalibration:
+    rows = np.frombuffer(base64.b64decode(note["rows"]), "<f2").astype(np.float32)
+    both = rows.reshape(-1, note["dim"])  # -> (1 + a, dim)
+    heights = np.array(note["heights"], np.float32)
+    return RelevanceCalibration(both[0], both[1:], note["rest"], heights, note["seen"], note["pictures"])

@@ -1,0 +1,572 @@
+"""Pinecone, serverless or pods, as the engine of a store: one namespace for the records, one for the notes.
+
+Pinecone acknowledges a write when it is in its log, and shows it to reads some time later. Each write has a number in
+the log (LSN) and each query says up to which number it saw; a fetch says nothing, and sees at another time than a
+query does (https://docs.pinecone.io/guides/index-data/check-data-freshness, and `ResponseInfo` of the client). So each
+write here returns when reads see it.
+"""
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from pinecone import Pinecone
+from pinecone.errors import exceptions as errors
+from pinecone.models.vectors.responses import FetchByMetadataResponse, FetchResponse, ListResponse, QueryResponse
+
+from sightline.errors import StoreError, StoreForbidden, StoreNotFound, UsageError
+from sightline.filters.documents import load_note
+from sightline.filters.where import Node
+from sightline.stores.pinecone import schema
+from sightline.stores.pinecone.filters import push
+from sightline.stores.pinecone.schema import Entry, hit_of, key_of, record_of
+from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, batches, check_marker, missing_index
+from sightline.stores.url import Address, StoreUrl, parse_address
+from sightline.types import Hit, Note, Record, Vectors
+
+MOST_FOUND = 10_000
+"""What a query gives at most."""
+TAG = {"made-by": "sightline"}
+"""On an index that may go when its last namespace goes."""
+
+_MARKER = "store"  # the kind of note, and its key, that says that the namespace is ours
+_FORMAT = 1
+_OPTIONS = (
+    "namespace",
+    "cloud",
+    "region",
+    "environment",
+    "pod_type",
+    "replicas",
+    "shards",
+    "tls",
+    "patience_s",
+    "visible_s",
+)
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
+_SERVICE = "api.pinecone.io"
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+_METRICS = ("dotproduct", "cosine")  # the same for unit vectors; Pinecone's cosine divides once more
+_TIMEOUT_S = 30
+_READY_S = 300.0  # pods take minutes
+
+_NAMESPACE = "sightline"
+_NOTES = "-notes"  # behind the namespace of the records
+_GONE_S = 120
+_VISIBLE_S = 30
+_AT_ONCE = 8  # requests under way for one call
+_THREADS = "sightline-pinecone"
+
+_MOST_FETCHED = 100  # a fetch names its ids in the URL, which proxies cut at 8 KB
+_MOST_URL = 6000
+_LISTED = 100  # ids of a page, the most that Pinecone lists at once
+_AHEAD = 400  # ids that are listed before they are fetched, several requests at a time
+_FEW = 5000  # entries that pass a filter: up to here they are held and sorted, beyond all are walked
+_PAGE_BYTES = 2_000_000  # of a page of entries: half of what Pinecone answers at most
+_NARROW = 1000  # what a query gives at most when a namespace is walked by place
+_MOST_DELETED = 1000  # ids of one delete
+_LOOKED_AT = 100  # entries of an upsert whose visibility is asked for: their metadata are 4 MB at most
+_WITH_METADATA = 100  # matches of 40 KB each are the 4 MB that an answer may have
+
+T = TypeVar("T")
+V = TypeVar("V")
+_log = logging.getLogger(__name__)
+
+
+def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[PineconeEngine]":
+    """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there.
+
+    Raises `StoreNotFound`, `StoreForbidden`, `StoreUnreachable`, `DimensionMismatch`, or `StoreError` for an index or a
+    namespace that holds something else.
+    """
+    address = parse_address(url, _OPTIONS)
+    _check_names(address)
+    return RemoteStore(PineconeEngine(address, dim))
+
+
+class PineconeEngine:
+    """One namespace of a Pinecone index and that of its notes, which Pinecone finds and filters."""
+
+    most_hits = MOST_FOUND
+
+    def __init__(self, address: Address, dim: int | None) -> None:
+        self.address = address
+        timeout_s = address.number("patience_s", int(TIMEOUT_S))
+        self.calls = Calls(address.text, timeout_s, is_transient=_is_transient, translate=self._translated)
+        self.namespace = _namespace_of(address)
+        self.notes_namespace = self.namespace + _NOTES
+        self._visible_s = address.number("visible_s", _VISIBLE_S)
+        self._pool = ThreadPoolExecutor(_AT_ONCE, _THREADS)
+        self.index: Any = None
+        self._client = _client(address)
+        try:
+            model = self._prepared(dim)
+            self.dim = _dim(address, model)
+            check_marker(address.text, {"format": _FORMAT, "dim": self.dim}, dim)
+            self.is_serverless = not hasattr(model.deployment, "pod_type")
+            self.any_vector = schema.one_hot(self.dim)
+            self.index = self._client.index(host=_host(address, model.host))
+            self._is_ours = (model.tags or {}).items() >= TAG.items()
+            self._claim(is_new_welcome=dim is not None)
+        except BaseException:
+            self.close()
+            raise
+
+    def write(self, records: Sequence[Record], vectors: Vectors) -> None:
+        """Write records; returns when they are in Pinecone's log and reads see them."""
+        self._upsert(self.namespace, schema.entries_of(records, vectors))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove records; gives how many were there."""
+        return self._delete(self.namespace, map(key_of, ids))
+
+    def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
+        """The best of each query; those that are deleted meanwhile fall out."""
+        pushed = push(node).filter
+
+        def of_query(values: list[float]) -> list[Hit]:
+            answer = self._query(
+                self.namespace, top_k=limit, vector=values, filter=pushed, include_metadata=limit <= _WITH_METADATA
+            )
+            missing = [match.id for match in answer.matches if match.metadata is None]
+            known = self._fetch(self.namespace, missing) if missing else {}
+            known |= {match.id: match for match in answer.matches if match.metadata is not None}
+            found = [match for match in answer.matches if match.id in known]
+            return [hit_of(known[match.id], max(-1.0, min(1.0, match.score))) for match in found]
+
+        return self._each(of_query, queries.tolist())
+
+    def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
+        """The records of those ids that exist."""
+        return map(record_of, self._fetch(self.namespace, map(key_of, ids)).values())
+
+    def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
+        """The records that may match, in order of id; few by the filter, many by walking the namespace."""
+        return map(record_of, self._walk(self.namespace, push(node).filter))
+
+    def count(self, node: Node) -> int | None:
+        """How many records match, by Pinecone's own counts where its filter is exact and it says so."""
+        pushed = push(node)
+        if not pushed.is_exact:
+            return None
+        if pushed.filter is None:
+            return self._counts().get(self.namespace, 0)
+        if not self.is_serverless:
+            stats = self.calls.make(lambda: self.index.describe_index_stats(filter=pushed.filter))
+            return stats.namespaces[self.namespace].vector_count if self.namespace in stats.namespaces else 0
+        answer = self._read(  # a dry run: nothing is set
+            lambda: self.index.update(
+                filter=pushed.filter, set_metadata={"counted": True}, namespace=self.namespace, dry_run=True
+            ),
+            None,
+        )
+        return answer.matched_records if answer is not None else 0
+
+    def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
+        """The notes of a kind."""
+        entries = self._walk(self.notes_namespace, {"kind": {"$eq": kind}})
+        found = (one.metadata for one in entries if one.metadata and one.metadata.get("kind") == kind)
+        return ((str(kept["key"]), load_note(kept["note"])) for kept in found)
+
+    def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
+        """Write some notes and remove others."""
+        written = schema.mark()
+        entries = [schema.note_entry(kind, key, note, self.any_vector, written) for key, note in notes.items()]
+        if entries:
+            self._upsert(self.notes_namespace, entries)
+        if removed:
+            self._delete(self.notes_namespace, [schema.note_key(kind, key) for key in removed])
+
+    def size_bytes(self) -> None:
+        """Pinecone does not tell."""
+
+    def drop(self) -> None:
+        """Empty both namespaces, and remove the index if Sightline made it and nothing else is in it."""
+        for name in (self.namespace, self.notes_namespace):
+            try:
+                self.calls.make(lambda name=name: self.index.delete(delete_all=True, namespace=name))  # type: ignore[misc]
+            except StoreNotFound:
+                _log.debug("%s has no namespace %s", self.address.text, name)
+        others = {name for name, count in self._counts().items() if count} - {self.namespace, self.notes_namespace}
+        if self._is_ours and not others:
+            try:
+                self.calls.make(lambda: self._client.indexes.delete(self.address.name, timeout=_GONE_S))
+            except StoreNotFound:
+                _log.debug("%s is gone", self.address.text)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        if not self.calls.is_closed:
+            self.calls.close()
+            self._pool.shutdown(cancel_futures=True)
+            if self.index is not None:
+                self.index.close()
+            self._client.close()
+
+    def _prepared(self, dim: int | None) -> Any:
+        """The client's description of the index, created if `dim` is given and it is missing, once it is ready."""
+        address, indexes = self.address, self._client.indexes
+        try:
+            model = self.calls.make(lambda: indexes.describe(address.name))
+        except StoreNotFound:
+            model = self._created(missing_index(address.text, dim))
+        until, pause_s = time.monotonic() + _READY_S, 0.1
+        while not model.status.ready or not model.host:
+            if model.status.state in ("InitializationFailed", "Terminating", "Disabled") or time.monotonic() > until:
+                raise StoreError(
+                    f"the index of {address.text} is {model.status.state!r}, expected it to become ready within "
+                    f"{_READY_S:.0f} s: look at it in Pinecone's console"
+                )
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 5.0)
+            model = self.calls.make(lambda: indexes.describe(address.name))
+        return model
+
+    def _created(self, dim: int) -> Any:
+        address, indexes = self.address, self._client.indexes
+
+        def create() -> Any:
+            try:
+                return indexes.create(
+                    name=address.name,
+                    dimension=dim,  # an index for vectors, as `upsert` and `query` want it, and not one for documents
+                    metric="dotproduct",
+                    deployment=_deployment(address),
+                    tags=TAG,
+                    timeout=-1,
+                )
+            except errors.ConflictError:  # made at the same time by another process, or by a call whose answer was lost
+                return indexes.describe(address.name)
+
+        return self.calls.make(create)
+
+    def _claim(self, *, is_new_welcome: bool) -> None:
+        """Make sure that the namespace is ours, or make it so if it is empty."""
+        marker = dict(self.notes(_MARKER)).get(_MARKER)
+        where = f"the namespace {self.namespace!r} of {self.address.text}"
+        if marker is not None:
+            check_marker(where, {"dim": self.dim} | marker, self.dim, newest=_FORMAT)
+            return
+        if self._counts().get(self.namespace):
+            raise StoreError(
+                f"{where} holds records that Sightline did not write, expected its own or none: name another namespace"
+            )
+        missing_index(where, self.dim if is_new_welcome else None)
+        self.write_notes(_MARKER, {_MARKER: {"format": _FORMAT, "dim": self.dim}}, [])
+
+    def _upsert(self, namespace: str, entries: Sequence[Entry]) -> None:
+        """Write entries, each key once, in batches as large as Pinecone takes them; safe to repeat."""
+
+        def send(batch: list[Entry]) -> Any:
+            vectors = [entry.to_dict() for entry in batch]
+            return self.calls.make(lambda: self.index.upsert(vectors=vectors, namespace=namespace)).response_info
+
+        sent = list(
+            batches(entries, lambda entry: entry.most_bytes, most=schema.MOST_ENTRIES, most_bytes=schema.MOST_BYTES)
+        )
+        infos = self._each(send, sent)
+        numbers = [info.lsn_committed for info in infos if info is not None and info.lsn_committed is not None]
+        waiting = _Waiting(self, namespace, [batch[-1] for batch in sent[-_LOOKED_AT:]], max(numbers, default=None))
+        self._wait_until(waiting.is_over, f"an upsert of {len(entries)} entries")
+
+    def _delete(self, namespace: str, keys: Iterable[str]) -> int:
+        found = self._fetch(namespace, keys)
+        there = list(found)
+        groups = [there[at : at + _MOST_DELETED] for at in range(0, len(there), _MOST_DELETED)]
+
+        def remove(group: list[str]) -> None:
+            try:
+                self.calls.make(lambda: self.index.delete(ids=group, namespace=namespace))
+            except StoreNotFound:
+                self.calls.check_open()  # the namespace went with its last entry, or by another process
+
+        self._each(remove, groups)
+        left = list(groups)
+
+        def is_gone() -> bool:
+            while left:
+                identities = [str((found[key].metadata or {}).get("id", key)) for key in left[-1]]
+                if self._query_keys(namespace, {"id": {"$in": identities}}, 1) or self._fetch(namespace, left[-1]):
+                    return False
+                left.pop()
+            return True
+
+        self._wait_until(is_gone, f"a delete of {len(there)} entries")
+        return len(there)
+
+    def _wait_until(self, seen: Callable[[], bool], what: str) -> None:
+        """Return when a write is `seen`, or with a warning after the time that the URL allows for it."""
+        until, pause_s = time.monotonic() + self._visible_s, 0.02
+        while self._visible_s and not seen():
+            if time.monotonic() > until:
+                _log.warning("%s: %s is kept but not seen after %d s", self.address.text, what, self._visible_s)
+                return
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 1.0)
+
+    def _fetch(self, namespace: str, keys: Iterable[str]) -> dict[str, Any]:
+        """The entries of those keys that exist, by key."""
+
+        def some(group: list[str]) -> dict[str, Any]:
+            return self._read(lambda: self.index.fetch(ids=group, namespace=namespace), FetchResponse()).vectors
+
+        groups = batches(dict.fromkeys(keys), _url_bytes, most=_MOST_FETCHED, most_bytes=_MOST_URL)
+        found: dict[str, Any] = {}
+        for part in self._each(some, groups):
+            found |= part
+        return found
+
+    def _walk(self, namespace: str, pushed: dict[str, Any] | None) -> Iterator[Any]:
+        """The entries of a namespace in order of key, at least those that pass the filter; with constant memory.
+
+        Few are asked for by the filter; many, and those of pods, which cannot be listed, by walking the namespace.
+        """
+        if not self.is_serverless:
+            key_lists = self._placed(namespace, pushed)
+        else:
+            few = self._few(namespace, pushed) if pushed is not None else None
+            if few is not None:
+                yield from (few[key] for key in sorted(few))
+                return
+            key_lists = self._listed(namespace)
+        for keys in key_lists:
+            found = self._fetch(namespace, keys)
+            yield from (found[key] for key in keys if key in found)
+
+    def _few(self, namespace: str, pushed: dict[str, Any]) -> dict[str, Any] | None:
+        """The entries that pass, by key, or None if they are many."""
+        limit = max(1, min(1000, _PAGE_BYTES // (24 * self.dim + 4096)))
+        found: dict[str, Any] = {}
+        token: str | None = None
+        while len(found) < _FEW:
+            page = self._read(
+                lambda token=token: self.index.fetch_by_metadata(  # type: ignore[misc]
+                    filter=pushed, namespace=namespace, limit=limit, pagination_token=token
+                ),
+                FetchByMetadataResponse(),
+            )
+            found |= page.vectors
+            token = page.pagination.next if page.pagination else None
+            if not token:
+                return found
+        return None
+
+    def _listed(self, namespace: str) -> Iterator[list[str]]:
+        """All keys in order, as the namespace lists them."""
+        keys = list[str]()
+        token: str | None = None
+        while True:
+            page = self._read(
+                lambda token=token: self.index.list_paginated(  # type: ignore[misc]
+                    namespace=namespace, limit=_LISTED, pagination_token=token
+                ),
+                ListResponse(),
+            )
+            keys += [str(item.id) for item in page.vectors]
+            token = page.pagination.next if page.pagination else None
+            if not token or len(keys) >= _AHEAD:
+                yield keys
+                keys = []
+            if not token:
+                return
+
+    def _placed(self, namespace: str, pushed: dict[str, Any] | None) -> Iterator[list[str]]:
+        """The keys that pass, in order, by queries for ranges of places, halved until they are narrow enough."""
+        ranges = [(0, 2**48)]
+        while ranges:
+            low, high = ranges.pop()
+            is_one = high - low == 1
+            within: dict[str, Any] = {"place": {"$gte": low, "$lt": high}}
+            keys = self._query_keys(
+                namespace,
+                {"$and": [within, pushed]} if pushed else within,
+                MOST_FOUND if is_one else _NARROW,
+            )
+            if is_one and len(keys) >= MOST_FOUND:
+                raise StoreError(
+                    f"{self.address.text} has {MOST_FOUND:,} ids or more that begin with the same six characters, "
+                    "which an index of pods cannot list: use a serverless index, or UUIDs as ids"
+                )
+            if len(keys) < _NARROW or is_one:
+                yield sorted(keys)
+            else:
+                middle = (low + high) // 2
+                ranges += [(middle, high), (low, middle)]
+
+    def _query(self, namespace: str, **question: Any) -> Any:
+        """The client's answer to a question about a namespace."""
+        return self._read(lambda: self.index.query(namespace=namespace, **question), QueryResponse())
+
+    def _query_keys(self, namespace: str, pushed: dict[str, Any], limit: int) -> list[str]:
+        """Up to `limit` keys of entries that pass, whatever their vector."""
+        answer = self._query(namespace, top_k=limit, vector=self.any_vector, filter=pushed)
+        return [match.id for match in answer.matches]
+
+    def _read(self, function: Callable[[], T], empty: T) -> T:
+        """A call, or `empty` where the namespace does not exist, as none does before its first write."""
+        try:
+            return self.calls.make(function)
+        except StoreNotFound:
+            self._counts()  # raises if the index itself is gone
+            return empty
+
+    def _each(self, function: Callable[[V], T], values: Iterable[V]) -> list[T]:
+        """The function's results for all values, in order, several at a time."""
+        values = list(values)
+        is_inner = threading.current_thread().name.startswith(_THREADS)  # one that waits for others would lock them out
+        if len(values) < 2 or is_inner:
+            return [function(value) for value in values]
+        self.calls.check_open()
+        try:
+            return list(self._pool.map(function, values))
+        except (RuntimeError, CancelledError):
+            self.calls.check_open()  # closed by another thread in the middle
+            raise
+
+    def _counts(self) -> dict[str, int]:
+        """How many entries each namespace has, by `describe_index_stats`."""
+        stats = self.calls.make(lambda: self.index.describe_index_stats())
+        return {name: summary.vector_count for name, summary in stats.namespaces.items()}
+
+    def _translated(self, error: Exception) -> StoreError | None:
+        what = self.address.text
+        if not isinstance(error, errors.PineconeError):
+            return None
+        if isinstance(error, errors.UnauthorizedError | errors.ForbiddenError):
+            return StoreForbidden(
+                f"{what} refuses the key or what it may do ({error.message}), expected a key of this project with the "
+                "right to it: write it as pinecone://:KEY@..., or name its file with key_file"
+            )
+        if isinstance(error, errors.NotFoundError):
+            return StoreNotFound(
+                f"{what} does not find what was asked for ({error.message}): look whether it was removed"
+            )
+        return StoreError(f"{what} refused a call ({error.message}): look at what Pinecone says")
+
+
+class _Waiting:
+    """What is known of a write by the last entries of its batches: seen once, it stays seen."""
+
+    def __init__(self, engine: PineconeEngine, namespace: str, last: Sequence[Entry], number: int | None) -> None:
+        self._engine, self._namespace, self._last, self._number = engine, namespace, last, number
+        self._searched: dict[str, int] | None = None
+        self._is_fetched = False
+
+    def is_over(self) -> bool:
+        """Whether queries and fetches see it."""
+        if self._searched is None:
+            self._searched = self._seen_by_search()
+        if self._searched is not None and not self._is_fetched:
+            self._is_fetched = self._seen_by_fetch(self._searched)
+        return self._is_fetched
+
+    def _seen_by_search(self) -> dict[str, int] | None:
+        """The marks that queries see, once they see the write: by its number, or by its marks where there is none."""
+        ids = [one.metadata["id"] for one in self._last]
+        answer = self._engine._query(
+            self._namespace,
+            top_k=len(ids),
+            vector=self._engine.any_vector,
+            filter={"id": {"$in": ids}},
+            include_metadata=True,
+        )
+        marks = {match.id: int((match.metadata or {}).get("mark", 0)) for match in answer.matches}
+        reached = answer.response_info.lsn_reconciled if answer.response_info else None
+        if self._number is not None and reached is not None:
+            return marks if reached >= self._number else None
+        return marks if all(marks.get(one.key, 0) >= one.metadata["mark"] for one in self._last) else None
+
+    def _seen_by_fetch(self, searched: dict[str, int]) -> bool:
+        """Whether fetches see it, or what another writer made of it since, which queries see."""
+        found = self._engine._fetch(self._namespace, [one.key for one in self._last])
+        marks = {key: int((entry.metadata or {}).get("mark", 0)) for key, entry in found.items()}
+        return all(
+            marks.get(one.key, 0) >= one.metadata["mark"] or marks.get(one.key) == searched.get(one.key)
+            for one in self._last
+        )
+
+
+def _namespace_of(address: Address) -> str:
+    return address.options.get("namespace", _NAMESPACE)
+
+
+def _check_names(address: Address) -> None:
+    if not _NAME.fullmatch(address.name):
+        raise UsageError(
+            f"the index {address.name!r} of {address.text} is not a valid name in Pinecone, expected up to 45 "
+            "small letters, digits and hyphens inside: rename it"
+        )
+    namespace = _namespace_of(address)
+    if not namespace or not namespace.isascii() or not namespace.isprintable() or len(namespace) > 500:
+        raise UsageError(
+            f"the namespace {namespace!r} of {address.text} is not a valid name in Pinecone, expected 1 to "
+            "500 visible ASCII characters: rename it"
+        )
+
+
+def _client(address: Address) -> Pinecone:
+    scheme = "https" if _is_encrypted(address) else "http"
+    port = f":{address.port}" if address.port is not None else ""
+    timeout_s = min(_TIMEOUT_S, max(1, address.number("patience_s", _TIMEOUT_S)))
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    try:
+        return Pinecone(address.key or None, host=f"{scheme}://{host or _SERVICE}{port}", timeout=timeout_s)
+    except errors.PineconeValueError as error:
+        raise StoreForbidden(
+            f"{address.text} has no usable key ({error.message}), expected one: write it as pinecone://:KEY@..., or "
+            "name its file with key_file"
+        ) from error
+
+
+def _deployment(address: Address) -> dict[str, Any]:
+    options = address.options
+    if "environment" in options:
+        return {
+            "deployment_type": "pod",
+            "environment": options["environment"],
+            "pod_type": options.get("pod_type", "p1.x1"),
+            "replicas": address.number("replicas", 1),
+            "shards": address.number("shards", 1),
+        }
+    cloud, region = options.get("cloud", "aws"), options.get("region", "us-east-1")
+    return {"deployment_type": "managed", "cloud": cloud, "region": region}
+
+
+def _dim(address: Address, model: Any) -> int:
+    """The length of the index's vectors; `StoreError` if they are not as Sightline needs them."""
+    dense: Sequence[Any] = [field for field in model.schema.fields.values() if hasattr(field, "dimension")]
+    if len(dense) != 1 or dense[0].metric not in _METRICS:
+        found = ", ".join(f"{name}: {type(field).__name__}" for name, field in model.schema.fields.items())
+        metrics = ", ".join(str(field.metric) for field in dense)
+        raise StoreError(
+            f"the index of {address.text} was made for something else ({found}; metric {metrics or 'none'}), expected "
+            "one dense vector with the metric dotproduct or cosine: name another index"
+        )
+    return int(dense[0].dimension)
+
+
+def _host(address: Address, host: str) -> str:
+    """Where the records are. The client takes the host for https, which a local server may not speak."""
+    return host if _is_encrypted(address) else f"http://{host.removeprefix('https://')}"
+
+
+def _is_encrypted(address: Address) -> bool:
+    return address.is_on("tls") if "tls" in address.options else address.host not in _LOCAL
+
+
+def _is_transient(error: Exception) -> bool:
+    transient = (
+        errors.PineconeConnectionError,
+        errors.PineconeTimeoutError,
+        errors.RateLimitError,
+        errors.ServiceError,
+    )
+    return isinstance(error, transient) or (isinstance(error, errors.ApiError) and error.status_code == 408)
+
+
+def _url_bytes(key: str) -> int:
+    return len(key) + len("&ids=")

@@ -1,0 +1,503 @@
+"""Vespa as the engine of a store, through pyvespa: two schemas of one application, for records and for notes."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpr
+import numpy as np
+from requests.exceptions import HTTPError
+from vespa.application import Vespa, VespaSync
+from vespa.exceptions import VespaError
+
+from sightline.chunks import chunks
+from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreachable, UsageError
+from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
+from sightline.filters.where import Node, matches, parse_where
+from sightline.stores.checks import check_dim
+from sightline.stores.remote import (
+    TIMEOUT_S,
+    Calls,
+    TunableStore,
+    check_marker,
+    check_reach,
+    missing_index,
+    top_k_matching,
+)
+from sightline.stores.url import Address, StoreUrl, parse_address
+from sightline.stores.vespa.deploy import ConfigServer
+from sightline.stores.vespa.filters import (
+    ALL,
+    NONE,
+    PLACES,
+    after,
+    both,
+    condition,
+    id_long,
+    is_exact,
+    kind_long,
+    one_of,
+    payload_longs,
+    payload_ranks,
+    places,
+)
+from sightline.stores.vespa.package import EXPLORED, LARGEST_ANSWER, LINKS, NOTES, build, check_name, component_of
+from sightline.types import Hit, Note, Record, Vector, Vectors, Where
+
+Fields = Mapping[str, Any]
+T = TypeVar("T")
+D = TypeVar("D")
+
+_OPTIONS = ("config_port", "cert", "cert_key", "tls", "exact", "patience_s", "start_s", "text_model", "links", "insert")
+_CONFIG_PORT = 19071
+_START_S = 300  # an application starts in about half a minute
+_PAUSE_S = 0.2
+_UNKNOWN_TYPE = 400  # the status for a document type that no schema defines
+_MARKER = "sightline"  # the kind of note, and its key, that says what an index is
+_FORMAT = 1
+_WORKERS = 16  # writes in flight: /document/v1 takes one document a request; Vespa answers 429 when they are too many
+_AT_ONCE = 1024  # documents handed to the workers together, which bounds the memory
+_TRANSIENT = (408, 429, 502, 503, 504)  # too much at once, starting, restarting or too slow: worth another try
+_TIMEOUT_S = 60
+_SETTINGS: Mapping[str, Any] = {
+    "timeout": f"{_TIMEOUT_S}s",  # Vespa's own half a second gives what it has by then
+    "ranking.softtimeout.enable": False,  # all or an error, never a part
+    "sorting.degrading": False,  # else sorting counts, and finds, a part only
+    "dispatch.topKProbability": 1.0,  # several nodes: each is asked for as many as are wanted
+    "presentation.format.tensors": "short",
+}
+_LOOKED_UP = 500  # ids in one query
+_PAGE = 500  # with 512-d vectors about 3 MB
+_PAGES_IN_WINDOW = 8
+_LOWEST, _HIGHEST = -(2**63) + 1, 2**63 - 1
+_ORDER = ", ".join([*(f"place{at} asc" for at in range(PLACES)), '{function: "raw"}rest asc'])
+_LONGEST_NAME = 400  # of a document's id, which travels in the URL
+
+
+class DegradedError(Exception):
+    """An answer from a part of the nodes."""
+
+
+def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[VespaEngine]":
+    """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there.
+
+    Raises `UsageError`, `StoreNotFound`, `DimensionMismatch`, `StoreForbidden`, `StoreUnreachable` or `StoreError`.
+    """
+    address = parse_address(url, _OPTIONS)
+    check_name(address.name)
+    if dim is not None:
+        check_dim(dim)
+    for option in ("cert", "cert_key"):
+        if option in address.options and not Path(address.options[option]).is_file():
+            raise UsageError(
+                f"{option}={address.options[option]} of {address.text} is not a file, expected a certificate or its "
+                "key in PEM format: correct the path"
+            )
+    engine = VespaEngine(address)
+    try:
+        engine.open(dim)
+        return TunableStore(engine)
+    except BaseException:
+        engine.close()
+        raise
+
+
+class VespaEngine:
+    """Records in Vespa. The width is `hnsw.exploreAdditionalHits`: how many vectors more than wanted a search visits.
+
+    Vespa itself searches exactly where a filter lets few records pass (2 % of all).
+    """
+
+    dim = 0
+    most_hits = LARGEST_ANSWER - 1
+    widths = (0, 100, 200, 400, 800, 1600, 3200)
+    # Until it is tuned: other graph indexes lose 20 to 40 % of the neighbours of queries by words at their own widths.
+    untuned_width = 400
+    reads_width = False
+
+    def __init__(self, address: Address) -> None:
+        self.address, self.name, self.notes_name = address, address.name, address.name + NOTES
+        timeout_s = address.number("patience_s", round(TIMEOUT_S))
+        host = f"[{address.host}]" if ":" in address.host else address.host or "localhost"
+        self.calls = Calls(address.text, timeout_s, is_transient=_is_transient, translate=self._translated)
+        self._server = ConfigServer(f"http://{host}:{address.number('config_port', _CONFIG_PORT)}", timeout_s)
+        self._approximate = "false" if address.is_on("exact") else "true"
+        is_safe = address.is_on("tls") or "cert" in address.options
+        app = Vespa(
+            f"{'https' if is_safe else 'http'}://{host}",
+            port=address.port or (443 if is_safe else 8080),
+            cert=address.options.get("cert"),
+            key=address.options.get("cert_key"),
+            vespa_cloud_secret_token=address.key or None,
+        )
+        # No retries of its own: it knows no patience. Compression costs more than it saves but on long ways.
+        compress = "auto" if is_safe else False
+        session = VespaSync(app, pool_maxsize=_WORKERS, compress=compress, num_retries_429=0)
+        self._session: Any = session.__enter__()  # type: ignore[no-untyped-call]
+        self._workers = ThreadPoolExecutor(_WORKERS, "sightline-vespa")
+
+    def open(self, dim: int | None) -> None:
+        """Learn the dim of the index that is there, or deploy it and wait until it serves."""
+        marker = self._marker()
+        if not marker:
+            new_dim = missing_index(self.address.text, dim)
+            if marker is None:
+                self._server.add(self._package(new_dim))
+                marker = self._started(new_dim)
+            else:
+                marker = self._claimed(new_dim)
+        self.dim = check_marker(self.address.text, {"format": _FORMAT} | dict(marker), dim, newest=_FORMAT)
+
+    def write(self, records: Sequence[Record], vectors: Vectors) -> None:
+        """Write records; returns when Vespa has acknowledged each."""
+        self._put(self.name, zip(records, vectors, strict=True), lambda pair: _record_document(*pair))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Remove records; gives how many were there."""
+        there = {record.id for record in self._find(ids, "short")}
+        self._remove(self.name, [_document_name(name) for name in there])
+        return len(there)
+
+    def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
+        """The best of each query."""
+        wide = self.untuned_width if width is None else width
+        return [self._nearest({"input.query(q)": row}, limit, condition(node), wide) for row in queries.tolist()]
+
+    def search_text(self, text: str, k: int, where: Where | None = None, offset: int = 0) -> list[Hit]:
+        """As a store's `search` for words that Vespa itself makes a vector of; needs `text_model` at creation."""
+        if not text or k < 1 or offset < 0:
+            raise UsageError(f"text is {text!r}, k is {k}, offset is {offset}, expected words, k >= 1 and offset >= 0")
+        node = parse_where(where or {})
+        check_reach(offset + k, self.most_hits, self.address.text)
+        query = {"input.query(q)": f"embed({component_of(self.name)}, @text)", "text": text}
+        width = int(dict(self.notes("width")).get("width", {}).get("width", self.untuned_width))
+
+        def nearest(limit: int) -> list[Hit]:
+            return self._nearest(query, limit, condition(node), width)
+
+        def matching(limit: int) -> list[Hit]:
+            return [hit for hit in nearest(self.most_hits) if matches(hit.payload, node)][:limit]
+
+        return top_k_matching(nearest, k, offset, node=node, max_limit=self.most_hits, compare_all=matching)
+
+    def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
+        """The records of those ids that exist."""
+        return self._find(ids, "whole")
+
+    def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
+        """The records that may match, in order of id."""
+        return map(_document_record, self.pages(self.name, condition(node), "whole" if with_vectors else "short"))
+
+    def count(self, node: Node) -> int | None:
+        """How many records match, where the YQL is exact."""
+        if not is_exact(node):
+            return None
+        if condition(node) == NONE:
+            return 0
+        body = {"yql": f"select * from sources * where {condition(node)} limit 0", **_of(self.name)}
+        return int(self._query(body)["fields"]["totalCount"])
+
+    def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
+        """The notes of a kind."""
+        found = self.pages(self.notes_name, one_of("kind", [kind_long(kind)]), "short")
+        notes = (_document_note(fields) for fields in found)
+        return ((key, note) for key, its_kind, note in notes if its_kind == kind)
+
+    def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
+        """Write some notes and remove others."""
+        self._put(self.notes_name, notes.items(), lambda pair: _note_document(kind, *pair))
+        self._remove(self.notes_name, [_document_name(kind, key) for key in removed])
+
+    def finish_indexing(self) -> None:
+        """Nothing: Vespa acknowledges a record when its graph holds it."""
+
+    def size_bytes(self) -> None:
+        """Vespa does not tell."""
+
+    def drop(self) -> None:
+        """Remove both schemas and their documents from the server."""
+        self.close()
+        self._server.remove(self.name)
+
+    def close(self) -> None:
+        """Finish what is under way and close the connections."""
+        if not self.calls.is_closed:
+            self.calls.close()
+            self._workers.shutdown()
+            self._session.__exit__(None, None, None)
+
+    def pages(self, schema: str, condition: str, summary: str, *, page: int = _PAGE) -> Iterator[Fields]:
+        """The fields of every document that meets a condition, in order of id; of `summary`, a summary class.
+
+        Vespa has no cursor for queries; offsets cost more the further they go, and move with what is written meanwhile.
+        So each page begins after the last document of the one before, and looks into a window of the ids in which a few
+        pages lie: without it, each page would sort all that is left.
+        """
+        if condition == NONE:
+            return
+        low, width, last, limit = _LOWEST, _HIGHEST - _LOWEST, "", page
+        while low <= _HIGHEST:
+            high = min(low + width, _HIGHEST)
+            window = f"range(place0, {low}L, {high}L)"
+            passed = both([window, _after(last), condition])
+            yql = f"select * from sources * where {passed} order by {_ORDER} limit {limit}"
+            root = self._query({"yql": yql, "presentation.summary": summary, **_of(schema)})
+            found = list(_hit_fields(root))
+            fresh = [fields for fields in found if _document_id(fields) > last]
+            yield from fresh
+            total = int(root["fields"]["totalCount"])
+            if len(found) < limit:  # the window is empty now
+                low, width = high + 1, min(width * _PAGES_IN_WINDOW, _HIGHEST - _LOWEST)
+            elif fresh:
+                last = _document_id(fresh[-1])
+                low, limit = places(last)[0][0], page
+                if total > 2 * _PAGES_IN_WINDOW * page:
+                    width = max(1, (high - low) * _PAGES_IN_WINDOW * page // total)
+            elif limit < LARGEST_ANSWER:
+                limit = min(2 * limit, LARGEST_ANSWER)
+            else:
+                raise StoreError(
+                    f"more than {LARGEST_ANSWER} ids begin with the same {8 * PLACES} bytes as {last[:60]!r}: use "
+                    "record_id(uri) as ids"
+                )
+
+    def _marker(self) -> Fields | None:
+        """What an index says of itself: None if its schemas are not deployed, empty if they are new."""
+        name = _document_name(_MARKER, _MARKER)
+        try:
+            fields = self._get(self.notes_name, name)
+        except Exception as error:
+            is_away = isinstance(error, httpr.RequestError)  # Vespa does not listen before it has an application
+            if _status_of(error) == _UNKNOWN_TYPE or (is_away and self._server.is_empty()):
+                return None
+            if not _is_transient(error):
+                raise self._translated(error) or error from error
+            fields = self.calls.make(lambda: self._get(self.notes_name, name))
+        return _document_note(fields)[2] if fields and "record" in fields else {}
+
+    def _claimed(self, dim: int) -> Fields:
+        """The marker of an index whose schemas are new, once it is seen that they are ours and of this dim."""
+        marker = {"dim": dim, "format": _FORMAT}
+        try:
+            self._nearest({"input.query(q)": [1.0] + [0.0] * (dim - 1)}, 1, ALL, self.untuned_width)
+            self.write_notes(_MARKER, {_MARKER: marker}, [])
+        except StoreError as error:
+            if isinstance(error, StoreForbidden | StoreUnreachable):
+                raise
+            raise StoreError(
+                f"{self.address.text} holds schemas that are not Sightline's with {dim} dimensions ({error}), expected "
+                "none or such as sightline.stores.vespa.application_package writes: choose another name"
+            ) from error
+        return marker
+
+    def _started(self, dim: int) -> Fields:
+        """The marker of an index that was deployed just now: until everything serves it, calls fail in many ways."""
+        start_s = self.address.number("start_s", _START_S)
+        until = time.monotonic() + start_s
+        while True:
+            try:
+                return self._claimed(dim)
+            except StoreForbidden:
+                raise
+            except StoreError as error:
+                if time.monotonic() > until:
+                    raise StoreUnreachable(
+                        f"{self.address.text} does not serve the application that was deployed {start_s} s ago "
+                        f"({error}): look into Vespa's log, then run the same again"
+                    ) from error
+            time.sleep(_PAUSE_S)
+
+    def _package(self, dim: int) -> Any:
+        text_model = self.address.options.get("text_model")
+        return build(
+            self.name,
+            dim,
+            text_model=Path(text_model).expanduser() if text_model else None,
+            links=self.address.number("links", LINKS),
+            explored=self.address.number("insert", EXPLORED),
+        )
+
+    def _find(self, ids: Sequence[str], summary: str) -> Iterator[Record]:
+        for few in chunks(ids, _LOOKED_UP):
+            yql = f"select * from sources * where {one_of('lookup', list(map(id_long, few)))} limit {len(few)}"
+            root = self._query({"yql": yql, "presentation.summary": summary, **_of(self.name)})
+            yield from map(_document_record, _hit_fields(root))
+
+    def _nearest(self, query: Fields, limit: int, passed: str, width: int) -> list[Hit]:
+        if passed == NONE:
+            return []
+        options = f'{{targetHits: {limit}, "hnsw.exploreAdditionalHits": {width}, approximate: {self._approximate}}}'
+        nearest = f"({options}nearestNeighbor(vector, q))"
+        wanted = both([nearest, passed]) if passed != ALL else nearest
+        body = {
+            "yql": f"select * from sources * where {wanted} limit {limit}",
+            "presentation.summary": "short",
+            "ranking.profile": "nearest",
+            "model.restrict": self.name,
+            **query,
+        }
+        return [_hit(one) for one in self._query(body).get("children", ())]
+
+    def _query(self, body: Fields) -> Fields:
+        """The root of the answer to a query, from all nodes."""
+        return self.calls.make(lambda: _whole(self._session.query(body={**_SETTINGS, **body}).json))
+
+    def _get(self, schema: str, name: str) -> Fields | None:
+        """The fields of a document, or None; without patience, raises whatever the client raises."""
+        answer = self._session.get_data(schema, name, namespace=schema)
+        fields: Fields | None = answer.json.get("fields") if answer.status_code == 200 else None
+        return fields
+
+    def _put(self, schema: str, documents: Iterable[D], encode: Callable[[D], tuple[str, Fields]]) -> None:
+        """Write documents, each as a name and its fields, which the workers make; returns when all are durable."""
+
+        def write(document: D) -> None:
+            name, fields = encode(document)
+            self.calls.make(lambda: self._session.feed_data_point(schema, name, dict(fields), namespace=schema))
+
+        self._each(write, documents)
+
+    def _remove(self, schema: str, names: Iterable[str]) -> None:
+        def remove(name: str) -> None:
+            self.calls.make(lambda: self._session.delete_data(schema, name, namespace=schema))
+
+        self._each(remove, names)
+
+    def _each(self, do: Callable[[D], Any], documents: Iterable[D]) -> None:
+        self.calls.check_open()
+        for few in chunks(documents, _AT_ONCE):
+            try:
+                futures = [self._workers.submit(do, document) for document in few]
+            except RuntimeError:  # closed meanwhile by another thread
+                self.calls.check_open()
+                raise
+            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in waiting:  # one failed: those under way end, the others never begin
+                future.cancel()
+            wait(waiting)
+            for future in done:
+                future.result()
+
+    def _translated(self, error: Exception) -> StoreError | None:
+        if not isinstance(error, VespaError | HTTPError | httpr.HTTPError):
+            return None
+        what, status, text = self.address.text, _status_of(error), str(error)[:300]
+        if status in (401, 403):
+            return StoreForbidden(
+                f"{what} refuses the credentials ({status}), expected a token in the URL (vespa://:TOKEN@host/name), a "
+                "key_file, or cert and cert_key: give those of the application"
+            )
+        if status == 507:
+            return StoreFull(
+                f"{what} has no room for more (507: {text}): add nodes or memory, then run the same again; what was "
+                "acknowledged is kept"
+            )
+        return StoreError(f"{what} refused a call ({status}: {text}): look into Vespa's log")
+
+
+def _is_transient(error: Exception) -> bool:
+    return isinstance(error, httpr.RequestError | DegradedError) or _status_of(error) in _TRANSIENT
+
+
+def _status_of(error: BaseException) -> int:
+    """The HTTP status behind an error of pyvespa; 0 without one."""
+    for one in (error, error.__cause__):
+        status = getattr(getattr(one, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status
+    return 0
+
+
+def _whole(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    root: Mapping[str, Any] = answer["root"]
+    if root.get("errors"):
+        raise VespaError(root["errors"])
+    coverage = root.get("coverage", {})
+    if coverage.get("degraded") or not coverage.get("full", True):
+        raise DegradedError(f"only {coverage.get('coverage')} % of the documents were searched")
+    return root
+
+
+def _hit(found: Mapping[str, Any]) -> Hit:
+    """Vespa's closeness is 1 / (1 + angle)."""
+    record = _document_record(found["fields"])
+    closeness = float(found["relevance"])
+    if not 0 < closeness <= 1:
+        raise StoreError(f"Vespa ranked {record.id!r} with {closeness}, expected 0 to 1: deploy the schema again")
+    return Hit(record.id, record.uri, math.cos(min(math.pi, 1 / closeness - 1)), record.payload)
+
+
+def _of(schema: str) -> dict[str, Any]:
+    return {"model.restrict": schema, "ranking.profile": "unranked"}
+
+
+def _after(last: str) -> str:
+    """Longer ids may share all their places with others: those are asked for again, and told apart here."""
+    if not last:
+        return ALL
+    parts, rest = places(last)
+    return after(parts, or_equal=bool(rest))
+
+
+def _document_name(*names: str) -> str:
+    """The last part of a document's id: percent-encoded, or a hash where that is long."""
+    text = ":".join(quote(name, safe="") for name in names)
+    return text if len(text) <= _LONGEST_NAME else f"={sha256(text.encode()).hexdigest()}"
+
+
+def _record_document(record: Record, vector: Vector) -> tuple[str, Fields]:
+    """A record as the name and the fields of a document; vectors as hexadecimal text are read fastest."""
+    ordered = [{"which": which, "amount": amount} for which, amount in payload_ranks(record.payload)]
+    return _document_name(record.id), {
+        "record": _dump([record.id, record.uri, dump_payload(record.payload)]),
+        "vector": {"values": vector.astype(">f4").tobytes().hex()},
+        "tokens": payload_longs(record.payload),
+        "ordered": ordered,
+        **_looked_up(record.id),
+    }
+
+
+def _note_document(kind: str, key: str, note: Note) -> tuple[str, Fields]:
+    """A note as the name and the fields of a document."""
+    fields = {"record": _dump([key, kind, dump_note(note)]), "kind": kind_long(kind), **_looked_up(key)}
+    return _document_name(kind, key), fields
+
+
+def _document_id(fields: Fields) -> str:
+    """The id of the record, or the key of the note, of a document."""
+    return str(json.loads(fields["record"])[0])
+
+
+def _document_record(fields: Fields) -> Record:
+    """The record of a document; without a vector if the document comes without one."""
+    name, uri, payload = json.loads(fields["record"])
+    vector = np.array(fields["vector"]["values"] if "vector" in fields else (), np.float32)
+    return Record(name, uri, vector, load_payload(payload))
+
+
+def _document_note(fields: Fields) -> tuple[str, str, Note]:
+    """The key, kind and content of a document that is a note."""
+    key, kind, note = json.loads(fields["record"])
+    return key, kind, load_note(note)
+
+
+def _hit_fields(root: Fields) -> Iterator[Fields]:
+    """The fields of each hit of an answer."""
+    for hit in root.get("children", ()):
+        yield hit["fields"]
+
+
+def _looked_up(name: str) -> dict[str, Any]:
+    parts, rest = places(name)
+    return {"lookup": id_long(name), **{f"place{at}": part for at, part in enumerate(parts)}, "rest": rest}
+
+
+def _dump(values: Sequence[str]) -> str:
+    """JSON in ASCII: Vespa's strings refuse control characters and the like."""
+    return json.dumps(values)
