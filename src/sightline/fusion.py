@@ -13,7 +13,7 @@ from sightline.filters.where import matches
 from sightline.index import MOST_FOLDED, Index
 from sightline.query import Picture, SearchQuery, Term, describe
 from sightline.results import Hits, Took
-from sightline.types import Hit, Record, Vector, Where
+from sightline.types import Filter, Hit, Record, Vector, Where
 
 _FIRST_WIDTH = 64  # candidates asked of each index at first; each further round asks for four times as many
 _GROWTH = 4
@@ -42,7 +42,7 @@ def search(
     terms: Sequence[Term],
     *,
     k: int = 10,
-    where: Where | None = None,
+    where: Filter | None = None,
     min_score: float | None = None,
     offset: int = 0,
     fold: bool = False,
@@ -62,9 +62,9 @@ def search(
     began = time.perf_counter()
     members = _members(parts, terms)
     encoded = time.perf_counter()
-    count = last
+    count, filtered = last, members[0].index.filter(where)
     while True:
-        ranked = _ranked(members, count, where)
+        ranked = _ranked(members, count, filtered)
         kept = [hit for hit in ranked if min_score is None or hit.score >= min_score]
         if fold:
             from sightline.analysis.duplicates import fold_hits

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -28,11 +27,13 @@ from sightline.errors import (
     SourceError,
     StoreNotFound,
 )
+from sightline.filters.fields import Fields
 from sightline.query import Picture, SearchQuery, Term, describe, embed_many
 from sightline.results import Hits, Took, grid
+from sightline.sources.folder import file_uri
 from sightline.stores.base import Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Failure, Item, Note, Record, Vector, Vectors, Where, record_id
+from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.calibration.tuning import Tuning
@@ -78,6 +79,7 @@ class Index:
         self._judge: RelevanceJudge | None = None
         self._encoder: Encoder | None = None
         self._store: Store | None = None
+        self.fields = Fields(self._having)
 
     def __enter__(self) -> Index:
         return self
@@ -205,7 +207,7 @@ class Index:
         image: Picture | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
         fold: bool = False,
@@ -217,7 +219,7 @@ class Index:
         """
         given = [Term("text", text)] if text is not None else []
         given += [Term("image", image)] if image is not None else []
-        query = SearchQuery((*terms, *given), k, offset, where, min_score, fold=fold)
+        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
         return self.search_many([query])[0]
 
     def similar(
@@ -225,14 +227,14 @@ class Index:
         picture: str,
         *,
         k: int = 10,
-        where: Where | None = None,
+        where: Filter | None = None,
         min_score: float | None = None,
         offset: int = 0,
         fold: bool = False,
     ) -> Hits:
         """The pictures nearest to an indexed one, named by id, URI or path, without that one itself."""
         name = self.record(picture).id
-        query = SearchQuery((Term("id", name),), k, offset, where, min_score, without=name, fold=fold)
+        query = SearchQuery((Term("id", name),), k, offset, self.filter(where), min_score, without=name, fold=fold)
         return self.search_many([query])[0]
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[Hits]:
@@ -300,9 +302,16 @@ class Index:
         """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
         return self.store.delete([_id_of(picture) for picture in pictures])
 
-    def count(self, where: Where | None = None) -> int:
-        """How many pictures match."""
-        return self.store.count(where)
+    def count(self, where: Filter | None = None) -> int:
+        """How many pictures match `where`, which is as `filter` takes it."""
+        return self.store.count(self.filter(where))
+
+    def filter(self, where: Filter | None) -> Where | None:
+        """A filter as a person writes it (`width>=800`, JSON, a mapping with dates as text) as stores take it.
+
+        `WhereError` for what cannot be understood, a field that no picture has, and a value of the wrong kind.
+        """
+        return self.fields.read(where) if where else None
 
     def failures(self) -> list[Failure]:
         """The pictures that could not be indexed, by URI."""
@@ -397,6 +406,10 @@ class Index:
             )
         return answers
 
+    def _having(self, field: str | None) -> Iterator[Payload]:
+        """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
+        return (record.payload for record in self.store.scan({field: {"$exists": True}} if field else None))
+
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
 
@@ -462,7 +475,7 @@ def _id_of(picture: str) -> str:
     try:
         return str(UUID(picture))
     except ValueError:
-        return record_id(picture if "://" in picture else Path(os.path.abspath(Path(picture).expanduser())).as_uri())  # noqa: PTH100
+        return record_id(picture if "://" in picture else file_uri(picture))
 
 
 def _now() -> str:

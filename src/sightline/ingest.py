@@ -15,6 +15,7 @@ import numpy as np
 from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
+from sightline.filters.dates import with_local_times
 from sightline.filters.documents import dump_payload
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
@@ -236,7 +237,8 @@ def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
 
 
 def _joined(item: Item, vector: np.ndarray, content: Payload) -> Record:
-    return Record(record_id(item.uri), item.uri, vector, {**content, **item.payload, "stamp": item.stamp})
+    payload = with_local_times({**content, **item.payload, "stamp": item.stamp})
+    return Record(record_id(item.uri), item.uri, vector, payload)
 
 
 def _folders(payload: Mapping[str, Any]) -> list[str]:

@@ -27,6 +27,9 @@ Payload: TypeAlias = Mapping[str, Value]
 Where: TypeAlias = Mapping[str, Any]
 """A filter on payloads, as users of vector databases know it: {"color": "red", "width": {"$gte": 800}}."""
 
+Filter: TypeAlias = Where | str
+"""A filter as people write it: a mapping whose dates may be text ("2024-05"), or text such as `width>=800` or JSON."""
+
 Note: TypeAlias = dict[str, Any]
 """A small JSON document that a store keeps beside its records."""
 

@@ -159,7 +159,7 @@ def test_failures_are_listed_with_reasons(tmp_path: Path) -> None:
         (["search", "", "--index", "INDEX"], "query is empty"),
         (["search", "--index", "INDEX"], "query is empty"),
         (["search", "missing.jpg", "--index", "INDEX"], "no picture at missing.jpg"),
-        (["search", "dog", "--index", "INDEX", "--where", "nonsense"], "is no filter"),
+        (["search", "dog", "--index", "INDEX", "--where", "nonsense"], "is not a valid filter"),
         (["search", "dog", "--index", "INDEX", "--where", '{"$no": 1}'], "$no"),
         (["search", "dog", "--index", "INDEX", "--model", "pixels"], "was built with 'mini', not 'pixels'"),
         (["index", "missing"], "missing"),

@@ -23,7 +23,7 @@ from tests.serving import Answer, Server, serving, wait_for
 from tests.waiting import BUSY_S
 
 from sightline.index import Index
-from sightline.types import record_id
+from sightline.types import Record, record_id
 
 COUNT = 40
 
@@ -210,7 +210,8 @@ def test_filters_and_thresholds_narrow_exactly(server: Server, folder: Path) -> 
     assert holiday["total_estimate"] == len(holiday["hits"]) == COUNT // 4
     now = {"modified": {"$gte": "2020-01-01"}}
     assert server.ask("/api/search", {"text": "a", "where": now, "k": 1}).json["total_estimate"] == COUNT + 1
-    assert server.ask("/api/search", {"text": "a", "where": {"modified": {"$lt": "2020"}}}).status == 422
+    assert server.ask("/api/search", {"text": "a", "where": {"modified": {"$lt": "2020-13"}}}).status == 422
+    assert server.ask("/api/search", {"text": "a", "where": {"modified": {"$lt": "2020"}}}).json["hits"] == []
     every = server.ask("/api/search?q=a+red+circle&k=41").json["hits"]
     bound = every[9]["score"]
     assert len(server.ask(f"/api/search?q=a+red+circle&k=41&min_score={bound - 1e-4}").json["hits"]) == 10
@@ -498,7 +499,7 @@ def test_no_link_leads_out_of_the_roots(tmp_path: Path, cache: Path) -> None:
         ({"text": ""}, "query is empty"),
         ({}, "query is empty"),
         ({"text": 7}, "valid string"),
-        ({"txt": "a"}, "Extra inputs"),
+        ({"txt": "a"}, "unknown field 'txt'"),
         ({"text": "a", "where": {"width": {"$no": 1}}}, "$no"),
         ({"text": "a", "where": {'wi"dth': 1}}, "without quotes"),
         ({"text": "a", "where": {"width": {"$gt": [1]}}}, "expected one value"),
@@ -631,6 +632,44 @@ def test_other_web_sites_can_do_nothing(server: Server) -> None:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_another_site_that_is_allowed_may_post_and_show_thumbnails(index: Path, cache: Path) -> None:
+    with serving(index, "--cors", "https://app.example", cache=cache) as running:
+        allowed = {"Origin": "https://app.example", "Sec_Fetch_Site": "cross-site"}
+        answer = running.ask("/api/search", {"text": "a dog", "k": 1}, **allowed)
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        thumbnail = running.ask(answer.json["hits"][0]["links"]["thumbnail"], Sec_Fetch_Site="cross-site")
+        assert thumbnail.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
+        other = {"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"}
+        assert running.ask("/api/search", {"text": "a dog"}, **other).status == 403
+
+
+def test_deleting_never_leaves_the_uploads_folder(tmp_path: Path, cache: Path) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("keep me")
+    uri = f"file://{tmp_path}/some.index.uploads/../victim.txt"
+    with Index(str(tmp_path / "some.index"), model="pixels") as opened:
+        opened.add([])
+        opened.store.upsert([Record(record_id(uri), uri, unit_vector(opened.encoder.dim))])
+    with serving(tmp_path / "some.index", cache=cache) as running:
+        assert running.ask(f"/api/images/{record_id(uri)}", method="DELETE").status == 200
+    assert victim.read_text() == "keep me"
+
+
+def unit_vector(dim: int) -> "np.typing.NDArray[np.float32]":
+    return np.eye(1, dim, dtype=np.float32)[0]
+
+
+def test_a_million_unknown_fields_are_one_error(server: Server) -> None:
+    body = "{" + ",".join(f'"k{number}":1' for number in range(300_000)) + "}"
+    began = time.perf_counter()
+    for path in ("/api/search", "/api/embeddings"):
+        answer = server.ask(path, data=body.encode(), Content_Type="application/json")
+        assert is_problem(answer, 422, "unknown field 'k0'")
+        assert len(answer.body) < 2_000
+    assert time.perf_counter() - began < BUSY_S
 
 
 def test_cors_read_only_and_rate_are_as_set(index: Path, cache: Path) -> None:

@@ -57,7 +57,7 @@ def test_what_is_left_out_stays_in_the_index(tmp_path: Path) -> None:
 
 
 def test_a_condition_on_a_field_that_no_picture_has_names_those_there_are() -> None:
-    with pytest.raises(WhereError, match="has 'm', expected some of n"):
+    with pytest.raises(WhereError, match="no picture has the field 'm', expected one of n"):
         list(Selected(ITEMS, where={"m": {"$gte": 100}}))
     assert list(Selected(ITEMS, where={"n": {"$gte": 1000}})) == []
     assert len(list(Selected(ITEMS, where={"m": {"$exists": False}}))) == 200

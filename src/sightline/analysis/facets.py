@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from sightline.filters.dates import is_local_time
 from sightline.types import Payload, Value
 
 NOT_OFFERED = frozenset({"sha256", "stamp", "name", "uri"})
@@ -34,7 +35,7 @@ def facets(payloads: Iterable[Payload]) -> list[Facet]:
     fields: dict[str, _Field] = {}
     for payload in payloads:
         for name, value in payload.items():
-            if name not in NOT_OFFERED:
+            if name not in NOT_OFFERED and not is_local_time(name, value):
                 fields.setdefault(name, _Field(name)).add(value)
     return [fields[name].facet() for name in sorted(fields)]
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 import threading
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
@@ -174,13 +175,17 @@ def _opening(options: argparse.Namespace) -> "Opening":
 
 def _selected(source: "Source", options: argparse.Namespace) -> "Source | Selected":
     """The part of a source that is wanted; the source itself if that is all of it."""
-    from sightline.cli.where import parse_where
     from sightline.sources.select import Selected
 
     if not options.where and options.sample is None and options.limit is None:
         return source
-    where = {"$and": [parse_where(text) for text in options.where]} if options.where else None
-    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed)
+    where, look = None, None
+    if options.where:
+        from sightline.images.metadata import metadata
+
+        limit = {} if options.max_megapixels is None else {"limit_megapixels": options.max_megapixels}
+        where, look = {"$and": options.where}, partial(metadata, **limit)
+    return Selected(source, where=where, sample=options.sample, limit=options.limit, seed=options.seed, look=look)
 
 
 def _open_for_writing(options: argparse.Namespace) -> "Index":

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from sightline.cli.options import Commands, add_command, add_index, add_model, open_at, open_index, store_url
 from sightline.cli.output import shown_path, write_page
-from sightline.cli.where import parse_where
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from sightline.query import Term
     from sightline.results import Hits
+    from sightline.stores.base import Store
 
 _EXAMPLES = """\
 examples:
@@ -116,13 +116,13 @@ def search(options: argparse.Namespace) -> int:
         return _search_together(terms, options)
     options.index = options.index[0] if options.index else None
     with open_index(options) as index:
-        return _print_hits(index.search(terms=terms, **_wanted(options)), options)
+        return _print_hits(index.search(terms=terms, **_wanted(index.store, options)), options)
 
 
 def similar(options: argparse.Namespace) -> int:
     """Search by an indexed picture."""
     with open_index(options) as index:
-        return _print_hits(index.similar(options.picture, **_wanted(options)), options)
+        return _print_hits(index.similar(options.picture, **_wanted(index.store, options)), options)
 
 
 def _search_together(terms: "Sequence[Term]", options: argparse.Namespace) -> int:
@@ -142,20 +142,30 @@ def _search_together(terms: "Sequence[Term]", options: argparse.Namespace) -> in
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return _print_hits(fusion.search(parts, terms, **_wanted(options)), options)
+        return _print_hits(fusion.search(parts, terms, **_wanted(indexes[0].store, options)), options)
 
 
-def _wanted(options: argparse.Namespace) -> dict[str, Any]:
+def _wanted(store: "Store", options: argparse.Namespace) -> dict[str, Any]:
     """Which part of the results is wanted, as arguments of a search."""
-    conditions = [parse_where(text) for text in options.where]
+    conditions: list[Any] = list(options.where)
     if options.under:
-        folders = [Path(os.path.abspath(Path(folder).expanduser())).as_uri() for folder in options.under]  # noqa: PTH100
-        conditions.append({"folders": {"$in": folders}})
-    if options.match:
+        conditions.append({"folders": {"$in": [_folder(folder, store) for folder in options.under]}})
+    if options.match is not None:
         conditions.append({"$match": options.match})
-    where = {"$and": conditions} if len(conditions) > 1 else conditions[0] if conditions else None
+    where = {"$and": conditions} if conditions else None
     names = ("k", "offset", "min_score", "fold")
     return {"where": where, **{name: getattr(options, name) for name in names}}
+
+
+def _folder(folder: str, store: "Store") -> str:
+    """The URI of a folder; `UsageError` for one that is neither on this machine nor in the index."""
+    from sightline.errors import UsageError
+    from sightline.sources.folder import file_uri
+
+    uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
+    if not Path(folder).expanduser().is_dir() and not store.count({"folders": uri}):
+        raise UsageError(f"--under {folder} is not a folder, and no indexed picture lies below it: check the path")
+    return uri
 
 
 def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:

@@ -119,6 +119,18 @@ def matches(payload: Payload, where: Where | Node) -> bool:
             return set(words) <= payload_words(payload)
 
 
+def fields_of(node: Node) -> set[str]:
+    """The fields that a filter names."""
+    match node:
+        case And(parts) | Or(parts):
+            return set[str]().union(*map(fields_of, parts))
+        case Not(part):
+            return fields_of(part)
+        case In(field) | Compare(field) | Exists(field):
+            return {field}
+    return set()
+
+
 def kind_of(value: object) -> str:
     """`text`, `number`, `truth` or `time` for a value that filters compare, else an empty text."""
     if isinstance(value, bool):

@@ -50,6 +50,7 @@ class AccessControl:
         self._read = _digests([*settings.read_keys, *settings.write_keys])
         self._write = _digests(settings.write_keys)
         self._rate = Rate(settings.requests_per_s)
+        self._headers = _HEADERS | ({"Cross-Origin-Resource-Policy": "cross-origin"} if settings.origins else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or pass on."""
@@ -63,7 +64,7 @@ class AccessControl:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(raw=message["headers"])
-                for name, value in _HEADERS.items():
+                for name, value in self._headers.items():
                     headers.setdefault(name, value)
             await send(message)
 

@@ -22,6 +22,16 @@ Name = Annotated[str, Field(max_length=100)]
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_known_fields(cls, given: Any) -> Any:
+        """One error for all unknown fields: a million of them would be a million errors, built on the event loop."""
+        if isinstance(given, dict) and (
+            unknown := next((name for name in given if name not in cls.model_fields), None)
+        ):
+            raise ValueError(f"unknown field {str(unknown)[:60]!r}, expected some of {', '.join(cls.model_fields)}")
+        return given
+
 
 class QueryTerm(_Request):
     """One part of a query: words, an indexed or uploaded query picture by id, the bytes of a picture, or its URL."""
@@ -46,8 +56,9 @@ class Query(_Request):
     image: Base64 | None = None
     image_url: Url | None = None
     terms: Annotated[list[QueryTerm], Field(max_length=32)] = []
-    where: dict[str, Any] | None = Field(
-        default=None, description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05-01"}}'
+    where: dict[str, Any] | str | None = Field(
+        default=None,
+        description='a filter such as {"width": {"$gte": 800}, "taken": {"$gte": "2024-05"}}, or "width>=800"',
     )
     index: Name | None = None
 

@@ -1,7 +1,6 @@
 """The part of the API that finds pictures."""
 
 import asyncio
-import json
 import time
 from itertools import islice
 from typing import Annotated, Any
@@ -71,9 +70,9 @@ async def search_for(
     group_duplicates: bool = False,
     index: Name = None,
 ) -> Response:
-    """The same for words alone, for a quick look and for links; `where` is a filter as JSON."""
+    """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
     given = {"text": q, "k": k, "offset": offset, "min_score": min_score, "group_duplicates": group_duplicates}
-    query = SearchRequest.model_validate({**given, "index": index, "where": _json(where) if where else None})
+    query = SearchRequest.model_validate({**given, "index": index, "where": where})
     return await _search(request, query, None)
 
 
@@ -91,8 +90,7 @@ async def pictures(
     """Pictures that pass a filter, without a query: in the order of their ids, which is no meaningful one."""
     state = get_state(request)
     served = state.index(index)
-    given = SearchRequest.model_validate({"where": _json(where)}).where if where else None
-    wanted = await state.where(given, served)
+    wanted = await state.where(where, served)
     records, total = await state.counting.run(_some, served, wanted, offset, k)
     named = served.name != next(iter(state.indexes))
     following = offset + k if offset + k < min(total, MOST_BROWSED) else None
@@ -228,12 +226,3 @@ async def _file(form: FormData, name: str) -> bytes | None:
     if isinstance(value, str):
         raise Problem(422, f"the part {name!r} is text, expected a file: send it with a file name")
     return await value.read() if isinstance(value, UploadFile) else None
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Problem(
-            422, f'where is not JSON ({error}), expected something like {{"width": {{"$gte": 800}}}}'
-        ) from error

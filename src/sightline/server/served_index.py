@@ -17,7 +17,6 @@ from sightline.index import Index, SearchCache
 from sightline.ingest import Options, Summary
 from sightline.query import SearchQuery
 from sightline.results import Hits
-from sightline.server.fields import Fields
 from sightline.server.files import Roots
 from sightline.server.metrics import Metrics
 from sightline.server.pools import Batcher, Full, Pool
@@ -68,7 +67,6 @@ class ServedIndex:
         self.thumbnails = Thumbnails(cache / hashlib.sha256(url.reveal().encode()).hexdigest()[:12])
         self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
         self.writing = Pool("write", threads=1, max_waiting=16)
-        self.fields = Fields()
         self.retry: dict[str, Any] | None = None
         self._opening = threading.Lock()
         self._store: Store | None = None

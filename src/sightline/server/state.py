@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 from starlette.responses import Response
 
+from sightline.errors import WhereError
+from sightline.filters.dates import is_local_time
 from sightline.images.read import read
 from sightline.query import Term
 from sightline.results import plain
@@ -26,11 +28,11 @@ from sightline.server.schemas import Query, QueryTerm
 from sightline.server.served_index import ServedIndex, served_indexes
 from sightline.server.settings import Settings
 from sightline.server.thumbnails import version
-from sightline.server.where import to_where
-from sightline.types import Hit, Record, Where
+from sightline.types import Filter, Hit, Record, Where
 
 THUMBNAIL = 320
 _ZIPPED_BYTES = 4096  # smaller answers fit a few packets anyway
+_MOST_PARTS = 1000  # values and conditions of a filter
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
 
 
@@ -55,12 +57,16 @@ class AppState:
             raise Problem(404, f"there is no index {name[:60]!r}, expected one of {', '.join(self.indexes)}")
         return self.indexes[name]
 
-    async def where(self, given: Mapping[str, Any] | None, served: ServedIndex) -> Where | None:
-        """The filter of a request; `WhereError` if it cannot be, or names a field that no picture has."""
-        where = to_where(given)
-        if where and not served.fields.are_known(where):
-            await self.counting.run(lambda: served.fields.check(where, served.store()))
-        return where
+    async def where(self, given: Filter | None, served: ServedIndex) -> Where | None:
+        """The filter of a request as stores take it; `WhereError` for one that is wrong, as `Index.filter`."""
+        if not given:
+            return None
+        _check_size(given)
+        known = served.index.fields.read_known(given)
+        if known is not None:
+            return known
+        await self.counting.run(served.store)  # opened once, whoever comes first
+        return await self.counting.run(served.index.filter, given)
 
     async def terms(self, query: Query, served: ServedIndex, uploaded: bytes | None = None) -> tuple[Term, ...]:
         """The terms of a query, its pictures fetched and decoded."""
@@ -115,6 +121,17 @@ def get_state(request: Request) -> AppState:
     return state
 
 
+def _check_size(where: Filter) -> None:
+    """`WhereError` for a filter too large to be a person's."""
+    size, parts = 0, list[Any]([where])
+    while parts:
+        part = parts.pop()
+        size += 1
+        parts += part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
+    if size > _MOST_PARTS:
+        raise WhereError(f"the filter has {size:,} parts, expected at most {_MOST_PARTS:,}: search more coarsely")
+
+
 def answer(request: Request, content: BaseModel | Mapping[str, Any], status: int = 200) -> Response:
     """JSON, zipped where it is long and the client can take it."""
     data = content.model_dump_json().encode() if isinstance(content, BaseModel) else _json(content)
@@ -140,8 +157,8 @@ def shown(found: Hit | Record, served: ServedIndex, *, named: bool) -> dict[str,
         "file": None if gone else f"{base}/file" + (f"?{suffix}" if suffix else ""),
         "thumbnail": f"{base}/thumbnail?size={THUMBNAIL}&v={version(found)}" + (f"&{suffix}" if suffix else ""),
     }
-    payload = {name: value for name, value in plain(found.payload).items() if name != "stamp"}
-    return {"id": found.id, "uri": found.uri, "payload": payload, "links": links, "gone": gone}
+    payload = {n: value for n, value in found.payload.items() if n != "stamp" and not is_local_time(n, value)}
+    return {"id": found.id, "uri": found.uri, "payload": plain(payload), "links": links, "gone": gone}
 
 
 def unpacked(text: str) -> bytes:

@@ -51,7 +51,8 @@ def remove(record: Record, folder: Path | None, index: Index) -> None:
         path = path_of(record.uri)
     except SourceError:
         return
-    if folder is not None and path.is_relative_to(folder):
+    # A record from elsewhere may name anything: neither `..` nor a link leads out of the folder.
+    if folder is not None and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         path.unlink(missing_ok=True)
 
 

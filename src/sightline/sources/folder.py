@@ -127,6 +127,11 @@ def open_path(path: Path) -> Folder | SingleFile:
     return SingleFile(path)
 
 
+def file_uri(path: str | Path) -> str:
+    """The URI of a file: absolute by name alone, without "..", for one file has one name; links stay as written."""
+    return Path(os.path.abspath(Path(path).expanduser())).as_uri()
+
+
 def path_of(uri: str) -> Path:
     """The path of a file: URI, whatever bytes are in its name; `SourceError` for other schemes."""
     if not uri.startswith("file:///"):

@@ -1,32 +1,37 @@
-"""The items of a source turned into some of them: those that match, a sample that stays the same, the first few."""
+"""Some items of a source: those that match, a sample that stays the same, the first few."""
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 
-from sightline.errors import UsageError, WhereError
-from sightline.filters.where import And, Compare, Exists, In, Node, Not, Or, matches, parse_where
-from sightline.text import printable
-from sightline.types import Item, Where
+from sightline.errors import ImageError, SourceError, UsageError
+from sightline.filters.dates import with_local_times
+from sightline.filters.fields import Fields
+from sightline.filters.where import Node, fields_of, matches, parse_where
+from sightline.types import Filter, Item, Payload
 
-_HIDDEN = frozenset({"folders", "stamp"})  # fields that are not for filters by hand
+_INSIDE = frozenset({"width", "height", "format", "taken", "camera", "latitude", "longitude"})
+"""What only the bytes of a picture tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selected:
     """Some items of a source; it has no root to itself, for what it leaves out has not vanished.
 
-    `where` sees what is known before a picture is read: its name, its size, the columns of its table. Then `sample`
-    draws that many, always the same ones for a `seed`; then `limit` takes the first.
+    `where` sees what the source knows: a picture's name, its size, the columns of its table. Where it asks for what
+    only the picture tells (width, taken), `look` reads that from the bytes; what cannot be read is not left out, so
+    that it fails where it is seen. Then `sample` draws that many, always the same ones for a `seed`; then `limit` takes
+    the first.
     """
 
     source: Iterable[Item]
-    where: Where | None = None
+    where: Filter | None = None
     sample: int | None = None
     limit: int | None = None
     seed: int = 0
+    look: Callable[[bytes], Payload] | None = None
 
     def __post_init__(self) -> None:
         for name, number in (("sample", self.sample), ("limit", self.limit)):
@@ -39,39 +44,34 @@ class Selected:
         return getattr(self.source, "root", None)
 
     def __iter__(self) -> Iterator[Item]:
-        """The items that are left, in the order of the source."""
+        """The items that are left, in the order of the source; `WhereError` for a filter that does not fit them."""
         items: Iterable[Item] = self.source
         if self.where is not None:
-            items = _matching(items, self.where)
+            items = self._matching(self.where)
         if self.sample is not None:
             items = _sample(items, self.sample, self.seed)
         yield from islice(items, self.limit)
 
+    def _matching(self, where: Filter) -> Iterator[Item]:
+        items = list(self.source) if iter(self.source) is self.source else self.source  # gone through more than once
+        fields = Fields(lambda name: (item.payload for item in items if name is None or name in item.payload))
+        node = parse_where(fields.read(where))
+        if inside := fields_of(node) & _INSIDE:
+            if self.look is None:
+                raise UsageError(f"{min(inside)!r} is known only inside of a picture, expected `look` to read it there")
+            yield from self._looked_at(items, self.look, node)
+        else:
+            yield from (item for item in items if matches(with_local_times(item.payload), node))
 
-def _matching(items: Iterable[Item], where: Where) -> Iterator[Item]:
-    """Those that match; `WhereError` where none does since a field of the filter is one that no item has."""
-    node, known, is_found = parse_where(where), set[str](), False
-    for item in items:
-        if matches(item.payload, node):
-            is_found = True
-            yield item
-        elif not is_found:
-            known.update(item.payload)
-    unknown = sorted(_fields(node) - known)
-    if known and unknown and not is_found:
-        listed = ", ".join(map(printable, sorted(known - _HIDDEN)))
-        raise WhereError(f"no picture of this source has {unknown[0]!r}, expected some of {listed}: correct --where")
-
-
-def _fields(node: Node) -> set[str]:
-    match node:
-        case And(parts) | Or(parts):
-            return set[str]().union(*map(_fields, parts))
-        case Not(part):
-            return _fields(part)
-        case In(field) | Compare(field) | Exists(field):
-            return {field}
-    return set()
+    def _looked_at(self, items: Iterable[Item], look: Callable[[bytes], Payload], node: Node) -> Iterator[Item]:
+        for item in items:
+            try:
+                payload = {**item.fallback, **look(item.read()), **item.payload}
+            except (SourceError, ImageError, OSError):
+                yield item
+                continue
+            if matches(with_local_times(payload), node):
+                yield item
 
 
 def _sample(items: Iterable[Item], count: int, seed: int) -> list[Item]:

@@ -136,11 +136,13 @@ class Table:
         for column in self.rows.columns:
             if column == self.image_column:
                 continue
+            name = "caption" if column == self.caption_column else field_of(column)
             values = [value for row in rows if (value := value_of(row.get(column))) is not None]
+            if name == "caption":  # of words, and of a year too
+                values = [value if isinstance(value, list) else text_of(value) for value in values]
             different = list(dict.fromkeys(map(_hashable, values)))
             if not values:
                 continue
-            name = "caption" if column == self.caption_column else field_of(column)
             payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
 

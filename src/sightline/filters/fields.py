@@ -1,0 +1,214 @@
+"""The fields that pictures have and the kinds of their values, and filters read by them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import date
+from difflib import get_close_matches
+from itertools import islice
+from typing import Any
+
+from sightline.errors import WhereError
+from sightline.filters.dates import Span, compare_times, is_date, is_local_time, read_time
+from sightline.filters.documents import TIME
+from sightline.filters.text import Unquoted, natural, read_filter
+from sightline.filters.where import kind_of, parse_where
+from sightline.types import Filter, Payload, Where
+
+USUAL: Mapping[str, str] = {
+    **dict.fromkeys(("name", "folders", "format", "camera", "caption", "title", "sha256"), "text"),
+    **dict.fromkeys(("size_bytes", "width", "height", "latitude", "longitude"), "number"),
+    **dict.fromkeys(("taken", "modified"), "time"),
+}
+"""What indexing writes: a filter on these is no mistake, even if no picture of this index happens to have one."""
+
+_HIDDEN = frozenset({"stamp"})
+_ENOUGH = 20  # pictures with a field, for the kinds of its values
+_LOOKED_AT = 1000  # pictures, before a filter is said to be wrong
+_LISTED = 30
+_DEEPEST = 20
+_MANY = ("$in", "$nin")
+_SINGLE = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte")
+_EXPECTED = {"number": "a number", "truth": "true or false", "text": "text"}
+
+
+class _NotKnown(Exception):
+    """The pictures would have to be asked."""
+
+
+class Fields:
+    """The fields of some pictures, as far as filters have named them.
+
+    `having` gives the payloads of the pictures that have a field, or of all pictures for None, a fair sample first.
+    """
+
+    def __init__(self, having: Callable[[str | None], Iterator[Payload]]) -> None:
+        self._having = having
+        self._kinds: dict[str, frozenset[str]] = {}
+
+    def read(self, where: Filter) -> Where:
+        """The filter as stores take it: text parsed, each value of the kind that its field holds, dates as times.
+
+        `WhereError` for what cannot be understood, a field that no picture has, and a value of a kind that its field
+        does not hold. Pictures are asked for a field once. Where there are none, any field is taken.
+        """
+        return _Reading(self._look).read(where)
+
+    def read_known(self, where: Filter) -> Where | None:
+        """The same without asking for pictures; None where that is needed."""
+        try:
+            return _Reading(self._recall).read(where)
+        except _NotKnown:
+            return None
+
+    def _recall(self, name: str, wanted: frozenset[str]) -> frozenset[str]:
+        for known in (self._kinds.get(name, frozenset()), frozenset({USUAL.get(name, "")})):
+            if known & wanted:
+                return known
+        raise _NotKnown
+
+    def _look(self, name: str, wanted: frozenset[str]) -> frozenset[str]:
+        try:
+            return self._recall(name, wanted)
+        except _NotKnown:
+            pass
+        found = set[str]()
+        for number, payload in enumerate(islice(self._having(name), _LOOKED_AT)):
+            value = payload[name]
+            found.add("text" if isinstance(value, list) else kind_of(value))
+            if number >= _ENOUGH and found & wanted:
+                break
+        if found:
+            self._kinds[name] = frozenset(found)
+            return self._kinds[name]
+        if name not in USUAL:
+            self._refuse(name)
+        return frozenset({USUAL[name]} if name in USUAL else ())
+
+    def _refuse(self, name: str) -> None:
+        payloads = list(islice(self._having(None), _LOOKED_AT))
+        fields = {
+            field
+            for payload in payloads
+            for field, value in payload.items()
+            if field not in _HIDDEN and not is_local_time(field, value)
+        }
+        if not payloads:
+            return
+        near = get_close_matches(name, sorted(fields | USUAL.keys()), n=1)
+        advice = f"did you mean {near[0]!r}?" if near else "name one of those"
+        listed = ", ".join(sorted(fields)[:_LISTED])
+        raise WhereError(f"no picture has the field {name[:60]!r}, expected one of {listed}: {advice}")
+
+
+class _Reading:
+    """One filter read; `look` gives the kinds of values that a field holds, one of some kinds if there are such."""
+
+    def __init__(self, look: Callable[[str, frozenset[str]], frozenset[str]]) -> None:
+        self._look = look
+
+    def read(self, where: Filter) -> Where:
+        read: Where = self._filter(where, 0)
+        parse_where(read)
+        return read
+
+    def _filter(self, where: Any, depth: int) -> Any:
+        if depth > _DEEPEST:
+            raise WhereError(f"the filter is nested more than {_DEEPEST} levels deep, expected fewer: flatten it")
+        where = read_filter(where) if isinstance(where, str) else where
+        if not isinstance(where, Mapping):
+            return where
+        plain, parts = dict[Any, Any](), list[Where]()
+        for name, operand in where.items():
+            if name in ("$and", "$or") and isinstance(operand, list | tuple):
+                plain[name] = [self._filter(part, depth + 1) for part in operand]
+            elif name == "$not":
+                plain[name] = self._filter(operand, depth + 1)
+            elif not isinstance(name, str) or name.startswith("$") or not name:
+                plain[name] = operand
+            else:
+                conditions, more = self._field(name, operand, depth)
+                plain |= {name: conditions} if conditions != {} or not more else {}
+                parts += more
+        return {"$and": [*([plain] if plain else []), *parts]} if parts else plain
+
+    def _field(self, name: str, operand: Any, depth: int) -> tuple[Any, list[Where]]:
+        """The conditions on a field that stay as they are, and what stands for those on times."""
+        if not name.isprintable() or '"' in name or "\\" in name:
+            raise WhereError(
+                f"a field of the filter is {name!r}, expected a name without quotes, backslashes and control "
+                "characters: no picture has such a field"
+            )
+        if not isinstance(operand, Mapping) or operand.keys() == {TIME}:
+            read = self._condition(name, "$eq", operand)
+            return ({}, [read[1]]) if read[1] is not None else (read[0], [])
+        conditions, parts = dict[Any, Any](), list[Where]()
+        for operator, value in operand.items():
+            if operator == "$not" and isinstance(value, Mapping):
+                parts.append({"$not": self._filter({name: value}, depth + 1)})
+                continue
+            read = self._condition(name, operator, value)
+            if read[1] is not None:
+                parts.append(read[1])
+            else:
+                conditions[operator] = read[0]
+        return conditions, parts
+
+    def _condition(self, name: str, operator: Any, operand: Any) -> tuple[Any, Where | None]:
+        """The operand as the field's kind has it, or the filter that stands for a condition on times."""
+        is_list = isinstance(operand, list | tuple | set | frozenset)
+        if operator not in (_MANY if is_list else _SINGLE):
+            return operand, None
+        values = list(operand) if is_list else [operand]
+        readings = [_kinds_of(value) for value in values]
+        if not values or not all(readings):  # what no payload holds is refused where all values are checked
+            return operand, None
+        held = self._look(name, frozenset().union(*readings))
+        if held and not any(kinds & held for kinds in readings):
+            raise _wrong_kind(name, values[0], held)
+        read = [_as_kind(name, value, kinds, held) for value, kinds in zip(values, readings, strict=True)]
+        if not any(isinstance(value, Span) for value in read):
+            return (read if is_list else read[0]), None
+        base = {"$ne": "$eq", "$in": "$eq", "$nin": "$eq"}.get(operator, operator)
+        parts = [
+            compare_times(name, base, value) if isinstance(value, Span) else {name: {base: value}} for value in read
+        ]
+        whole = parts[0] if len(parts) == 1 else {"$or": parts}
+        return None, {"$not": whole} if operator in ("$ne", "$nin") else whole
+
+
+def _kinds_of(value: Any) -> frozenset[str]:
+    """The kinds that a value of a filter can be read as."""
+    if isinstance(value, Mapping):
+        return frozenset({"time"} if value.keys() == {TIME} else ())
+    if isinstance(value, date):
+        return frozenset({"time"})
+    kinds = {kind_of(value)} - {""}
+    if isinstance(value, Unquoted):
+        kinds.add(kind_of(natural(value)))
+    if isinstance(value, str | int) and not isinstance(value, bool) and is_date(value):
+        kinds.add("time")
+    return frozenset(kinds)
+
+
+def _as_kind(name: str, value: Any, kinds: frozenset[str], held: frozenset[str]) -> Any:
+    """The value as one of the kinds that its field holds, or as it would be read without knowing the field."""
+    if isinstance(value, str) and "\0" in value:
+        raise WhereError(f"a value of {name!r} is {value!r}, expected text without NUL: no picture has it")
+    own = kind_of(natural(value) if isinstance(value, Unquoted) else value)
+    possible = (kinds & held) or kinds
+    if (own not in possible and "time" in possible) or own in ("", "time"):
+        return read_time(value)
+    if isinstance(value, Unquoted):
+        return natural(value) if own in possible else str(value)
+    return value
+
+
+def _wrong_kind(name: str, value: Any, held: frozenset[str]) -> WhereError:
+    if "time" in held:
+        return WhereError(f"{_shown(value)} is not a valid date, expected YYYY, YYYY-MM or YYYY-MM-DD for {name!r}")
+    expected = " or ".join(_EXPECTED[kind] for kind in sorted(held))
+    advice = ": put it in quotes" if held == {"text"} else ""
+    return WhereError(f"{_shown(value)} is not {expected}, which {name!r} holds{advice}")
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)) if isinstance(value, str | date) else repr(value)
