@@ -90,8 +90,6 @@ PLAIN = ["16:9 wallpaper", "12:30 on a clock", "a photo called sunset.png", "t-s
 
 
 @pytest.mark.parametrize("words", PLAIN)
-    "words", ["16:9 wallpaper", "12:30 on a clock", "a photo called sunset.png", "t-shirt", "at -20"]
-)
 def test_plain_words_stay_words(words: str) -> None:
     assert parse([words]) == [Term("text", words)]
 
