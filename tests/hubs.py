@@ -42,6 +42,14 @@ class FakeHub:
     status: int = 200
     answer: bytes | None = None
     """What to say instead of the list of files."""
+    file_status: int = 200
+    """What files are answered with."""
+    busy_files: int = 0
+    """So many requests for files are answered by 429."""
+    resolves_cached: bool = False
+    """Files are answered by 307 to another path of the same host."""
+    needed_token: str = ""
+    clients: set[int] = field(default_factory=set)
     asked: list[Asked] = field(default_factory=list)
     endpoint: str = ""
     elsewhere: str = ""
@@ -87,13 +95,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         begins = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0]
         self.hub.asked.append(Asked(self.path, int(begins), self.headers.get("Authorization", "")))
-        parts = self.path.split("?")[0].strip("/").split("/")
+        self.hub.clients.add(self.client_address[1])
+        is_cached = self.path.startswith("/api/resolve-cache/")
+        parts = self.path.removeprefix("/api/resolve-cache").split("?")[0].strip("/").split("/")
         is_list = parts[:2] == ["api", "models"]
         repository = "/".join(parts[2:4] if is_list else parts[:2])
         if self.hub.status != 200 or repository not in self.hub.models:
             self._send(self.hub.status if self.hub.status != 200 else 404, b'{"error":"no"}')
         elif is_list:
             self._send(200, self._listing(repository) if self.hub.answer is None else self.hub.answer)
+        elif self.hub.needed_token != self.headers.get("Authorization", "") and self.hub.needed_token:
+            self._send(401, b"")
+        elif self.hub.file_status != 200:
+            self._send(self.hub.file_status, b"")
+        elif self.hub.busy_files > 0:
+            self.hub.busy_files -= 1
+            self._send(429, b"", **{"Retry-After": "0"})
+        elif self.hub.resolves_cached and not is_cached:
+            self._send(307, b"", Location=f"/api/resolve-cache{self.path}")
         elif self.hub.elsewhere:
             self._send(302, b"", Location=self.hub.elsewhere + self.path)
         else:

@@ -46,9 +46,9 @@ FLOORS = {
     "__main__": 7,
 }
 LONGEST_FILE, LONGEST_FUNCTION = 600, 60  # lines, statements
-MOST_IMPORTS = 0.10  # of all lines
-SHARED_CLASS_NAMES = {"Settings", "Table"}
-"""Each of these still stands for several things: to be renamed, never added to."""
+MOST_IMPORTS = 0.087  # of all lines
+SHARED_CLASS_NAMES = {"Settings"}
+"""What still stands for several things, the settings of a server and of a training: to be renamed."""
 SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
 
 
@@ -162,7 +162,16 @@ def test_files_and_functions_can_be_read_at_a_sitting() -> None:
 def test_only_the_top_floor_prints_exits_and_reads_the_environment() -> None:
     found = list[str]()
     for path in SILENT:
-        for node in ast.walk(tree_of(path)):
+        tree = tree_of(path)
+        allowed = {  # the one way to ask for it below
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef) and node.name == "from_environment"
+            for inner in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if id(node) in allowed:
+                continue
             is_print = isinstance(node, ast.Name) and node.id == "print"
             reads = isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.exit", "os.environ", "os.getenv")
             if is_print or reads or isinstance(node, ast.Assert):

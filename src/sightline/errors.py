@@ -14,6 +14,7 @@
     │   ├── ModelNotFound        no model of that name or in that folder
     │   ├── ModelDamaged         a file of the model is missing or not what it should be
     │   ├── HubUnreachable       the model hub does not answer, or offline mode forbids asking it
+    │   │   └── HubBusy          the model hub answers, but not with what was asked for
     │   └── TextNotSupported     an image-only encoder was asked for words
     ├── ExtraMissing             a feature whose optional packages are not installed
     ├── StoreError               a store that cannot be read or written
@@ -103,6 +104,10 @@ class ModelDamaged(EncoderError):
 
 class HubUnreachable(EncoderError):
     """The model hub does not answer, or offline mode forbids asking it."""
+
+
+class HubBusy(HubUnreachable):
+    """The model hub answers, but not with what was asked for: too many requests, or trouble of its own."""
 
 
 class TextNotSupported(EncoderError):

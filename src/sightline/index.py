@@ -465,7 +465,7 @@ def _builders_picture_fingerprint(identity: Mapping[str, Any], hub: Hub | None) 
     from sightline.encoders.hub import Hub
 
     try:
-        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub(), offline=True))
+        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
     except EncoderError:
         return None
     return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None

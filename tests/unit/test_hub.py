@@ -1,5 +1,6 @@
 """Models fetched from a real server on this machine: whole, in pieces, or not at all."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -95,12 +96,21 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(server: FakeHub, tmp_path
         Hub(server.endpoint, tmp_path, progress=stop).fetch(TINY)
     assert Hub(server.endpoint, tmp_path).folder(TINY) is None
     before = server.fetched()
+    (unfinished,) = (tmp_path / "models").glob("*.part-*")
+    begun = {
+        f"/{TINY}/resolve/{COMMIT}/{name.removesuffix('.part')}"
+        for name in files_below(unfinished)
+        if name.endswith(".part") and (unfinished / name).stat().st_size
+    }
+    finished = {name for name in files_below(unfinished) if not name.endswith(".part")}
+    assert begun
+    assert finished
     server.cut_after = None
     folder = Hub(server.endpoint, tmp_path).fetch(TINY)
     after = server.fetched()[len(before) :]
-    assert after[0].start > 0
-    assert after[0].path == before[-1].path
-    assert {one.path for one in after[1:]}.isdisjoint(one.path for one in before)
+    assert any(one.start > 0 for one in after)
+    assert {one.path for one in after if not one.start}.isdisjoint(begun)
+    assert finished.isdisjoint(one.path.partition(f"/{COMMIT}/")[2] for one in after)
     assert all((folder / name).read_bytes() == server.models[TINY][name] for name in NEEDED)
 
 
@@ -180,6 +190,88 @@ def test_a_repository_of_another_layout_is_not_found(hub: Hub, server: FakeHub) 
     server.models[TINY] = {"config.json": b"{}", "pytorch_model.bin": b"x"}
     with pytest.raises(ModelNotFound, match="open_clip ONNX layout"):
         hub.fetch(TINY)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_file_that_is_not_for_everyone_ends_at_once_with_what_to_do(status: int, hub: Hub, server: FakeHub) -> None:
+    server.file_status = status
+    with pytest.raises(ModelNotFound, match=rf"answers {status}: .* ask for access at {server.endpoint}/{TINY}"):
+        hub.fetch(TINY)
+    assert len(server.fetched()) <= 4  # those at once, none twice
+
+
+def test_the_token_stays_on_redirects_of_the_hub_itself(server: FakeHub, tmp_path: Path) -> None:
+    """The hub answers small files by 307 to another path of its own."""
+    server.resolves_cached, server.needed_token = True, "Bearer secret"
+    Hub(server.endpoint, tmp_path, token="secret").fetch(TINY)
+    assert any("/api/resolve-cache/" in one.path for one in server.asked)
+
+
+def test_the_picture_tower_comes_first(hub: Hub, server: FakeHub) -> None:
+    hub.fetch(TINY)
+    order = ["textual/" in one.path for one in server.fetched()]
+    assert order == sorted(order)
+
+
+def test_a_hub_that_asks_for_patience_gets_it(hub: Hub, server: FakeHub) -> None:
+    server.busy_files = 3
+    assert files_below(hub.fetch(TINY)) == NEEDED
+
+
+def test_files_come_over_kept_connections(hub: Hub, server: FakeHub) -> None:
+    hub.fetch(TINY)
+    assert len(server.clients) <= 1 + 4  # one for the list, and those at once
+
+
+def test_what_hf_download_fetched_is_found(server: FakeHub, tmp_path: Path) -> None:
+    top = tmp_path / "hf" / "models--somebody--tiny"
+    snapshot = top / "snapshots" / COMMIT
+    shutil.copytree(GOLDEN_CLIP, snapshot)
+    (top / "refs").mkdir()
+    (top / "refs" / "main").write_text(COMMIT)
+    hub = Hub(server.endpoint, tmp_path / "cache", hf_cache=tmp_path / "hf")
+    assert hub.fetch(TINY) == snapshot
+    assert server.asked == []
+    (top / "blobs").mkdir()
+    (top / "blobs" / "abc.incomplete").touch()
+    assert hub.folder(TINY) is None
+    (top / "blobs" / "abc.incomplete").unlink()
+    (snapshot / "textual" / "model.onnx").unlink()
+    assert hub.folder(TINY) is None
+
+
+def test_the_environment_counts_in_python_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "SIGHTLINE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "token").write_text("from the login\n")
+    hub = Hub.from_environment()
+    assert (hub.endpoint, hub.cache, hub.offline) == ("https://mirror.example", tmp_path / "cache", False)
+    assert (hub.token, hub.hf_cache) == ("from the login", tmp_path / "hub")
+    monkeypatch.setenv("HF_TOKEN", "mine")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "else"))
+    monkeypatch.setenv("SIGHTLINE_OFFLINE", "1")
+    hub = Hub.from_environment()
+    assert (hub.token, hub.hf_cache, hub.offline) == ("mine", tmp_path / "else", True)
+    assert "mine" not in repr(hub)
+    monkeypatch.setenv("SIGHTLINE_OFFLINE", "1")
+    with pytest.raises(HubUnreachable, match="offline mode is on"):
+        load_encoder(BEST.name)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_auto_never_takes_the_bundled_model_because_the_hub_is_busy(status: int, hub: Hub, server: FakeHub) -> None:
+    server.status = status
+    with pytest.raises(HubUnreachable, match=f"answers {status}: use --model mini"):
+        choose_model("auto", hub)
+
+
+def test_auto_never_takes_the_bundled_model_when_the_better_one_is_here_in_part(tmp_path: Path) -> None:
+    (tmp_path / "models" / f"{BEST.repository.replace('/', '--')}.part-abc").mkdir(parents=True)
+    with pytest.raises(HubUnreachable, match=f"a part of {BEST.name} is on this disk"):
+        choose_model("auto", Hub(refusing(), tmp_path))
 
 
 def test_offline_asks_nobody(server: FakeHub, tmp_path: Path) -> None:

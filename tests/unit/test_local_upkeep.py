@@ -8,13 +8,13 @@ from tests.records import plain_record, random_vector
 
 from sightline.errors import StoreDamaged
 from sightline.stores.local.store import LocalStore
-from sightline.stores.local.upkeep import Damage
+from sightline.stores.local.upkeep import Corruption
 from sightline.types import Record
 
 DIM = 32
 
 
-def test_whole_index_has_no_damage(tmp_path: Path) -> None:
+def test_whole_index_has_no_corruption(tmp_path: Path) -> None:
     store = filled(tmp_path, batches=3)
     assert store.verify() == []
     assert store.repair() == []
@@ -27,8 +27,8 @@ def test_lost_vectors_are_named_and_only_their_records_are_removed(tmp_path: Pat
     store.delete([plain_record(150, DIM).id])
     tear(store.path / "vectors-0.float32", at=130 * DIM * 4)
     ids = tuple(plain_record(number, DIM).id for number in range(100, 200) if number != 150)
-    assert store.verify() == [Damage(100, 100, ids, can_be_rebuilt=False)]
-    assert store.repair() == [Damage(100, 100, ids, can_be_rebuilt=False)]
+    assert store.verify() == [Corruption(100, 100, ids, can_be_rebuilt=False)]
+    assert store.repair() == [Corruption(100, 100, ids, can_be_rebuilt=False)]
     assert store.verify() == []
     assert {record.payload["number"] for record in store.scan()} == {*range(100), *range(200, 300)}
     assert store.count({"$match": "picture"}) == 200

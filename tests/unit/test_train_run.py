@@ -199,3 +199,8 @@ def test_settings_come_as_written(tmp_path: Path) -> None:
     assert (read.mode, read.data[0].share, read.data[0].names) == ("text_frozen", 2.0, {"x": "y"})
     assert read.general is not None
     assert read.general.table == "g.tsv"
+
+
+def test_an_older_name_of_a_setting_goes_on_to_be_read(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("[optimiser]\nstart_pull = 0.2\n")
+    assert read_settings(tmp_path / "run.toml").optimiser.l2_to_start == 0.2

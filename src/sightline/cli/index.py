@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 import sys
 import threading
@@ -124,8 +125,23 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
     )
+    command.add_argument(
+        "--header",
+        metavar="'NAME: VALUE'",
+        action="append",
+        type=_header,
+        default=[],
+        help="send this with every request for a picture on the web, such as 'Authorization: Bearer ...'; any number",
+    )
     command.add_argument("--json", action="store_true", help="print the result as JSON")
     command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~\w-]+", name, re.ASCII) or not re.fullmatch(r"[ -~]*", value):
+        raise argparse.ArgumentTypeError("a header is written 'NAME: VALUE', in ASCII")  # it may hold a secret
+    return name, value.strip()
 
 
 def _reading(options: argparse.Namespace) -> "Options":
@@ -170,6 +186,7 @@ def _opening(options: argparse.Namespace) -> "Opening":
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
         archives=given.get("archives", False),
+        headers=tuple(options.header),
     )
 
 

@@ -25,7 +25,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "SIGHTLINE_STORE_KEY": "the key of the server that keeps the index, where its URL has none",
     "SIGHTLINE_OFFLINE": "1: never ask the network for anything",
     "HF_ENDPOINT": "the address of the model hub, for a mirror",
-    "HF_TOKEN": "your token for models that need one",
+    "HF_TOKEN": "your token for models that need one (else that of `hf auth login`)",
+    "HF_TOKEN_PATH": "the file with the token of `hf auth login`",
+    "HF_HOME": "the folder of Hugging Face's own tools, with that token and what `hf download` fetched",
+    "HF_HUB_CACHE": "the folder of what `hf download` fetched, which is looked into for models",
+    "HF_HUB_OFFLINE": "1: as SIGHTLINE_OFFLINE",
 }
 """Every variable that Sightline reads, and what it means."""
 
@@ -102,12 +106,7 @@ def hub() -> "Hub":
     """The model hub as the environment describes it."""
     from sightline.encoders.hub import Hub
 
-    given: dict[str, Any] = {"endpoint": os.environ.get("HF_ENDPOINT"), "token": os.environ.get("HF_TOKEN")}
-    if cache := os.environ.get("SIGHTLINE_CACHE"):
-        given["cache"] = Path(cache).expanduser()
-    switches = [os.environ.get(name, "").lower() for name in ("SIGHTLINE_OFFLINE", "HF_HUB_OFFLINE")]
-    given["offline"] = any(switch not in ("", "0", "false", "no") for switch in switches)
-    return Hub(**{name: value for name, value in given.items() if value is not None})
+    return Hub.from_environment()
 
 
 def open_index(options: argparse.Namespace, *, model: str | None = None) -> "Index":

@@ -8,7 +8,7 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, i
 from sightline.text import count, left_out_text, printable, size, table
 
 if TYPE_CHECKING:
-    from sightline.stores.local.upkeep import Damage
+    from sightline.stores.local.upkeep import Corruption
     from sightline.types import Note
 
 
@@ -72,7 +72,7 @@ def _verified(options: argparse.Namespace) -> list[str]:
         store.close()
 
 
-def _damage(damage: "Damage") -> str:
+def _damage(damage: "Corruption") -> str:
     if damage.can_be_rebuilt:
         return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
     return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"

@@ -42,7 +42,7 @@ class Cluster:
     host: str
     port: int
     url: StoreUrl
-    hub: Hub = field(default_factory=Hub, repr=False)
+    hub: Hub = field(default_factory=Hub.from_environment, repr=False)
     workers: int = 0
     cpus: int = 1
     gpus: int = 0
@@ -110,7 +110,7 @@ def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> C
             "postgresql://host/database: index into one, and copy it with `sightline copy` where a folder is wanted"
         )
     workers, cpus = numbers.get("workers", 0), max(1, numbers.get("cpus", 1))
-    return Cluster(parts.hostname, port, url, hub or Hub(), workers, cpus, numbers.get("gpus", 0))
+    return Cluster(parts.hostname, port, url, hub or Hub.from_environment(), workers, cpus, numbers.get("gpus", 0))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from sightline.errors import HubUnreachable, ModelNotFound
+from sightline.errors import HubBusy, HubUnreachable, ModelNotFound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +104,8 @@ def picture_fingerprint(encoder: Encoder) -> str:
 def choose_model(name: str, hub: Hub | None = None) -> Choice:
     """The model to use for a name that the user gave: itself, or for `auto` the best at hand.
 
-    That is the recommended model if it is on this disk or its hub answers in time, else the bundled one.
+    That is the recommended model if it is on this disk or its hub answers in time, else the bundled one. Where its
+    download has begun, or the hub is only busy, that is an error: an index keeps the model that it is built with.
     """
     from sightline.encoders.catalog import BUNDLED, catalog
 
@@ -116,7 +117,13 @@ def choose_model(name: str, hub: Hub | None = None) -> Choice:
         return Choice(best.name, "the recommended model, found on this disk")
     try:
         hub.files(best.repository)
+    except HubBusy:
+        raise
     except (HubUnreachable, ModelNotFound) as error:
+        if hub.has_begun(best.repository) and not hub.offline:
+            raise HubUnreachable(
+                f"a part of {best.name} is on this disk and {error}; --model {best.name} goes on with it later"
+            ) from error
         happened = str(error).partition(": ")[0]  # without the advice
         return Choice(BUNDLED, f"the bundled model; the recommended {best.name} is not on this disk and {happened}")
     return Choice(best.name, f"the recommended model, fetched once from {hub.endpoint} ({best.size_mb:,} MB)")
@@ -147,7 +154,7 @@ def _open(folder: Path, name: str | None, threads: int | None, provider: str | N
 def _hub(hub: Hub | None) -> Hub:
     from sightline.encoders.hub import Hub
 
-    return hub or Hub()
+    return hub or Hub.from_environment()
 
 
 def _plugin(name: str) -> Encoder:

@@ -1,23 +1,29 @@
-"""A model's repository on a Hugging Face hub turned into a folder on this disk.
+"""Models downloaded from a Hugging Face hub and kept on this disk.
 
 The protocol in brief: `/api/models/{repository}/revision/main?blobs=true` lists the files with sizes and hashes at one
 commit, `/{repository}/resolve/{commit}/{file}` gives one and honours Range. The `huggingface_hub` package is not used:
-in version 2.4 it waits 40 s and not 3 for a silent hub, starts an interrupted file over, and keeps wrong content.
+in version 2.4 it waits 40 s and not 3 for a silent hub, starts an interrupted file over, and keeps wrong content. What
+`hf download` fetched is found in its cache all the same.
 """
 
+import json
+import os
 import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder
 from sightline.errors import (
     EncoderError,
+    HubBusy,
     HubUnreachable,
     ModelDamaged,
     ModelNotFound,
@@ -28,10 +34,15 @@ from sightline.errors import (
 from sightline.text import size
 from sightline.web.download import Expected, download
 
+if TYPE_CHECKING:
+    from sightline.web.client import HttpClient
+
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes that are here and the bytes of the whole model."""
 
 _STALL_S = 30.0  # a download that brings nothing for so long is asked for again
+_AT_ONCE = 4  # files
+_LAST_PIECE_S = 2.0  # how long an interrupt waits for pieces that are on the way
 _NEEDED = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
 _FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
 _ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
@@ -74,7 +85,8 @@ class Listing:
 class Hub:
     """Where models come from and where they are kept. Offline, only what is kept already can be used.
 
-    A hub that does not answer within `answer_s` seconds counts as unreachable.
+    A hub that does not answer within `answer_s` seconds counts as unreachable. Models are looked for in `hf_cache`, the
+    folder of `hf download`, too.
     """
 
     endpoint: str = "https://huggingface.co"
@@ -83,6 +95,25 @@ class Hub:
     token: str | None = field(default=None, repr=False)
     answer_s: float = 3.0
     progress: Progress | None = field(default=None, compare=False)
+    hf_cache: Path | None = None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The hub as the environment describes it, with the variables of Sightline and of `huggingface_hub`."""
+        given = {name: value for name, value in os.environ.items() if value}
+        hf_home = Path(given.get("HF_HOME") or default_cache().parent / "huggingface").expanduser()
+        token_file = Path(given.get("HF_TOKEN_PATH") or hf_home / "token").expanduser()
+        token = given.get("HF_TOKEN")
+        if token is None and token_file.is_file():  # of `hf auth login`
+            token = token_file.read_text("utf-8", "replace").strip() or None
+        switches = [given.get(name, "").lower() for name in ("SIGHTLINE_OFFLINE", "HF_HUB_OFFLINE")]
+        return cls(
+            endpoint=given.get("HF_ENDPOINT", "https://huggingface.co"),
+            cache=Path(given["SIGHTLINE_CACHE"]).expanduser() if "SIGHTLINE_CACHE" in given else default_cache(),
+            offline=any(switch not in ("", "0", "false", "no") for switch in switches),
+            token=token,
+            hf_cache=Path(given.get("HF_HUB_CACHE") or hf_home / "hub").expanduser(),
+        )
 
     def __post_init__(self) -> None:
         if not self.endpoint.startswith(("https://", "http://")):
@@ -91,13 +122,19 @@ class Hub:
     def folder(self, repository: str) -> Path | None:
         """The model's folder if it is on this disk, complete."""
         folder = self._folder(repository)
-        return folder if folder.is_dir() else None
+        return folder if folder.is_dir() else self._in_hf_cache(repository)
+
+    def has_begun(self, repository: str) -> bool:
+        """Whether a part of the model is on this disk."""
+        folder = self._folder(repository)
+        return any(folder.parent.glob(f"{folder.name}.part-*"))
 
     def fetch(self, repository: str) -> Path:
         """The model's folder, fetched if it is not on this disk.
 
-        An interrupted fetch goes on where it stopped. Raises `HubUnreachable`, `ModelNotFound`, `ModelDamaged` (a file
-        is not what the hub says it is) or another `EncoderError` (the disk has no room).
+        Several files come at once, the picture tower first. An interrupted fetch goes on where it stopped. Raises
+        `HubUnreachable`, `ModelNotFound`, `ModelDamaged` (a file is not what the hub says it is) or another
+        `EncoderError` (the disk has no room).
         """
         if folder := self.folder(repository):
             return folder
@@ -153,12 +190,16 @@ class Hub:
         except WebError as error:
             if error.status in (401, 403, 404):
                 raise ModelNotFound(
-                    f"{self.endpoint} has no model {repository!r} for you (status {error.status}): check the name; if "
-                    "it is not public, HF_TOKEN must hold a token that may read it"
+                    f"{self.endpoint} has no model {repository!r} for you (status {error.status}): "
+                    + _access(self.endpoint, repository)
                 ) from error
+            if error.status is not None:
+                raise HubBusy(f"{self.endpoint} {error.reason}: {_ADVICE} in a few minutes") from error
             raise HubUnreachable(f"{self.endpoint} {error.reason}: {_ADVICE}") from error
 
     def _fetch(self, repository: str, listing: Listing, folder: Path) -> None:
+        from sightline.web.client import HttpClient
+
         here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.cache).free
         if free < listing.size_bytes - here:
@@ -166,35 +207,43 @@ class Hub:
                 f"{self.cache} has {size(free)} free, expected {size(listing.size_bytes - here)} for {repository}: "
                 "free some space, or choose another folder with SIGHTLINE_CACHE"
             )
-        from sightline.web.client import HttpClient
+        base_url = f"{self._base}/{repository}/resolve/{listing.commit}"
+        client = HttpClient(read_s=_STALL_S, per_host=_AT_ONCE)
+        transfer = _Transfer(client, base_url, self._headers, folder, listing.size_bytes, self.progress)
+        texts = [file for file in listing.files if file.path.startswith("textual/")]
+        try:
+            transfer.run([file for file in listing.files if file not in texts])
+            transfer.run(texts)
+        except WrongContent as error:
+            for part in folder.rglob("*.part"):  # of files on the way, which whoever changed this one may have changed
+                part.unlink(missing_ok=True)
+            raise ModelDamaged(
+                f"{error}, run the same again; if that does not help, something between you and the hub changes files"
+            ) from error
+        except WebError as error:
+            if error.status in (401, 403, 404):
+                raise ModelNotFound(f"{error}: {_access(self.endpoint, repository)}") from error
+            raise HubUnreachable(
+                f"{error}, got {transfer.done_bytes:,} of {listing.size_bytes:,} bytes: run the same again, it goes on "
+                "from there"
+            ) from error
+        finally:
+            client.close()
 
-        client, done = HttpClient(read_s=_STALL_S), 0
-
-        def on_bytes(count: int) -> None:
-            nonlocal done
-            done += count
-            if self.progress:
-                self.progress(done, listing.size_bytes)
-
-        for file in listing.files:
-            target = folder / file.path
-            if target.is_file():  # verified before it got its name
-                on_bytes(file.size_bytes)
-                continue
-            url = f"{self._base}/{repository}/resolve/{listing.commit}/{file.path}"
-            expected = Expected(file.size_bytes, file.sha256, file.git_sha1)
-            try:
-                download(client, url, target, expected, headers=self._headers, on_bytes=on_bytes)
-            except WrongContent as error:
-                raise ModelDamaged(
-                    f"{error}, run the same again; if that does not help, something between you and the hub changes "
-                    "files"
-                ) from error
-            except WebError as error:
-                here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                raise HubUnreachable(
-                    f"{error}, got {here:,} of {listing.size_bytes:,} bytes: run the same again, it goes on from there"
-                ) from error
+    def _in_hf_cache(self, repository: str) -> Path | None:
+        """The snapshot of `main` in the cache of `huggingface_hub`, if it is a whole model."""
+        if self.hf_cache is None:
+            return None
+        top = self.hf_cache / f"models--{repository.replace('/', '--')}"
+        try:
+            folder = top / "snapshots" / (top / "refs" / "main").read_text("utf-8").strip()
+            config = json.loads((folder / "config.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        needed = ["visual/model.onnx", "visual/preprocess_cfg.json"]
+        needed += ["textual/model.onnx", "textual/tokenizer.json"] if "text_cfg" in config else []
+        is_whole = all((folder / name).is_file() for name in needed) and not any(top.glob("blobs/*.incomplete"))
+        return folder if is_whole else None
 
     @property
     def _headers(self) -> dict[str, str]:
@@ -208,11 +257,83 @@ class Hub:
         return self.cache / "models" / repository.replace("/", "--")
 
 
+class _Transfer:
+    """Several files of a model at once. Its threads end with the process: an interrupt need not wait for a server."""
+
+    def __init__(
+        self,
+        client: "HttpClient",
+        base_url: str,
+        headers: Mapping[str, str],
+        folder: Path,
+        size_bytes: int,
+        progress: Progress | None,
+    ) -> None:
+        self._client, self._base_url, self._headers, self._folder = client, base_url, headers, folder
+        self._size_bytes, self._progress = size_bytes, progress
+        self.done_bytes, self._lock, self._is_over = 0, threading.Lock(), threading.Event()
+
+    def run(self, files: Sequence[RemoteFile]) -> None:
+        """Download these files; raises what the first one that fails raises."""
+        waiting, outcomes = SimpleQueue[RemoteFile](), SimpleQueue[BaseException | None]()
+        for file in files:
+            waiting.put(file)
+        threads = [
+            threading.Thread(target=self._work, args=(waiting, outcomes), daemon=True, name="sightline-hub")
+            for _ in range(min(_AT_ONCE, len(files)))
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in files:
+                if (error := outcomes.get()) is not None:
+                    raise error
+        except BaseException:
+            self._is_over.set()
+            for thread in threads:
+                thread.join(_LAST_PIECE_S)
+            raise
+
+    def _work(self, waiting: "SimpleQueue[RemoteFile]", outcomes: "SimpleQueue[BaseException | None]") -> None:
+        with suppress(Empty):
+            while not self._is_over.is_set():
+                file = waiting.get_nowait()
+                try:
+                    self._download(file)
+                    outcomes.put(None)
+                except BaseException as error:  # handed to the thread that waits
+                    outcomes.put(error)
+
+    def _download(self, file: RemoteFile) -> None:
+        target = self._folder / file.path
+        if target.is_file():  # verified before it got its name
+            self._count(file.size_bytes)
+            return
+        expected = Expected(file.size_bytes, file.sha256, file.git_sha1)
+        url = f"{self._base_url}/{file.path}"
+        download(self._client, url, target, expected, headers=self._headers, on_bytes=self._count)
+
+    def _count(self, new_bytes: int) -> None:
+        if self._is_over.is_set():
+            raise InterruptedError("another file of the model failed")
+        with self._lock:
+            self.done_bytes += new_bytes
+            if self._progress:
+                self._progress(self.done_bytes, self._size_bytes)
+
+
 def is_here(entry: CatalogEntry, hub: Hub) -> bool:
     """Whether a model of the catalog can be used without the network."""
     if entry.kind == "bundled":
         return (bundled_folder(entry.name) / "config.json").is_file()
     return entry.kind != "hub" or hub.folder(entry.repository) is not None
+
+
+def _access(endpoint: str, repository: str) -> str:
+    return (
+        f"check the name; if the model is not public, ask for access at {endpoint.rstrip('/')}/{repository} and log in "
+        "(hf auth login, or HF_TOKEN)"
+    )
 
 
 def _file(sibling: dict[str, object]) -> RemoteFile:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -36,7 +36,7 @@ class Opening:
 
     `cache` is the folder that keeps what is fetched from the web, None keeps nothing. Of tables, `image` and `caption`
     name columns, and relative paths start from `base`. With `archives` the pictures in the archives of a folder are
-    taken too.
+    taken too. `headers` (name, value) go with each request for a picture on the web.
     """
 
     cache: Path | None = None
@@ -44,13 +44,14 @@ class Opening:
     caption: str | None = None
     base: Path | None = None
     archives: bool = False
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @cached_property
     def downloader(self) -> "Downloader":
         """What fetches for all these sources together, so that no host is asked by too many at once."""
         from sightline.sources.web import Downloader
 
-        return Downloader(self.cache)
+        return Downloader(self.cache, dict(self.headers))
 
 
 def open_source(location: str | Path, opening: Opening | None = None) -> Source:

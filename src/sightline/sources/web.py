@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -25,15 +27,18 @@ _SAFE = "/:?#[]@!$&'()*+,;=%~-._"
 
 
 class Downloader:
-    """Fetches pictures, in many threads at once: few from one host, with retries, and kept in the folder `cache`."""
+    """Fetches pictures, in many threads at once: few from one host, with retries, and kept in the folder `cache`.
 
-    def __init__(self, cache: Path | None = None) -> None:
-        self.cache = cache
+    `headers` go with every request, but not on to another host that a redirect names.
+    """
+
+    def __init__(self, cache: Path | None = None, headers: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.cache, self._headers = cache, dict(headers)
         self._kept = DiskCache(cache, limit_bytes=_CACHE_BYTES) if cache else None
 
-    def __reduce__(self) -> tuple[type[Downloader], tuple[Path | None]]:
+    def __reduce__(self) -> tuple[type[Downloader], tuple[Path | None, dict[str, str]]]:
         """Travels to other hosts, where it makes connections of its own."""
-        return Downloader, (self.cache,)
+        return Downloader, (self.cache, self._headers)
 
     def fetch(self, url: str) -> bytes:
         """The bytes at a URL, from the cache if they are there; `SourceError` with the reason if they cannot be had."""
@@ -75,7 +80,8 @@ class Downloader:
     def _client(self) -> HttpClient:
         from sightline.web.client import HttpClient  # 50 ms that folders do not need
 
-        return HttpClient(headers={"Accept": "image/*,*/*;q=0.5"}, per_host=_PER_HOST)
+        headers = {"Accept": "image/*,*/*;q=0.5", **self._headers}
+        return HttpClient(headers=headers, private=self._headers, per_host=_PER_HOST)
 
 
 def url_item(url: str, downloader: Downloader) -> Item:

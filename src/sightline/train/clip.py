@@ -19,7 +19,7 @@ from sightline.errors import TrainingError
 from sightline.train.checkpoint import WEIGHTS, read_weights, save_weights
 from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
 from sightline.train.measure import image_vectors
-from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, export
+from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, export, token_ids
 from sightline.train.model_folder import Sides
 from sightline.train.pictures import KeptVectors, PictureFiles, Pictures
 
@@ -42,7 +42,7 @@ class ClipStart:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, read as in use."""
-        return self.documents.tokens.ids(texts)
+        return token_ids(self.documents, texts)
 
     def training_pictures(self, data: DataSettings, paths: Sequence[Path], name: str, say: Say) -> Pictures:
         """Files that are decoded and cropped anew in each step, or the vectors of a frozen tower."""
@@ -84,7 +84,7 @@ def open_clip_start(settings: Settings, base: Path, hub: Hub | None = None) -> C
         start = described(description, settings, base / name)
         start.model.load_state_dict(state)
     else:
-        start = start_from(load_towers(name, hub or Hub(), base), settings)
+        start = start_from(load_towers(name, hub or Hub.from_environment(), base), settings)
     start.model.to(device)
     return start
 

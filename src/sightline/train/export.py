@@ -129,7 +129,7 @@ def open_original(name: str, hub: Hub | None = None) -> Original:
     Raises `TrainingError` or an `EncoderError` when it is none of these or cannot be loaded.
     """
     if name.partition(":")[0] in FAMILIES:
-        return _of_towers(clip.load_towers(name, hub or Hub()))
+        return _of_towers(clip.load_towers(name, hub or Hub.from_environment()))
     path = bundled_folder(BUNDLED) if name == BUNDLED else Path(name).expanduser()
     if path.is_file() or (path / checkpoint.NAME).is_file():
         return _of_run(*_unfinished(path if path.is_file() else path / checkpoint.NAME))

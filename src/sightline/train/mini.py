@@ -22,7 +22,7 @@ from sightline.encoders.catalog import BUNDLED, bundled_folder
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import ModelDamaged, ModelNotFound
 from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
-from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, device_of, export
+from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, device_of, export, token_ids
 from sightline.train.model_folder import Sides
 from sightline.train.pictures import CachedMaps, Maps, PictureFiles, Pictures
 
@@ -61,7 +61,7 @@ class MiniStart:
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, cut to the model's length."""
-        return self.documents.tokens.ids(texts)
+        return token_ids(self.documents, texts)
 
     def training_pictures(self, data: DataSettings, paths: Sequence[Path], name: str, say: Say) -> Pictures:
         """Every view of every picture after the first blocks: the whole picture, and random crops."""

@@ -1,6 +1,7 @@
 """What training knows of a model: its two sides, how it starts and is written, and the device it computes on."""
 
 import copy
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -8,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from sightline.encoders import tokens
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import TrainingError
 from sightline.train.config import DataSettings, Device, Precision
@@ -15,6 +17,7 @@ from sightline.train.model_folder import Sides, write_folder
 from sightline.train.pictures import PictureFiles, Pictures
 
 MOST_CALIBRATION = 96  # pictures
+_log = logging.getLogger(__name__)
 RateGroup = Literal["image", "text", "words", "head", "adapter", "still"]
 """Which rate a parameter moves at: `still` never, `adapter` only in the mode of that name."""
 Say = Callable[[str], None]
@@ -109,6 +112,27 @@ def export(
         pixels = PictureFiles(calibration, documents.preprocessing).batch(0, MOST_CALIBRATION).numpy()
     sides = copy.deepcopy(model).cpu().float().eval().sides(documents)
     write_folder(sides, folder, precision, calibration=pixels, image_tower_of=image_tower_of)
+
+
+def token_ids(documents: Documents, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of each text, read as in use. How many were too long is said once, not for each."""
+    cut = 0
+
+    def count(record: logging.LogRecord) -> bool:
+        nonlocal cut
+        cut += 1
+        return False
+
+    log = logging.getLogger(tokens.__name__)
+    log.addFilter(count)
+    try:
+        rows = documents.tokens.ids(texts)
+    finally:
+        log.removeFilter(count)
+    if cut:
+        length = documents.tokens.context_length
+        _log.warning("%d of %d texts have more than the %d tokens that the model reads", cut, len(texts), length)
+    return rows
 
 
 def choose_device(wanted: Device) -> torch.device:

@@ -111,7 +111,8 @@ class HttpClient:
         read_s: float = 15.0,
         guard: AddressGuard | None = None,
     ) -> None:
-        self._headers = {"User-Agent": "sightline", **(headers or {})}
+        self._headers = urllib3.HTTPHeaderDict({"User-Agent": "sightline"})
+        self._headers.update(headers or {})
         self._redirects = urllib3.Retry(
             None,
             connect=0,
@@ -136,12 +137,14 @@ class HttpClient:
         retries: Retries | None = None,
     ) -> urllib3.BaseHTTPResponse:
         """The answer, whatever its status, its body still to be read and then to be closed. Raises `WebError`."""
+        sent = self._headers.copy()
+        sent.update(headers or {})
         while True:
             try:
                 response = self._manager(url).request(
                     method,
                     url,
-                    headers={**self._headers, **(headers or {})},
+                    headers=sent,
                     body=body,
                     retries=self._redirects,
                     preload_content=False,

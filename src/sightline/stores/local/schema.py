@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import DimensionMismatch, StoreDamaged, StoreNotFound, StoreTooNew
-from sightline.stores.local.quantise import ROTATION
+from sightline.stores.local.scan import ROTATION
 from sightline.stores.local.vectors import create_files
 
 DATABASE = "index.sqlite"
@@ -45,7 +45,7 @@ class State:
     """Counts commits: a reader that saw the same version saw the same records."""
     generation: int
     slots: int
-    """Rows of the vector files in use, dead ones included."""
+    """Rows of the vector files in use, deleted ones included."""
     live: int
     next_key: int
     residual: float

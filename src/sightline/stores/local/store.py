@@ -12,12 +12,10 @@ from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.checks import check_dim, check_records, check_search
 from sightline.stores.local.database import Database, connect_writer, translated_errors
-from sightline.stores.local.filters import passing
-from sightline.stores.local.quantise import quantiser
-from sightline.stores.local.scan import Scanner, Slots
+from sightline.stores.local.scan import Scanner, Slots, quantiser
 from sightline.stores.local.schema import check_folder, create_index, read_dim, read_state
-from sightline.stores.local.search import nearest, read_hits, rows_of
-from sightline.stores.local.upkeep import Damage, check_last_batch, compact, find_damage, mend, should_compact
+from sightline.stores.local.search import nearest, passing, read_hits, rows_of
+from sightline.stores.local.upkeep import Corruption, check_last_batch, compact, find_corruption, repair, should_compact
 from sightline.stores.local.vectors import remove_other_files, sync_folder
 from sightline.stores.local.views import Stale, View, Views
 from sightline.stores.local.writes import delete_records, find, write_documents, write_records
@@ -39,7 +37,7 @@ def open_url(url: StoreUrl, *, dim: int | None = None) -> "LocalStore":
     return LocalStore(url.path, dim)
 
 
-def repair_store(path: str | Path) -> list[Damage]:
+def repair_store(path: str | Path) -> list[Corruption]:
     """Mend an index that `LocalStore` refuses to open because a vector file is missing or truncated."""
     database = Database(Path(path), _TIMEOUT_S)
     try:
@@ -47,7 +45,7 @@ def repair_store(path: str | Path) -> list[Damage]:
         with database.reading() as connection:
             dim = read_dim(connection, Path(path), None)
         with database.writing() as connection:
-            return mend(connection, Path(path), quantiser(dim))
+            return repair(connection, Path(path), quantiser(dim))
     finally:
         database.close()
 
@@ -143,15 +141,15 @@ class LocalStore:
         self._scanner.close()
         self._views.forget()
 
-    def verify(self) -> list[Damage]:
+    def verify(self) -> list[Corruption]:
         """Compare everything with the checksums of the commits; gives what is damaged, nothing if all is well."""
         with self._database.reading() as connection:
-            return find_damage(connection, self.path, self.dim)
+            return find_corruption(connection, self.path, self.dim)
 
-    def repair(self) -> list[Damage]:
+    def repair(self) -> list[Corruption]:
         """Rebuild what can be rebuilt, and remove the records whose vectors are lost: indexing encodes them again."""
         with self._database.writing() as connection:
-            damages = mend(connection, self.path, self._quantiser)
+            damages = repair(connection, self.path, self._quantiser)
         self._views, self._may_compact = Views(self.path, self.dim), True
         return damages
 
@@ -185,7 +183,7 @@ class LocalStore:
             yield connection
 
     def _compact_if_useful(self) -> None:
-        """Reclaim dead slots; what was written before is safe whatever happens here."""
+        """Reclaim deleted slots; what was written before is safe whatever happens here."""
         if not self._may_compact or not self._read(lambda connection, view: should_compact(view.state)):
             return
         try:

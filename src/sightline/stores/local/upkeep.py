@@ -1,4 +1,4 @@
-"""A local index kept sound: checksums verified, damage cut out, dead slots reclaimed."""
+"""A local index kept sound: checksums verified, damage cut out, deleted slots reclaimed."""
 
 import logging
 import sqlite3
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sightline.errors import StoreDamaged
-from sightline.stores.local.quantise import Quantiser
+from sightline.stores.local.scan import Quantiser
 from sightline.stores.local.schema import State, read_state, write_state
 from sightline.stores.local.vectors import (
     VECTOR,
@@ -24,11 +24,11 @@ from sightline.stores.local.vectors import (
     vectors_file,
     write_rows,
 )
-from sightline.stores.local.views import read_dead
+from sightline.stores.local.views import read_tombstones
 from sightline.stores.local.writes import BATCH_ROWS, delete_records
 
-_DEAD_SHARE = 0.25  # of the slots: compaction then copies at most three rows for each one that was replaced
-_FEWEST_DEAD = 1024  # below it the room is not worth the work
+_DELETED_SHARE = 0.25  # of the slots: compaction then copies at most three rows for each one that was replaced
+_FEWEST_DELETED = 1024  # below it the room is not worth the work
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class _Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class Corruption:
     """Rows of the vector files that are not what was written."""
 
     first_slot: int
@@ -51,10 +51,10 @@ class Damage:
     ids: tuple[str, ...]
     """The records that have to be indexed again."""
     can_be_rebuilt: bool
-    """Only the codes are damaged: `mend` makes them anew and no record is lost."""
+    """Only the codes are damaged: `repair` makes them anew and no record is lost."""
 
 
-def find_damage(connection: sqlite3.Connection, folder: Path, dim: int) -> list[Damage]:
+def find_corruption(connection: sqlite3.Connection, folder: Path, dim: int) -> list[Corruption]:
     """Read everything and compare it with the checksums of the commits; `StoreDamaged` if SQLite's own check fails."""
     result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if result != "ok":
@@ -63,14 +63,14 @@ def find_damage(connection: sqlite3.Connection, folder: Path, dim: int) -> list[
             "index again"
         )
     generation = read_state(connection).generation
-    damages = (_damage(connection, folder, generation, dim, batch) for batch in _batches(connection))
+    damages = (_corruption_of(connection, folder, generation, dim, batch) for batch in _batches(connection))
     return [damage for damage in damages if damage]
 
 
 def check_last_batch(connection: sqlite3.Connection, folder: Path, dim: int) -> None:
     """Raise `StoreDamaged` if the last commit is not whole: the disk lost what it had promised to keep."""
     row = connection.execute("SELECT * FROM batches ORDER BY first DESC LIMIT 1").fetchone()
-    damage = _damage(connection, folder, read_state(connection).generation, dim, _Batch(*row)) if row else None
+    damage = _corruption_of(connection, folder, read_state(connection).generation, dim, _Batch(*row)) if row else None
     if damage:
         raise StoreDamaged(
             f"{folder} lost the vectors of its last commit ({len(damage.ids)} records from slot {damage.first_slot}), "
@@ -78,11 +78,11 @@ def check_last_batch(connection: sqlite3.Connection, folder: Path, dim: int) -> 
         )
 
 
-def mend(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -> list[Damage]:
+def repair(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -> list[Corruption]:
     """Rebuild damaged codes, and remove the records whose vectors are lost; gives what was damaged."""
     state = read_state(connection)
     _restore_sizes(folder, state, quantiser.dim)
-    damages = find_damage(connection, folder, quantiser.dim)
+    damages = find_corruption(connection, folder, quantiser.dim)
     for damage in damages:
         if damage.can_be_rebuilt:
             _rebuild_codes(connection, folder, quantiser, damage)
@@ -93,9 +93,9 @@ def mend(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -> 
 
 
 def should_compact(state: State) -> bool:
-    """Whether enough slots are dead."""
-    dead = state.slots - state.live
-    return dead >= _FEWEST_DEAD and dead > _DEAD_SHARE * state.slots
+    """Whether enough slots hold nothing any more."""
+    deleted = state.slots - state.live
+    return deleted >= _FEWEST_DELETED and deleted > _DELETED_SHARE * state.slots
 
 
 def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
@@ -107,9 +107,9 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
     """
     old = read_state(connection)
     live = np.ones(old.slots, np.bool_)
-    live[read_dead(connection)] = False
+    live[read_tombstones(connection)] = False
     kept = np.flatnonzero(live)
-    if any(_damage(connection, folder, old.generation, dim, batch) for batch in _batches(connection)):
+    if any(_corruption_of(connection, folder, old.generation, dim, batch) for batch in _batches(connection)):
         _logger.warning("%s is damaged and was not compacted: run sightline status --repair", folder)
         return False
     state = replace(old, version=old.version + 1, generation=old.generation + 1, slots=len(kept))
@@ -134,7 +134,9 @@ def _batches(connection: sqlite3.Connection) -> list[_Batch]:
     return [_Batch(*row) for row in connection.execute("SELECT * FROM batches ORDER BY first")]
 
 
-def _damage(connection: sqlite3.Connection, folder: Path, generation: int, dim: int, batch: _Batch) -> Damage | None:
+def _corruption_of(
+    connection: sqlite3.Connection, folder: Path, generation: int, dim: int, batch: _Batch
+) -> Corruption | None:
     are_codes_whole, are_vectors_whole = (
         zlib.crc32(read_rows(path, batch.first, batch.count, row_bytes)) == crc
         for path, row_bytes, crc in (
@@ -149,7 +151,7 @@ def _damage(connection: sqlite3.Connection, folder: Path, generation: int, dim: 
         (batch.first, batch.first + batch.count),
     )
     ids = tuple(name for (name,) in rows)
-    return Damage(batch.first, batch.count, ids, can_be_rebuilt=are_vectors_whole) if ids else None
+    return Corruption(batch.first, batch.count, ids, can_be_rebuilt=are_vectors_whole) if ids else None
 
 
 def _restore_sizes(folder: Path, state: State, dim: int) -> None:
@@ -159,7 +161,7 @@ def _restore_sizes(folder: Path, state: State, dim: int) -> None:
     sync_folder(folder)
 
 
-def _rebuild_codes(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser, damage: Damage) -> None:
+def _rebuild_codes(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser, damage: Corruption) -> None:
     state, end = read_state(connection), damage.first_slot + damage.count
     vectors = map_vectors(folder, state.generation, quantiser.dim, state.slots)[damage.first_slot : end]
     codes, worst = quantiser.encode(vectors)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import StoreDamaged
-from sightline.stores.local.quantise import Codes
+from sightline.stores.local.scan import Codes
 from sightline.types import Vectors
 
 VECTOR = np.dtype("<f4")

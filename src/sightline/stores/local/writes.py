@@ -10,10 +10,10 @@ import numpy as np
 
 from sightline.filters.documents import dump_note, dump_payload
 from sightline.filters.words import payload_words
-from sightline.stores.local.quantise import Quantiser
+from sightline.stores.local.scan import Quantiser
 from sightline.stores.local.schema import State, read_state, write_state
 from sightline.stores.local.vectors import VECTOR, appending, write_rows
-from sightline.stores.local.views import mark_dead
+from sightline.stores.local.views import mark_deleted
 from sightline.types import Note, Record, Vectors
 
 BATCH_ROWS = 4096
@@ -31,7 +31,7 @@ def write_records(
     old = read_state(connection)
     state = _write_vectors(connection, folder, quantiser, old, vectors)
     known = find(connection, [record.id for record in records])
-    _kill_slots(connection, [slot for _, slot in known.values()])
+    _mark_deleted(connection, [slot for _, slot in known.values()])
     fresh = [record for record in records if record.id not in known]
     keys = {record.id: old.next_key + at for at, record in enumerate(fresh)}
     connection.executemany(
@@ -56,7 +56,7 @@ def delete_records(connection: sqlite3.Connection, ids: Sequence[str]) -> int:
     known = find(connection, ids)
     if not known:
         return 0
-    _kill_slots(connection, [slot for _, slot in known.values()])
+    _mark_deleted(connection, [slot for _, slot in known.values()])
     keys = [(key,) for key, _ in known.values()]
     connection.executemany("DELETE FROM records WHERE key = ?", keys)
     connection.executemany("DELETE FROM words WHERE rowid = ?", keys)
@@ -99,9 +99,9 @@ def _write_vectors(
     return replace(state, slots=slots, residual=residual)
 
 
-def _kill_slots(connection: sqlite3.Connection, slots: Sequence[int]) -> None:
+def _mark_deleted(connection: sqlite3.Connection, slots: Sequence[int]) -> None:
     connection.executemany("DELETE FROM slots WHERE slot = ?", ((slot,) for slot in slots))
-    mark_dead(connection, np.array(slots, np.int64))
+    mark_deleted(connection, np.array(slots, np.int64))
 
 
 def _write_words(
