@@ -63,8 +63,8 @@ def test_an_empty_split_names_the_splits_there_are(folder: Path) -> None:
 
 
 def test_a_missing_column_names_the_columns_there_are(folder: Path) -> None:
-    (folder / "table").write_text("file\ttext\na.jpg\tone\n")
-    with pytest.raises(SourceError, match="no column 'image': it has file, text"):
+    (folder / "table").write_text("one\ttwo\na.jpg\tone\n")
+    with pytest.raises(SourceError, match="no column 'image': it has one, two"):
         texts(folder)
 
 

@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import SourceError
-from sightline.sources.folder import SUFFIXES
+from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, class_folders, column_of
 from sightline.sources.rows import Row, Rows, open_rows
-
-_IMAGE = ("image", "image_name", "filename", "file_name", "file", "path", "picture")
-_CAPTION = ("caption", "captions", "comment", "text", "title")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,7 @@ def load(path: Path, *, images: Path | None = None, split: str | None = None) ->
     if graded := {"query", "image", "grade"} <= columns.keys():
         names = [columns[name] for name in ("query", "image", "grade")]
         rows = table.walk()
-    elif (caption := _column(columns, _CAPTION)) and (image := _column(columns, _IMAGE)):
+    elif (caption := column_of(table.columns, CAPTION_COLUMNS)) and (image := column_of(table.columns, IMAGE_COLUMNS)):
         names = [caption, image]
         rows = _of_split(table, columns, split, path)
     else:
@@ -99,14 +96,14 @@ def _joined(
 
 def _class_folders(root: Path) -> Judgements:
     """One folder a class, named after it: `red_panda/` holds pictures of the query "red panda"."""
-    classes = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    files = [[file for file in sorted(folder.iterdir()) if file.suffix.lower() in SUFFIXES] for folder in classes]
+    classes = class_folders(root)
+    files = [folder.pictures for folder in classes]
     images = [file for few in files for file in few]
     if not images:
         raise SourceError(f"{root} holds no folders with pictures, expected one folder for each class")
     pairs = [(label, 0) for label, few in enumerate(files) for _ in few]
     numbered = np.array([(label, position) for position, (label, _) in enumerate(pairs)], np.int64)
-    names = [folder.name.replace("_", " ").replace("-", " ") for folder in classes]
+    names = [folder.words for folder in classes]
     return Judgements(root.name, images, names, numbered, np.ones(len(images)), is_classes=True)
 
 
@@ -135,10 +132,6 @@ def _text(path: Path) -> str:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("cp1252", errors="replace")
-
-
-def _column(columns: Mapping[str, str], names: Sequence[str]) -> str:
-    return next((columns[name] for name in names if name in columns), "")
 
 
 def _grade(text: str, path: Path) -> float:

@@ -16,21 +16,12 @@ import numpy as np
 from sightline.errors import SourceError
 from sightline.sources.finding import FileFinder
 from sightline.sources.folder import SingleFile, path_of
+from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
 from sightline.sources.rows import Row, Rows, open_rows
 from sightline.sources.values import field_of, text_of, value_of
 from sightline.sources.web import Downloader, is_url, url_item
 from sightline.text import printable
 from sightline.types import Item, Value
-
-IMAGE_COLUMNS = (
-    *("image", "image_url", "image_path", "url", "picture", "photo", "img", "image_name", "file_name", "filename"),
-    *("path", "file", "link", "jpg"),
-)
-"""Names of the column that holds the picture, the likeliest first; case does not matter."""
-
-CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "alt_text", "description")
-"""Names of the column that is taken for the caption, the likeliest first."""
-
 
 _Numbered: TypeAlias = tuple[int, Row]
 
@@ -44,7 +35,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableSource:
     """The pictures of a table, in its order. Rows of one picture become one item, where the last of them stands.
 
     `root` is the URI of the table. Of a stream, which is not walked through twice, only rows that follow each other
@@ -136,7 +127,8 @@ class Table:
         for column in self.rows.columns:
             if column == self.image_column:
                 continue
-            name = "caption" if column == self.caption_column else field_of(column)
+            is_caption = column == self.caption_column and column.lower() != "title"  # a title is looked into as one
+            name = "caption" if is_caption else field_of(column)
             values = [value for row in rows if (value := value_of(row.get(column))) is not None]
             if name == "caption":  # of words, and of a year too
                 values = [value if isinstance(value, list) else text_of(value) for value in values]
@@ -154,7 +146,7 @@ def open_table(
     image: str | None = None,
     caption: str | None = None,
     base: Path | None = None,
-) -> Table:
+) -> TableSource:
     """The pictures of a table; relative paths in it start from `base`, or else from the table's folder.
 
     `image` and `caption` name the columns where their names do not tell. Raises `SourceError` if there is none.
@@ -172,7 +164,7 @@ def table_of(
     caption: str | None,
     base: Path,
     is_stream: bool = False,
-) -> Table:
+) -> TableSource:
     """Rows as a source; `SourceError` if no column holds pictures."""
     told = printable(str(path_of(root)) if root.startswith("file:") else root)
     image_column = _column(told, rows.columns, image, IMAGE_COLUMNS, "--image-column")
@@ -182,7 +174,7 @@ def table_of(
             "--image-column"
         )
     caption_column = _column(told, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return Table(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
+    return TableSource(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
 
 
 def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
@@ -204,8 +196,7 @@ def _column(told: str, columns: tuple[str, ...], given: str | None, usual: tuple
         if given not in columns:
             raise SourceError(f"{told} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
         return given
-    by_name = {column.lower().replace(" ", "_"): column for column in columns}
-    return next((by_name[name] for name in usual if name in by_name), None)
+    return column_of(columns, usual)
 
 
 def _file(text: str, finder: FileFinder) -> Item:

@@ -2,16 +2,16 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline.errors import SourceError
-from sightline.sources.rows import Row, open_rows
+from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, class_folders, column_of
+from sightline.sources.rows import Row, Rows, open_rows
 from sightline.train.config import DataSettings
 
 log = logging.getLogger(__name__)
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,13 @@ def _from_folders(settings: DataSettings, base: Path) -> tuple[dict[str, list[st
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: expected one folder per class in it; check `images`")
     pictures: dict[str, list[str]] = {}
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
-        words = settings.names.get(folder.name, folder.name.replace("_", " "))
+    left_out = 0
+    for folder in class_folders(root):
+        words = settings.names.get(folder.path.name, folder.words)
         texts = [template.format(words) for template in settings.templates]
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() in PICTURE_SUFFIXES:
-                pictures[f"{words}/{folder.name}/{file.name}"] = texts
-    return pictures, {}
+        pictures |= {f"{words}/{folder.path.name}/{file.name}": texts for file in folder.pictures}
+        left_out += folder.left_out
+    return pictures, {"files are not pictures by their names": left_out} if left_out else {}
 
 
 def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
@@ -85,7 +85,10 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]
     pictures: dict[str, list[str]] = {}
     missing: set[str] = set()
     repeated = empty = 0
-    for row in _rows(settings, base / settings.table):
+    path = base / settings.table
+    table = open_rows(path)
+    settings = _with_columns(settings, table.columns)
+    for row in _rows(settings, table, path):
         image = str(row.get(settings.image_column) or "")
         texts = [text for name in settings.caption_columns if (text := " ".join(str(row.get(name) or "").split()))]
         if image in missing or not (image in pictures or (root / image).is_file()):
@@ -108,9 +111,19 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]
     return pictures, {reason: count for reason, count in counts.items() if count}
 
 
-def _rows(settings: DataSettings, path: Path) -> Iterator[Row]:
+def _with_columns(settings: DataSettings, columns: Sequence[str]) -> DataSettings:
+    """The settings with the columns that the table has, where those of the configuration are the usual ones."""
+    usual = DataSettings()
+    image, captions = settings.image_column, settings.caption_columns
+    if image == usual.image_column and image not in columns:
+        image = column_of(columns, IMAGE_COLUMNS) or image
+    if captions == usual.caption_columns and captions[0] not in columns:
+        captions = (column_of(columns, CAPTION_COLUMNS) or captions[0],)
+    return replace(settings, image_column=image, caption_columns=captions)
+
+
+def _rows(settings: DataSettings, table: Rows, path: Path) -> Iterator[Row]:
     """The rows of the chosen split, with the columns checked."""
-    table = open_rows(path)
     needed = [settings.image_column, *settings.caption_columns, *([settings.split_column] if settings.split else [])]
     for name in needed:
         if name not in table.columns:

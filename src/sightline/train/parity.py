@@ -13,8 +13,9 @@ from PIL import Image
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import SourceError
 from sightline.images.read import read
+from sightline.sources.folder import is_picture
 from sightline.train.config import DataSettings, Precision
-from sightline.train.data import PICTURE_SUFFIXES, Captioned, PictureSet, read_set
+from sightline.train.data import Captioned, PictureSet, read_set
 from sightline.train.measure import recall_of
 from sightline.train.pictures import without_unreadable
 from sightline.types import Vector, Vectors
@@ -89,7 +90,7 @@ def sample_of(pictures: Path, images: Path | None) -> Sample:
     At most 500 pictures, evenly spread, with two captions each. Raises `SourceError`.
     """
     if pictures.is_dir():
-        paths = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+        paths = sorted(path for path in pictures.rglob("*") if is_picture(path.name))
         if not paths:
             raise SourceError(f"{pictures} holds no picture: expected some to compare on; check --pictures")
         found = without_unreadable(PictureSet(str(pictures), _spread([Captioned(path, ()) for path in paths]), {}))
