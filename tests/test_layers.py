@@ -46,9 +46,9 @@ FLOORS = {
     "__main__": 7,
 }
 LONGEST_FILE, LONGEST_FUNCTION = 600, 60  # lines, statements
-MOST_IMPORTS = 0.10  # of all lines
-SHARED_CLASS_NAMES = {"Settings", "Table"}
-"""Each of these still stands for several things: to be renamed, never added to."""
+MOST_IMPORTS = 0.087  # of all lines
+SHARED_CLASS_NAMES = {"Settings"}
+"""What still stands for several things, the settings of a server and of a training: to be renamed."""
 SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
 
 

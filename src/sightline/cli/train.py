@@ -11,6 +11,8 @@ from sightline.cli.options import Commands, add_command, hub
 from sightline.text import duration, table
 
 if TYPE_CHECKING:
+    from sightline.train.config import Settings
+    from sightline.train.distil.settings import DistilSettings
     from sightline.train.run import Listener, Progress
 
 _EXAMPLES = """\
@@ -46,20 +48,27 @@ def train(options: argparse.Namespace) -> int:
     from importlib.util import find_spec
 
     from sightline.errors import ExtraMissing
-    from sightline.train.config import IMAGE_FROZEN, read_settings
+    from sightline.train.config import IMAGE_FROZEN, Settings, read_document, record
+    from sightline.train.distil.settings import DistilSettings, is_distillation
 
-    settings = read_settings(Path(options.config))
+    document = read_document(Path(options.config))
+    settings: Settings | DistilSettings = record(DistilSettings if is_distillation(document) else Settings, document)
     given = {"output": options.output, "seed": options.seed, "device": options.device}
     settings = replace(settings, **{name: value for name, value in given.items() if value is not None})
     if options.steps is not None:
-        settings = replace(settings, optimiser=replace(settings.optimiser, steps=options.steps))
+        settings = _of_length(settings, options.steps)
     for package in ("torch", "onnx"):
         if find_spec(package) is None:
             raise ExtraMissing(f"training needs {package!r}, which is not installed: pip install 'sightline[train]'")
-    from sightline.train.run import train as run
-
     base = Path(options.base) if options.base else Path(options.config).parent
-    outcome = run(settings, base, listen=_listener(), may_forget=options.may_forget, hub=hub())
+    if isinstance(settings, DistilSettings):
+        from sightline.train.distil.run import distil
+
+        outcome = distil(settings, base, listen=_listener(), hub=hub())
+    else:
+        from sightline.train.run import train as run
+
+        outcome = run(settings, base, listen=_listener(), may_forget=options.may_forget, hub=hub())
     if options.json:
         print(json.dumps({"folder": str(outcome.folder), "recalls": outcome.recalls, "share": outcome.share}))
         return 0
@@ -71,9 +80,17 @@ def train(options: argparse.Namespace) -> int:
         path = [{name: f"{value:.3f}" for name, value in asdict(point).items()} for point in outcome.points]
         print(table([list(path[0]), *([*row.values()] for row in path)]))
     print(f"\nuse it: sightline index FOLDER --model {outcome.folder}")
-    if settings.mode in IMAGE_FROZEN and settings.start.model:
+    if isinstance(settings, Settings) and settings.mode in IMAGE_FROZEN and settings.start.model:
         print(f'with an index that {settings.start.model} built: sightline search "..." --model {outcome.folder}')
     return 0
+
+
+def _of_length(settings: "Settings | DistilSettings", steps: int) -> "Settings | DistilSettings":
+    from sightline.train.config import Settings
+
+    if isinstance(settings, Settings):
+        return replace(settings, optimiser=replace(settings.optimiser, steps=steps))
+    return replace(settings, pictures=replace(settings.pictures, steps=steps))
 
 
 def _listener() -> "Listener":

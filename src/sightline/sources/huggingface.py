@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from sightline.errors import ExtraMissing, SourceError, WebError
 from sightline.sources.rows import Row, Rows
-from sightline.sources.table import Remote, Table, table_of
+from sightline.sources.table import Remote, TableSource, table_of
 from sightline.sources.web import Downloader
 from sightline.text import printable
 from sightline.types import Item
@@ -21,7 +21,9 @@ _ANSWER_S = 5.0
 _OPTIONS = ("split", "config", "revision", "image", "caption")
 
 
-def open_dataset(url: str, *, downloader: Downloader, image: str | None = None, caption: str | None = None) -> Table:
+def open_dataset(
+    url: str, *, downloader: Downloader, image: str | None = None, caption: str | None = None
+) -> TableSource:
     """The pictures of hf://datasets/OWNER/NAME?split=train&config=..&image=..&caption=.., without fetching it whole.
 
     Without `split` all of them, each picture knows its own. A folder on this disk may stand for OWNER/NAME. Labels

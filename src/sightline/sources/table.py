@@ -35,7 +35,7 @@ class Remote:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class TableSource:
     """The pictures of a table, in its order. Rows of one picture become one item, where the last of them stands.
 
     `root` is the URI of the table. Of a stream, which is not walked through twice, only rows that follow each other
@@ -146,7 +146,7 @@ def open_table(
     image: str | None = None,
     caption: str | None = None,
     base: Path | None = None,
-) -> Table:
+) -> TableSource:
     """The pictures of a table; relative paths in it start from `base`, or else from the table's folder.
 
     `image` and `caption` name the columns where their names do not tell. Raises `SourceError` if there is none.
@@ -164,7 +164,7 @@ def table_of(
     caption: str | None,
     base: Path,
     is_stream: bool = False,
-) -> Table:
+) -> TableSource:
     """Rows as a source; `SourceError` if no column holds pictures."""
     told = printable(str(path_of(root)) if root.startswith("file:") else root)
     image_column = _column(told, rows.columns, image, IMAGE_COLUMNS, "--image-column")
@@ -174,7 +174,7 @@ def table_of(
             "--image-column"
         )
     caption_column = _column(told, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return Table(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
+    return TableSource(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
 
 
 def row_item(path: Path, fragment: str, image: str | None = None) -> Item:

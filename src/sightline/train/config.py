@@ -135,14 +135,18 @@ class Settings:
 
 def read_settings(path: Path) -> Settings:
     """The settings in a TOML file. Raises `UsageError` naming the key that cannot be."""
+    settings: Settings = record(Settings, read_document(path))
+    return settings
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A TOML file as it stands. Raises `UsageError` when it is none."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}): expected a TOML file; check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not TOML ({error}): expected `key = value` lines; correct that line") from error
-    settings: Settings = _record(Settings, document, "")
-    return settings
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -157,7 +161,8 @@ def difference(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "
     return lines
 
 
-def _record(kind: type[Any], document: Mapping[str, Any], prefix: str) -> Any:
+def record(kind: type[Any], document: Mapping[str, Any], prefix: str = "") -> Any:
+    """A document as settings of that kind. Raises `UsageError` naming the key that cannot be."""
     known = {item.name: item.type for item in fields(kind)}
     document = {RENAMED.get(f"{prefix}{name}", name): value for name, value in document.items()}
     for name in document:
@@ -174,7 +179,7 @@ def _value(kind: Any, value: Any, name: str) -> Any:
         inner = get_args(kind)[0]
         return tuple(_value(inner, item, f"{name}[{n}]") for n, item in enumerate(value))
     if hasattr(kind, "__dataclass_fields__") and isinstance(value, dict):
-        return _record(kind, value, f"{name}.")
+        return record(kind, value, f"{name}.")
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
     if kind is float and type(value) is int:

@@ -67,7 +67,7 @@ def train(
     number, when the unfinished run had other settings, when the start weights or the device cannot be had, or when the
     general recall would fall by more than `largest_general_loss` and `may_forget` is not given.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     folder = base / settings.output
     document = asdict(settings)
     unfinished = checkpoint.load(folder, document)  # before the minutes of preparation
@@ -174,7 +174,7 @@ def _write_record(
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Stops glibc from giving every big buffer back to the system at once, which costs a page fault per 4 KiB again.
 
     For the whole process and for good, so for programs whose work is training. Measured: the frozen blocks take 9 ms of

@@ -1,0 +1,1 @@
+"""Learning a small fast model from the vectors that a large one gave."""
