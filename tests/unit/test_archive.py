@@ -14,8 +14,7 @@ from tests.pictures import encoded, scene, write
 from sightline.cli.main import main
 from sightline.errors import SourceError
 from sightline.index import Index
-from sightline.sources.base import Opening, file_of, open_source, read_here, read_uri
-from sightline.sources.patterns import expand
+from sightline.sources.base import Opening, expand, file_of, open_source, read_here, read_uri
 
 PICTURES = {f"some folder/{n} ü.jpg": encoded(scene(n), "JPEG") for n in range(4)}
 MAKERS: dict[str, Callable[[Path, Mapping[str, bytes]], Path]] = {

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.stores.base import Store
-from sightline.types import Hit, Record, Vectors
+from sightline.types import Hit, Record, Vectors, chunks
 
 SAME = 1e-3  # scores as near as this are the same answer: engines keep vectors in half precision
 

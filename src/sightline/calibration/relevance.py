@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.chunks import chunks
 from sightline.errors import TextNotSupported
-from sightline.types import Hit, Note, Record, Vector, Vectors
+from sightline.types import Hit, Note, Record, Vector, Vectors, chunks
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sightline.errors import SourceError
 from sightline.server.problems import Problem
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of
 
 _REFRESH_S = 5.0  # another process may have indexed another folder meanwhile
 

@@ -11,7 +11,8 @@ from sightline.files import replacing
 from sightline.images.decode import decode, opened
 from sightline.index import Index
 from sightline.server.problems import Problem
-from sightline.sources.folder import open_path, path_of
+from sightline.sources.files import path_of
+from sightline.sources.folder import open_path
 from sightline.types import Record, record_id
 
 _SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}

@@ -8,8 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sightline.filters.documents import dump_note, dump_payload
-from sightline.filters.words import payload_words
+from sightline.filters.documents import dump_note, dump_payload, payload_words
 from sightline.stores.local.scan import Quantiser
 from sightline.stores.local.schema import State, read_state, write_state
 from sightline.stores.local.vectors import VECTOR, appending, write_rows
