@@ -1,6 +1,7 @@
 """Captioning models of random weights, small enough for a test, as the libraries of the real ones make them."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +19,25 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] a dog red car on the beach house t
 
 def write_blip(folder: Path) -> Path:
     """A BLIP of one layer, as transformers saves it; what it says are the words above, for no reason."""
-    from transformers import BertTokenizerFast, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor
-    from transformers import BlipProcessor as Processor
+    transformers: Any = import_module("transformers")  # its types know fewer names than it has
 
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
-    tokenizer = BertTokenizerFast.from_pretrained(str(folder), bos_token="[DEC]")
+    tokenizer = transformers.BertTokenizerFast.from_pretrained(str(folder), bos_token="[DEC]")
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     marks = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
     text = {"vocab_size": len(WORDS), "encoder_hidden_size": 32, "max_position_embeddings": 64, "projection_dim": 16}
-    config = BlipConfig(
+    config = transformers.BlipConfig(
         text_config=tower | marks | text,
         vision_config=tower | {"image_size": SIDE, "patch_size": 8, "projection_dim": 16},
         projection_dim=16,
         image_text_hidden_size=16,
     )
     torch.manual_seed(0)
-    BlipForConditionalGeneration(config).save_pretrained(folder)
-    Processor(BlipImageProcessor(size={"height": SIDE, "width": SIDE}), tokenizer).save_pretrained(folder)
+    transformers.BlipForConditionalGeneration(config).save_pretrained(folder)
+    transformers.BlipProcessor(
+        transformers.BlipImageProcessor(size={"height": SIDE, "width": SIDE}), tokenizer
+    ).save_pretrained(folder)
     return folder
 
 

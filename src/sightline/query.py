@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "str | Path | bytes | Image"
 """A path, the bytes of a picture file, or a decoded picture."""
 
-_WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>.+)", re.DOTALL)
+_WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>\D.*)", re.DOTALL)  # 16:9 and 12:30 are words
+_SIGN = re.compile(r"\s+([+-])\s+|\s+(-)(?=[^\W\d])")  # in `dog - snow` and `dog -snow`; not in t-shirt, nor in -20
 _SMALLEST_NORM = 1e-6
 _EMPTY = 'the query is empty, expected words or a picture: try "a red car" or ./photo.jpg'
 
@@ -63,9 +64,11 @@ class SearchQuery:
 def parse(arguments: Sequence[str]) -> list[Term]:
     """Read `["2:golden retriever", "+", "./pool.jpg", "-", "fruit"]` as terms.
 
-    A lone + or - adds or subtracts what follows; `2:` in front is a weight; neighbouring words are one text. What
-    names a picture file is a picture, `id:` names an indexed one, everything else is words.
+    A lone + or - adds or subtracts what follows, also within one argument (`"dog -snow"`); quotes around an argument
+    protect it. `2:` in front is a weight; neighbouring words are one text. What names a picture file is a picture,
+    `id:` names an indexed one, everything else is words.
     """
+    arguments = [part for argument in arguments for part in _split(argument)]
     terms: list[Term] = []
     sign, words = 1.0, list[str]()
     for argument in [*arguments, "+"]:
@@ -193,12 +196,23 @@ def _each(encode_texts: Callable[[Sequence[str]], Vectors], texts: Sequence[str]
             yield from _each(encode_texts, [text])
 
 
+def _split(argument: str) -> list[str]:
+    """One argument at the signs in it; a picture's name and what stands in quotes stay whole."""
+    if len(argument) > 1 and argument[0] == argument[-1] == '"':
+        return [argument[1:-1]]
+    if argument in ("+", "-") or _names_a_picture(argument):
+        return [argument]
+    return [part for part in _SIGN.split(argument) if part]
+
+
 def _names_a_picture(text: str) -> bool:
-    """Whether a person who types this means a file: it has a picture's suffix, or exists and is written as a path."""
+    """Whether a person means a file by this: it is written as a path, or has a picture's suffix and no blanks."""
     if "\0" in text or "\n" in text or len(text) > 4096:
         return False
     path = Path(text).expanduser()
-    return path.suffix.lower() in SUFFIXES or (text.startswith(("./", "../", "/", "~")) and path.exists())
+    if path.suffix.lower() in SUFFIXES:
+        return not any(char.isspace() for char in text) or "/" in text or path.exists()
+    return text.startswith(("./", "../", "/", "~")) and path.exists()
 
 
 def _open(picture: str | Path | bytes, image_size: int) -> Image:

@@ -23,7 +23,7 @@ from tests.serving import Answer, Server, serving, wait_for
 from tests.waiting import BUSY_S
 
 from sightline.index import Index
-from sightline.types import Record, record_id
+from sightline.types import Record, Vector, record_id
 
 COUNT = 40
 
@@ -636,13 +636,13 @@ def test_other_web_sites_can_do_nothing(server: Server) -> None:
 
 def test_another_site_that_is_allowed_may_post_and_show_thumbnails(index: Path, cache: Path) -> None:
     with serving(index, "--cors", "https://app.example", cache=cache) as running:
-        allowed = {"Origin": "https://app.example", "Sec_Fetch_Site": "cross-site"}
+        allowed: dict[str, Any] = {"Origin": "https://app.example", "Sec_Fetch_Site": "cross-site"}
         answer = running.ask("/api/search", {"text": "a dog", "k": 1}, **allowed)
         assert answer.status == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
         thumbnail = running.ask(answer.json["hits"][0]["links"]["thumbnail"], Sec_Fetch_Site="cross-site")
         assert thumbnail.headers["Cross-Origin-Resource-Policy"] == "cross-origin"
-        other = {"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"}
+        other: dict[str, Any] = {"Origin": "https://evil.example", "Sec_Fetch_Site": "cross-site"}
         assert running.ask("/api/search", {"text": "a dog"}, **other).status == 403
 
 
@@ -658,8 +658,9 @@ def test_deleting_never_leaves_the_uploads_folder(tmp_path: Path, cache: Path) -
     assert victim.read_text() == "keep me"
 
 
-def unit_vector(dim: int) -> "np.typing.NDArray[np.float32]":
-    return np.eye(1, dim, dtype=np.float32)[0]
+def unit_vector(dim: int) -> Vector:
+    vector: Vector = np.eye(1, dim, dtype=np.float32)[0]
+    return vector
 
 
 def test_a_million_unknown_fields_are_one_error(server: Server) -> None:

@@ -35,27 +35,29 @@ class Shape:
     """A second text input that marks the real tokens."""
 
 
-class ImageTower(nn.Module):  # type: ignore[misc]
+class ImageTower(nn.Module):
     """uint8 or float pixels -> unit vectors."""
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float], *, takes_bytes: bool) -> None:
+    def __init__(self, model: Any, mean: Sequence[float], std: Sequence[float], *, takes_bytes: bool) -> None:
         super().__init__()
-        self.model, self.takes_bytes = model, takes_bytes
+        self.model: Any = model
+        self.takes_bytes = takes_bytes
         self.scale = torch.tensor([1 / (255 * value) for value in std]).reshape(1, 3, 1, 1)
         self.shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).reshape(1, 3, 1, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         if self.takes_bytes:
             image = image.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
-        return self.model.encode_image(image, normalize=True)
+        vectors: Tensor = self.model.encode_image(image, normalize=True)
+        return vectors
 
 
-class TextTower(nn.Module):  # type: ignore[misc]
+class TextTower(nn.Module):
     """Token ids -> unit vectors; cuts the positions and the causal mask to the real length."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, text: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         text = text if attention_mask is None else text * attention_mask
@@ -98,8 +100,8 @@ def export(
     (folder / "config.json").write_text(json.dumps(config, indent=1), "utf-8")
     (folder / "visual" / "preprocess_cfg.json").write_text(json.dumps(preprocess, indent=1), "utf-8")
     for module in list(model.modules()):
-        if isinstance(getattr(module, "attn", None), nn.MultiheadAttention):
-            module.attn = CutAttention(module.attn)
+        if isinstance(attention := getattr(module, "attn", None), nn.MultiheadAttention):
+            module.attn = CutAttention(attention)
     side = config["vision_cfg"]["image_size"]
     length = config["text_cfg"]["context_length"]
     pixels = (

@@ -126,8 +126,8 @@ def node(operator: str, inputs: list[str], output: str, **attributes: Any) -> An
 
 def write(name: str, inputs: list[Any], outputs: list[Any], nodes: list[Any]) -> None:
     """Save a graph of the nodes and of the constants that they named."""
-    values = [[helper.make_tensor_value_info(*one) for one in ends] for ends in (inputs, outputs)]
-    graph = helper.make_graph(nodes, name, *values, initializer=list(_constants))
+    given, made = ([helper.make_tensor_value_info(*one) for one in ends] for ends in (inputs, outputs))
+    graph = helper.make_graph(nodes, name, given, made, initializer=list(_constants))
     _constants.clear()
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model, full_check=True)

@@ -28,7 +28,7 @@ SERVER = "postgresql://ada:secret@db/pictures"
 
 
 def plan(url: str, place: Path | None = None) -> Plan:
-    return Plan(url, Hub(), False, 1, 1, 0, None, str(place) if place else None)
+    return Plan(StoreUrl(url), Hub(), False, 1, 1, 0, None, str(place) if place else None)
 
 
 @pytest.fixture

@@ -61,5 +61,5 @@ def test_classification_needs_words_and_labels() -> None:
         classify(vectors, ["a", "b"], PixelsEncoder())
     with pytest.raises(UsageError, match="at least two"):
         classify(vectors, ["a", "a"], Labels())
-    with pytest.raises(UsageError, match="place for the label"):
+    with pytest.raises(UsageError, match="where the label goes"):
         classify(vectors, ["a", "b"], Labels(), templates=["a photo"])

@@ -412,7 +412,7 @@ def test_unix_socket_and_size(url: str, table: str) -> None:
     port = url.rpartition(":")[2].partition("/")[0]
     assert folder
     store = open_url(f"postgresql:///postgres?user=postgres&host={folder[0]}&port={port}&{rest}", dim=DIM)
-    before = store.size_bytes()
+    before = store.engine.size_bytes()
     store.upsert([plain_record(number, DIM) for number in range(500)])
-    assert store.size_bytes() > before > 0
+    assert store.engine.size_bytes() > before > 0
     store.close()

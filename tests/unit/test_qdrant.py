@@ -87,8 +87,9 @@ def test_grpc_is_used_where_it_answers(has_grpc: bool) -> None:
     try:
         for options, uses_grpc in [("", has_grpc), ("&grpc=false", False), (f"&grpc_port={server.port}", False)]:
             store = opened(server, options)
-            client = store.engine.client._client
-            assert client._prefer_grpc is uses_grpc  # type: ignore[attr-defined]
+            assert store.engine.client is not None
+            client: Any = store.engine.client._client
+            assert client._prefer_grpc is uses_grpc
             store.close()
     finally:
         server.stop()

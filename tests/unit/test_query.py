@@ -84,3 +84,22 @@ def test_a_text_file_as_picture_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text("not a picture")
     with pytest.raises(UsageError, match=r"notes\.jpg"):
         embed(parse([str(path)]), load_encoder("pixels"), never)
+
+
+PLAIN = ["16:9 wallpaper", "12:30 on a clock", "a photo called sunset.png", "t-shirt", "at -20"]
+
+
+@pytest.mark.parametrize("words", PLAIN)
+def test_plain_words_stay_words(words: str) -> None:
+    assert parse([words]) == [Term("text", words)]
+
+
+@pytest.mark.parametrize("arguments", [["dog -snow"], ["dog - snow"], ["dog", "-", "snow"]])
+def test_a_minus_within_an_argument_subtracts(arguments: list[str]) -> None:
+    terms = parse(arguments)
+    assert terms == [Term("text", "dog"), Term("text", "snow", -1.0)]
+    assert describe(terms) == "dog - snow"
+
+
+def test_quotes_protect_a_minus() -> None:
+    assert parse(['"dog -snow"']) == [Term("text", "dog -snow")]

@@ -104,8 +104,9 @@ class Hub:
         hf_home = Path(given.get("HF_HOME") or default_cache().parent / "huggingface").expanduser()
         token_file = Path(given.get("HF_TOKEN_PATH") or hf_home / "token").expanduser()
         token = given.get("HF_TOKEN")
-        if token is None and token_file.is_file():  # of `hf auth login`
-            token = token_file.read_text("utf-8", "replace").strip() or None
+        if token is None:
+            with suppress(OSError):  # no `hf auth login`, or a home that this user may not look into
+                token = token_file.read_text("utf-8", "replace").strip() or None
         switches = [given.get(name, "").lower() for name in ("SIGHTLINE_OFFLINE", "HF_HUB_OFFLINE")]
         return cls(
             endpoint=given.get("HF_ENDPOINT", "https://huggingface.co"),

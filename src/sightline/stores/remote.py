@@ -131,12 +131,17 @@ class Engine(Protocol):
 class TunableEngine(Engine, Protocol):
     """An engine that finds the more of the true neighbours the wider it searches."""
 
-    widths: Sequence[int]
-    """The widths to choose from, smallest first."""
-    untuned_width: int
-    """The width until one is noted."""
-    reads_width: bool
-    """Whether `nearest` itself looks up the noted width, when it is given None."""
+    @property
+    def widths(self) -> Sequence[int]:
+        """The widths to choose from, smallest first."""
+
+    @property
+    def untuned_width(self) -> int:
+        """The width until one is noted."""
+
+    @property
+    def reads_width(self) -> bool:
+        """Whether `nearest` itself looks up the noted width, when it is given None."""
 
     def finish_indexing(self) -> None:
         """Have what was written indexed, so that a measured recall is the one that later searches have."""

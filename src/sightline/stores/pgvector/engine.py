@@ -89,7 +89,7 @@ class PgvectorEngine:
     """
 
     most_hits = 2**31 - 1
-    widths = (40, 64, 100, 160, 250, 400, 630, 1000)  # from pgvector's default to its limit
+    widths: Sequence[int] = (40, 64, 100, 160, 250, 400, 630, 1000)  # from pgvector's default to its limit
     untuned_width = UNTUNED_WIDTH
     reads_width = True
 

@@ -93,7 +93,7 @@ class QdrantEngine:
     """
 
     most_hits = 1_000_000  # Qdrant has no limit of its own
-    widths = (100, 200, 400, 800, 1600, 3200)  # 100 is what Qdrant itself would take
+    widths: Sequence[int] = (100, 200, 400, 800, 1600, 3200)  # 100 is what Qdrant itself would take
     untuned_width = 100
     reads_width = False
 

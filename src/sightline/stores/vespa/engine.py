@@ -116,7 +116,7 @@ class VespaEngine:
 
     dim = 0
     most_hits = LARGEST_ANSWER - 1
-    widths = (0, 100, 200, 400, 800, 1600, 3200)
+    widths: Sequence[int] = (0, 100, 200, 400, 800, 1600, 3200)
     # Until it is tuned: other graph indexes lose 20 to 40 % of the neighbours of queries by words at their own widths.
     untuned_width = 400
     reads_width = False
