@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training needs the torch extra")
@@ -35,6 +36,7 @@ from sightline.train.distil.settings import (  # noqa: E402
 from sightline.train.distil.student import open_student  # noqa: E402
 from sightline.train.distil.teacher import read_teacher  # noqa: E402
 from sightline.train.distil.texts import texts_of  # noqa: E402
+from sightline.train.model_folder import traced  # noqa: E402
 from sightline.train.run import Outcome, Progress  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -227,9 +229,23 @@ def test_norms_in_convolutions_change_nothing_and_are_gone_from_the_plain_studen
         pixels = (pictures.float() - one.mean) * one.scale
         before, after = tower.eval().forward_features(pixels), one.eval().tower.forward_features(pixels)
         torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(one.plain()(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.plain(64)(pictures), one(pictures), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
-    assert all(".parametrizations." not in name for name in one.plain().state_dict())
+    assert all(".parametrizations." not in name for name in one.plain(64).state_dict())
+
+
+def test_uneven_padding_is_left_to_the_convolutions(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite.pt")
+    whole = replace(settings.student, picture_tower=f"timm:tf_efficientnet_lite0@{tmp_path / 'lite.pt'}")
+    one = open_student(whole, made, DIM, Hub()).eval()
+    plain = one.plain(32)
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+    graph = traced(plain, {"image": pictures}, {0: "batch"}, tmp_path)
+    assert not [node.name for node in graph.graph.node if node.op_type in ("Pad", "Shape") and "conv" in node.name]
+    session = InferenceSession(graph.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"image": pictures.numpy()})[0], one(pictures).detach(), atol=1e-3)
 
 
 def test_frozen_stages_do_not_move(made: Path) -> None:

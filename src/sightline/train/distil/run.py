@@ -285,7 +285,7 @@ def write(run: Distillation, student: Student, reader: TextReader, how: Preproce
     vision = {"image_size": how.height, "architecture": settings.student.picture_tower.partition("@")[0]}
     config = {"embed_dim": run.dim, "vision_cfg": vision, "text_cfg": documents.config["text_cfg"]}
     sides = Sides(
-        image=student.plain(),
+        image=student.plain(how.height),
         text=reader.tower,
         documents=replace(documents, config=config, preprocess=as_config(how)),
         scores={"logit_scale": reader.scale},
