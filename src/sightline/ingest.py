@@ -271,10 +271,13 @@ def _read(items: Sequence[Item], batch: BatchResult) -> Iterator[tuple[Item, byt
 
 
 def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
-    """Records with the same content as one of the hashes, by hash."""
-    if not hashes:
-        return {}
-    return {str(record.payload["sha256"]): record for record in store.scan({"sha256": {"$in": sorted(hashes)}})}
+    """For each of the hashes a record with the same content, if there is one: of thousands of copies one is enough."""
+    known = dict[str, Record]()
+    for record in store.scan({"sha256": {"$in": sorted(hashes)}}) if hashes else ():
+        known.setdefault(str(record.payload["sha256"]), record)
+        if len(known) == len(hashes):
+            break
+    return known
 
 
 def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:
