@@ -62,7 +62,7 @@ class Rows:
             return
         name = self.column((column.lower(),))
         if name is None:
-            raise SourceError(f"{self.name} has no column {column!r}, only {self.listed}: name no split")
+            raise SourceError(f"{self.name} has no column {column} (it has {self.listed}): leave the split out")
         found = set[str]()
         for row in self.walk():
             found.add(str(row.get(name) or ""))
