@@ -1,5 +1,6 @@
 """Learning a small model from a large one's vectors: what is imitated, how a run goes on, and what it leaves."""
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +25,7 @@ from sightline.encoders.torch.libraries import library  # noqa: E402
 from sightline.errors import TrainingError, UsageError  # noqa: E402
 from sightline.train import checkpoint  # noqa: E402
 from sightline.train.config import DataSettings, read_document, record  # noqa: E402
-from sightline.train.distil.imitate import nearness  # noqa: E402
+from sightline.train.distil.imitate import Said, contrast, nearness  # noqa: E402
 from sightline.train.distil.pictures import glimpse  # noqa: E402
 from sightline.train.distil.run import LOG, WORDS, distil  # noqa: E402
 from sightline.train.distil.settings import (  # noqa: E402
@@ -175,6 +176,42 @@ def test_held_out_pictures_are_not_learned_from(made: Path, settings: DistilSett
     _, _, notes = run(held, made)
     learned = int(notes[0].split()[0])
     assert 16 < learned < 24  # those of split dev are captioned by no set here
+
+
+def test_a_set_that_holds_pictures_out_is_measured_on_those(made: Path, settings: DistilSettings) -> None:
+    whole = DataSettings(name="held", table="captions.tsv", images="pictures", hold_out_percent=40)
+    _, _, notes = run(replace(settings, measure=(whole,), data=(whole,)), made)
+    learned, apart = (int(number) for number in re.findall(r"\d+", notes[0]))
+    assert (learned, apart) == (24 - apart, apart)
+    assert learned > apart > 1
+    assert f"held: {apart} of {apart} pictures decoded" in notes
+
+
+def test_texts_may_pull_at_the_pictures_too(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    pictures = replace(settings.pictures, texts_weight=0.5, texts=6)
+    _, plain, _ = run(settings, made)
+    _, pulled, _ = run(replace(settings, output=str(tmp_path / "pulled"), pictures=pictures), made)
+    assert pulled[1] > plain[1]
+    with pytest.raises(Killed):
+        run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made, until=5)
+    _, rest, _ = run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made)
+    assert [rest[step] for step in rest] == pytest.approx([pulled[step] for step in rest], rel=1e-3)
+
+
+def test_contrast_is_least_where_pictures_lie_at_their_own_texts() -> None:
+    texts = torch.eye(4)
+    own = [np.array(some, np.int64) for some in ([0], [1], [2], [])]
+    said = Said(texts, own, own, 10.0)
+    places = np.array([0, 1, 2, 3])
+
+    def loss(vectors: Any) -> float:
+        return float(contrast(vectors, places, said, 8, np.random.default_rng(0)))
+
+    assert loss(torch.eye(4)) < 0.1 < 5 < loss(torch.eye(4).roll(1, dims=0))
+    right = [np.array([0, 1]), np.array([0, 1]), np.array([2]), np.array([], np.int64)]
+    swapped, chance = texts[[1, 0, 2, 3]], np.random.default_rng(0)
+    assert float(contrast(swapped, places, Said(texts, own, right, 10.0), 0, chance)) < 1 < loss(swapped)
+    assert float(contrast(texts[[3, 3, 3, 3]], np.array([3, 3]), said, 0, np.random.default_rng(0))) == 0
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
