@@ -15,7 +15,7 @@ from sightline.evaluate import metrics
 from sightline.evaluate.judgements import load
 from sightline.evaluate.metrics import Interval, bootstrap
 from sightline.evaluate.vectors import image_vectors
-from sightline.pages.render import render
+from sightline.pages import render
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from sightline.errors import SightlineError
 from sightline.evaluate.judgements import Judgements
 from sightline.evaluate.metrics import paired_difference
 from sightline.evaluate.run import Miss, ModelResult
-from sightline.pages.render import render
+from sightline.pages import render
 from sightline.results import embedded
 from sightline.text import printable, size, table
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.calibration.exact import exact_scores, recall
 from sightline.calibration.phrases import sample_queries
+from sightline.calibration.tuning import exact_scores, recall
 from sightline.encoders.base import Encoder
 from sightline.errors import TextNotSupported, UsageError
 from sightline.evaluate import metrics
