@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.analysis.classify import label_vectors, probabilities
-from sightline.calibration.exact import exact_scores, recall
 from sightline.calibration.phrases import sample_queries
+from sightline.calibration.tuning import exact_scores, recall
 from sightline.encoders.base import Encoder, picture_fingerprint
 from sightline.errors import SourceError, TextNotSupported, UsageError
 from sightline.evaluate import metrics

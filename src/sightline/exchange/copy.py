@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sightline.calibration.exact import SAME
+from sightline.calibration.tuning import SAME
 from sightline.errors import DimensionMismatch, IndexMismatch
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
