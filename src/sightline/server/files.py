@@ -12,8 +12,7 @@ from sightline.files import DiskCache
 from sightline.images.read import thumbnail
 from sightline.server.answers import Problem
 from sightline.sources.base import read_uri
-from sightline.sources.files import read_file
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of, read_file
 from sightline.sources.web import Downloader, is_url
 from sightline.types import Hit, Record
 

@@ -20,7 +20,8 @@ from sightline.images.read import thumbnail
 from sightline.index import Index
 from sightline.server.answers import Problem, overloaded
 from sightline.server.settings import Limits
-from sightline.sources.folder import open_path, path_of
+from sightline.sources.files import path_of
+from sightline.sources.folder import open_path
 from sightline.sources.web import normal_url
 from sightline.types import Record, record_id
 from sightline.web.addresses import AddressGuard

@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sightline.chunks import chunks
 from sightline.errors import ExtraMissing, StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
@@ -20,7 +19,7 @@ from sightline.stores.milvus.filters import EVERY_ROW, KEYED, Translator, joined
 from sightline.stores.milvus.schema import Place, Row
 from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, missing_index
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 GRAPH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # first what the engine does unasked
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sightline.filters.documents import payload_words
 from sightline.filters.where import (
     ORDERINGS,
     SYMBOLS,
@@ -23,7 +24,6 @@ from sightline.filters.where import (
     kind_of,
     microseconds,
 )
-from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 TYPED = ("folders",)

@@ -16,7 +16,6 @@ import numpy as np
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from sightline.chunks import chunks
 from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreFull, StoreNotFound, summary
 from sightline.filters.documents import load_payload
 from sightline.filters.where import Node
@@ -25,7 +24,7 @@ from sightline.stores.pgvector.filters import Condition, condition_of, is_storab
 from sightline.stores.pgvector.schema import COLUMNS, Connection, Server, parse_server
 from sightline.stores.remote import EVERYTHING, Calls, TunableStore
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 UNTUNED_WIDTH = 400
 """Until it is measured: pgvector's 40 finds little more than half of the neighbours of a text query."""

@@ -18,7 +18,6 @@ from pinecone import Pinecone
 from pinecone.errors import exceptions as errors
 from pinecone.models.vectors.responses import FetchByMetadataResponse, FetchResponse, ListResponse, QueryResponse
 
-from sightline.chunks import chunks
 from sightline.errors import StoreError, StoreForbidden, StoreNotFound, UsageError
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
@@ -27,7 +26,7 @@ from sightline.stores.pinecone.filters import push
 from sightline.stores.pinecone.schema import Entry, hit_of, key_of, record_of
 from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, batches, check_marker, missing_index
 from sightline.stores.url import Address, Option, StoreUrl, parse_address
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 MOST_FOUND = 10_000
 """What a query gives at most."""

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
-from sightline.filters.documents import dump_note, dump_payload, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
 from sightline.filters.where import kind_of
-from sightline.filters.words import payload_words
 from sightline.stores.pinecone.filters import stored
 from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 

@@ -17,7 +17,6 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from sightline.chunks import chunks
 from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreFull, StoreNotFound, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
@@ -26,7 +25,7 @@ from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_val
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
 from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_format, check_marker, missing_index
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 FORMAT = 1
 OVERSAMPLING = 2.0

@@ -11,6 +11,7 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 
+from sightline.filters.documents import payload_words
 from sightline.filters.where import (
     SYMBOLS,
     And,
@@ -25,7 +26,6 @@ from sightline.filters.where import (
     kind_of,
     microseconds,
 )
-from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 ALL, NONE = "true", "false"
