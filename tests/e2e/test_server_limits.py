@@ -204,7 +204,8 @@ def test_what_cannot_be_fetched_gets_a_problem_in_time(lenient: Server, site: st
 def test_a_name_is_looked_up_once_and_what_was_checked_is_asked(site: str) -> None:
     code = """
 import asyncio, sys
-from sightline.server.fetching import Fetcher, Limits
+from sightline.server.incoming import Fetcher
+from sightline.server.settings import Limits
 events = []
 sys.addaudithook(lambda name, given: events.append((name, given)) if name.startswith("socket.") else None)
 checked = []

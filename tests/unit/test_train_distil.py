@@ -1,5 +1,6 @@
 """Learning a small model from a large one's vectors: what is imitated, how a run goes on, and what it leaves."""
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training needs the torch extra")
@@ -23,7 +25,7 @@ from sightline.encoders.torch.libraries import library  # noqa: E402
 from sightline.errors import TrainingError, UsageError  # noqa: E402
 from sightline.train import checkpoint  # noqa: E402
 from sightline.train.config import DataSettings, read_document, record  # noqa: E402
-from sightline.train.distil.imitate import nearness  # noqa: E402
+from sightline.train.distil.imitate import Said, contrast, nearness  # noqa: E402
 from sightline.train.distil.pictures import glimpse  # noqa: E402
 from sightline.train.distil.run import LOG, WORDS, distil  # noqa: E402
 from sightline.train.distil.settings import (  # noqa: E402
@@ -35,6 +37,7 @@ from sightline.train.distil.settings import (  # noqa: E402
 from sightline.train.distil.student import open_student  # noqa: E402
 from sightline.train.distil.teacher import read_teacher  # noqa: E402
 from sightline.train.distil.texts import texts_of  # noqa: E402
+from sightline.train.model_folder import traced  # noqa: E402
 from sightline.train.run import Outcome, Progress  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -175,6 +178,42 @@ def test_held_out_pictures_are_not_learned_from(made: Path, settings: DistilSett
     assert 16 < learned < 24  # those of split dev are captioned by no set here
 
 
+def test_a_set_that_holds_pictures_out_is_measured_on_those(made: Path, settings: DistilSettings) -> None:
+    whole = DataSettings(name="held", table="captions.tsv", images="pictures", hold_out_percent=40)
+    _, _, notes = run(replace(settings, measure=(whole,), data=(whole,)), made)
+    learned, apart = (int(number) for number in re.findall(r"\d+", notes[0]))
+    assert (learned, apart) == (24 - apart, apart)
+    assert learned > apart > 1
+    assert f"held: {apart} of {apart} pictures decoded" in notes
+
+
+def test_texts_may_pull_at_the_pictures_too(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    pictures = replace(settings.pictures, texts_weight=0.5, texts=6)
+    _, plain, _ = run(settings, made)
+    _, pulled, _ = run(replace(settings, output=str(tmp_path / "pulled"), pictures=pictures), made)
+    assert pulled[1] > plain[1]
+    with pytest.raises(Killed):
+        run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made, until=5)
+    _, rest, _ = run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made)
+    assert [rest[step] for step in rest] == pytest.approx([pulled[step] for step in rest], rel=1e-3)
+
+
+def test_contrast_is_least_where_pictures_lie_at_their_own_texts() -> None:
+    texts = torch.eye(4)
+    own = [np.array(some, np.int64) for some in ([0], [1], [2], [])]
+    said = Said(texts, own, own, 10.0)
+    places = np.array([0, 1, 2, 3])
+
+    def loss(vectors: Any) -> float:
+        return float(contrast(vectors, places, said, 8, np.random.default_rng(0)))
+
+    assert loss(torch.eye(4)) < 0.1 < 5 < loss(torch.eye(4).roll(1, dims=0))
+    right = [np.array([0, 1]), np.array([0, 1]), np.array([2]), np.array([], np.int64)]
+    swapped, chance = texts[[1, 0, 2, 3]], np.random.default_rng(0)
+    assert float(contrast(swapped, places, Said(texts, own, right, 10.0), 0, chance)) < 1 < loss(swapped)
+    assert float(contrast(texts[[3, 3, 3, 3]], np.array([3, 3]), said, 0, np.random.default_rng(0))) == 0
+
+
 def test_a_killed_run_goes_on_to_the_same_losses(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
     _, whole, _ = run(replace(settings, output=str(tmp_path / "whole")), made)
     with pytest.raises(Killed):
@@ -227,9 +266,23 @@ def test_norms_in_convolutions_change_nothing_and_are_gone_from_the_plain_studen
         pixels = (pictures.float() - one.mean) * one.scale
         before, after = tower.eval().forward_features(pixels), one.eval().tower.forward_features(pixels)
         torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(one.plain()(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.plain(64)(pictures), one(pictures), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
-    assert all(".parametrizations." not in name for name in one.plain().state_dict())
+    assert all(".parametrizations." not in name for name in one.plain(64).state_dict())
+
+
+def test_uneven_padding_is_left_to_the_convolutions(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite.pt")
+    whole = replace(settings.student, picture_tower=f"timm:tf_efficientnet_lite0@{tmp_path / 'lite.pt'}")
+    one = open_student(whole, made, DIM, Hub()).eval()
+    plain = one.plain(32)
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+    graph = traced(plain, {"image": pictures}, {0: "batch"}, tmp_path)
+    assert not [node.name for node in graph.graph.node if node.op_type in ("Pad", "Shape") and "conv" in node.name]
+    session = InferenceSession(graph.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"image": pictures.numpy()})[0], one(pictures).detach(), atol=1e-3)
 
 
 def test_frozen_stages_do_not_move(made: Path) -> None:

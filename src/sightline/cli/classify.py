@@ -134,15 +134,19 @@ def _classified(options: argparse.Namespace, encoder: "Encoder") -> int:
 
 
 def _measured(options: argparse.Namespace, encoder: "Encoder") -> int:
-    from sightline.evaluate.confusion import confusion, html
+    from sightline.evaluate.report import confusion_html
+    from sightline.evaluate.run import confusion
 
     folder = Path(options.evaluate)
     found = confusion(encoder, folder, hub().cache / "evaluate", _templates(options))
     if options.html:
-        write_page(options.html, html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
+        title = f"What {found.model} takes for what: {folder.resolve().name}"
+        write_page(options.html, confusion_html(found, title))
     lines = [f"{count(int(found.counts.sum()), 'picture')}, {len(found.classes)} classes, model {found.model}"]
     if found.unreadable:
         lines.append(f"{count(found.unreadable, 'more picture')} could not be read")
+    if found.left_out:
+        lines.append(f"left out: {count(found.left_out, 'file')} not named like a picture")
     for name, share in (("top1", found.top1), ("top5", found.top5)):
         interval = f"{100 * share.low:.1f} to {100 * share.high:.1f}"
         lines.append(f"{name}  {100 * share.mean:.1f} %  (95 % interval {interval})")

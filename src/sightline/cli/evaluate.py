@@ -88,6 +88,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.report:
         write_page(options.report, report.html(measured, judged))
     counts = {"dataset": judged.name, "gallery": len(judged.images), "queries": len(judged.queries)}
+    counts |= {"missing": judged.missing, "left_out": judged.left_out}
     plain = counts | {"models": [model.to_dict() for model in measured]}
     return show(options, plain, report.terminal(measured, judged))
 

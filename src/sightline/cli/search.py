@@ -125,7 +125,7 @@ def _wanted(index: "Index", options: argparse.Namespace) -> dict[str, Any]:
     conditions: list[Any] = list(options.where)
     folders = list[str]()
     for folder in options.under:
-        from sightline.sources.folder import file_uri
+        from sightline.sources.files import file_uri
 
         uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
         if not Path(folder).expanduser().is_dir() and not index.store.count({"folders": uri}):

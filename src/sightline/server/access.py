@@ -13,8 +13,8 @@ from cachetools import LRUCache
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sightline.server.answers import Problem, problem_response
 from sightline.server.metrics import Metrics
-from sightline.server.problems import Problem, response
 from sightline.server.settings import Settings
 
 COOKIE = "sightline"
@@ -74,13 +74,13 @@ class AccessControl:
                 self._check(scope, Headers(scope=scope))
             except Problem as problem:
                 await _drain(receive)
-                await response(problem)(scope, receive, send_with_headers)
+                await problem_response(problem)(scope, receive, send_with_headers)
                 return
             await self._app(scope, limited, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", "") or "other"
-            self._metrics.count_request(_method(scope), route, status)
-            self._metrics.observe("request", time.perf_counter() - began)
+            self._metrics.requests.labels(_method(scope), route, status).inc()
+            self._metrics.stages.labels("request").observe(time.perf_counter() - began)
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         path, method = scope["path"], scope["method"]
@@ -100,7 +100,7 @@ class AccessControl:
         if length.isdecimal() and int(length) > self._settings.max_upload_bytes:
             raise _too_large(int(length), self._settings.max_upload_bytes)
         if path in _QUEUED and self._is_full():
-            self._metrics.count_refused("queue")
+            self._metrics.refused.labels("queue").inc()
             raise Problem(503, "more queries wait than may: try again in a moment", {"Retry-After": "1"})
 
     def _check_key(self, key: str, path: str, method: str) -> None:
@@ -115,7 +115,7 @@ class AccessControl:
 
     def _check_rate(self, client: str) -> None:
         if (wait_s := self._rate.wait_s(client)) > 0:
-            self._metrics.count_refused("rate")
+            self._metrics.refused.labels("rate").inc()
             rate = f"{self._settings.requests_per_s:g} requests a second"
             raise Problem(429, f"more than {rate}: slow down", {"Retry-After": str(max(1, round(wait_s)))})
 

@@ -1,6 +1,5 @@
 """The part of the API that tells how the server and its indexes are."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,14 +10,12 @@ from starlette.responses import JSONResponse, Response
 import sightline
 from sightline.errors import SightlineError
 from sightline.server import access
+from sightline.server.answers import Problem, answer, problems_of
 from sightline.server.metrics import MEDIA_TYPE
-from sightline.server.problems import Problem
-from sightline.server.schemas import FailuresAnswer, StatusAnswer
-from sightline.server.served_index import ServedIndex
-from sightline.server.state import AppState, answer, get_state, problems_of
+from sightline.server.schemas import FailuresAnswer, IndexName, StatusAnswer
+from sightline.server.state import ServedIndex, get_state
 
 router = APIRouter(tags=["status"])
-Name = Annotated[str | None, Parameter(max_length=100)]
 
 
 @router.get("/api/status", responses={200: {"model": StatusAnswer}})
@@ -34,7 +31,9 @@ def status(request: Request) -> Response:
 
 
 @router.get("/api/failures", responses={200: {"model": FailuresAnswer}})
-def failures(request: Request, index: Name = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100) -> Response:
+def failures(
+    request: Request, index: IndexName = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100
+) -> Response:
     """The pictures that could not be indexed, with reasons, newest first."""
     served = get_state(request).index(index)
     served.store()
@@ -43,7 +42,7 @@ def failures(request: Request, index: Name = None, limit: Annotated[int, Paramet
 
 
 @router.post("/api/failures/retry", status_code=202, responses={**problems_of(409)})
-def retry(request: Request, tasks: BackgroundTasks, index: Name = None) -> dict[str, bool]:
+def retry(request: Request, tasks: BackgroundTasks, index: IndexName = None) -> dict[str, bool]:
     """Read the failed pictures again; /api/status tells how it goes."""
     served = get_state(request).index(index)
     if served.retry and served.retry["is_running"]:
@@ -89,32 +88,23 @@ def readyz(request: Request) -> dict[str, bool]:
 def metrics(request: Request) -> Response:
     """Counters, histograms of each stage, and gauges, for Prometheus."""
     state = get_state(request)
-    return Response(state.metrics.text(_gauges(state)), media_type=MEDIA_TYPE)
-
-
-def _status(served: ServedIndex) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "model": None,
-        "dim": None,
-        "pictures": 0,
-        "failures": 0,
-        "size_bytes": None,
-        "roots": {},
-        "problem": None,
-    }
-    try:
-        served.store()
-        known = served.index.info()
-    except SightlineError as error:
-        known = {"problem": str(error)}
-    shown = {name: known.get(name, empty[name]) for name in empty}
-    able = {"words": served.takes_words, "uploads": served.uploads is not None}
-    return {"name": served.name, **shown, **able, "retry": served.retry}
-
-
-def _gauges(state: AppState) -> Iterator[tuple[str, str, float | None]]:
+    gauges = list[tuple[str, str, float | None]]()
     for served in state.indexes.values():
         known = _status(served)
         for name, field in (("pictures", "pictures"), ("failures", "failures"), ("bytes", "size_bytes")):
-            yield f"sightline_index_{name}", served.name, known[field]
-        yield "sightline_queue_depth", served.name, float(served.depth)
+            gauges.append((f"sightline_index_{name}", served.name, known[field]))
+        gauges.append(("sightline_queue_depth", served.name, float(served.depth)))
+    return Response(state.metrics.text(gauges), media_type=MEDIA_TYPE)
+
+
+def _status(served: ServedIndex) -> dict[str, Any]:
+    fields = ("model", "dim", "pictures", "failures", "size_bytes", "roots")
+    empty = {"pictures": 0, "failures": 0, "roots": {}}
+    try:
+        served.store()
+        info = served.index.info()
+        known = {name: info[name] for name in fields} | {"problem": None}
+    except SightlineError as error:
+        known = dict.fromkeys(fields) | empty | {"problem": str(error)}
+    able = {"words": served.takes_words, "uploads": served.uploads is not None}
+    return {"name": served.name, **known, **able, "retry": served.retry}

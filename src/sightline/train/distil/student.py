@@ -1,6 +1,7 @@
 """A picture tower of timm with its batch norms frozen, two poolings and a linear map into the teacher's space."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ class Student(nn.Module):
             vectors = vectors + self.pool_projection(self.pool(maps))
         return functional.normalize(vectors.float(), dim=-1)
 
-    def plain(self) -> "Student":
-        """The same without the parts that only training needs: each convolution has one weight."""
+    def plain(self, side: int) -> "Student":
+        """The same as it is exported: one weight for each convolution, and padding for pictures of `side`."""
         twin = copy.deepcopy(self).cpu().float().eval()
         for module in [one for one in twin.modules() if parametrize.is_parametrized(one)]:
             weight: Any = module.weight
@@ -73,6 +74,7 @@ class Student(nn.Module):
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             module.weight = nn.Parameter(weight.detach().clone())
+        _fix_padding(twin, side)
         return twin
 
     def heads(self) -> list[nn.Parameter]:
@@ -141,6 +143,56 @@ def fold_norms(tower: Any) -> None:
             f"the picture tower gives features that are {error:.2g} off with its batch norms in its convolutions: "
             "expected norms that follow their convolutions; choose another tower"
         )
+
+
+class UnevenConvolution(nn.Module):
+    """A convolution of TensorFlow for pictures of a known size: its padding, uneven and fixed, is its own."""
+
+    def __init__(self, convolution: nn.Conv2d, size: Sequence[int]) -> None:
+        super().__init__()
+        self.weight, self.bias = convolution.weight, convolution.bias
+        self.stride, self.groups = convolution.stride, convolution.groups
+        needed = [
+            max((-(-side // stride) - 1) * stride + kernel - side, 0)
+            for side, stride, kernel in zip(size, convolution.stride, convolution.kernel_size, strict=True)
+        ]
+        self.pads = (*(one // 2 for one in needed), *(one - one // 2 for one in needed))  # as ONNX has them
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(n, in, h, w) -> (n, out, h / stride, w / stride)."""
+        made: Tensor = _Uneven.apply(maps, self.weight, self.bias, self.stride, self.pads, self.groups)
+        return made
+
+
+class _Uneven(torch.autograd.Function):
+    """Exported as one Conv; traced from the input's size, the padding would be a dozen operations for each."""
+
+    @staticmethod
+    def forward(_: Any, maps: Tensor, weight: Tensor, bias: Tensor, stride: Any, pads: Any, groups: int) -> Tensor:
+        top, left, bottom, right = pads
+        return functional.conv2d(functional.pad(maps, (left, right, top, bottom)), weight, bias, stride, groups=groups)
+
+    @staticmethod
+    def symbolic(graph: Any, maps: Any, weight: Any, bias: Any, stride: Any, pads: Any, groups: int) -> Any:
+        return graph.op("Conv", maps, weight, bias, strides_i=list(stride), pads_i=list(pads), group_i=groups)
+
+
+def _fix_padding(student: Student, side: int) -> None:
+    """Replaces the convolutions whose padding depends on their input by those for pictures of `side`."""
+    sizes: dict[nn.Module, Sequence[int]] = {}
+    uneven = [module for module in student.tower.modules() if type(module).__name__ == "Conv2dSame"]
+    hooks = [
+        module.register_forward_pre_hook(lambda one, inputs: sizes.__setitem__(one, inputs[0].shape[2:]))
+        for module in uneven
+    ]
+    with torch.no_grad():
+        student(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    for parent in list(student.tower.modules()):
+        for name, child in list(parent.named_children()):
+            if child in sizes:
+                setattr(parent, name, UnevenConvolution(child, sizes[child]))
 
 
 def _fold(convolution: nn.Conv2d, norm: Any) -> None:
