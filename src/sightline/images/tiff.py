@@ -22,7 +22,7 @@ _KINDS = {1: "u", 2: "i", 3: "f"}  # of the tag SampleFormat, as NumPy names the
 _CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}  # of the tag PhotometricInterpretation: white is zero, black is zero, RGB, CMYK
 
 
-class Layout(NamedTuple):
+class SampleLayout(NamedTuple):
     """How the samples of a page lie in the file."""
 
     width: int
@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 class TiffPicture(TiffImageFile):
     """A TIFF file at the page that is its picture; `layout` is set where Pillow cannot be asked for the pixels."""
 
-    layout: Layout | None = None
+    layout: SampleLayout | None = None
 
     def _setup(self) -> None:
         self.layout = _layout_of(self.tag_v2)
@@ -71,7 +71,7 @@ class TiffPicture(TiffImageFile):
         strip = stored * min(1.0, rows / max(1, self.height)) if self.tag_v2.get(259, 1) != 1 else 0.0
         return (self.layout.samples * self.layout.dtype.itemsize if self.layout else 4.0) + strip
 
-    def samples(self, layout: Layout) -> Samples:
+    def samples(self, layout: SampleLayout) -> Samples:
         """The samples of a page with a layout of its own."""
         count = layout.samples if layout.is_planar else 1
         planes = [self._plane(layout, position, count) for position in range(count)]
@@ -91,7 +91,7 @@ class TiffPicture(TiffImageFile):
 
         return Samples((layout.width, layout.height), rows, layout.has_alpha, layout.is_inverted)
 
-    def _plane(self, layout: Layout, position: int, count: int) -> Image:
+    def _plane(self, layout: SampleLayout, position: int, count: int) -> Image:
         """A plane's bytes as a grey picture, decompressed by libtiff: the same file with other tags at its end."""
         tags = self.tag_v2
         is_tiled = 324 in tags
@@ -126,7 +126,7 @@ def _with_directory(data: bytes, order: str, entries: Mapping[int, Sequence[int]
     return b"".join([header, data[8:], bytes(at - len(data)), *directory, bytes(4), lists])
 
 
-def _layout_of(tags: ImageFileDirectory_v2) -> Layout | None:
+def _layout_of(tags: ImageFileDirectory_v2) -> SampleLayout | None:
     """The layout of a page that Pillow reads wrongly, or not at all; None where it reads it rightly, or nobody can."""
     photometric, count = tags.get(262, 0), tags.get(277, 1)
     bits, formats = set(_tuple(tags.get(258, 1))), set(_tuple(tags.get(339, 1)))
@@ -143,7 +143,7 @@ def _layout_of(tags: ImageFileDirectory_v2) -> Layout | None:
     extra = _tuple(tags.get(338, ()))
     has_alpha = bool(extra and extra[0] in (1, 2)) or (photometric == 2 and count == 4 and not extra)
     dtype = np.dtype(f"{'<' if tags.prefix == b'II' else '>'}{_KINDS[kind]}{bit // 8}")
-    return Layout(tags[256], tags[257], count, colours, dtype, is_planar, photometric == 0, has_alpha)
+    return SampleLayout(tags[256], tags[257], count, colours, dtype, is_planar, photometric == 0, has_alpha)
 
 
 def _values(stored: NDArray[np.uint8], dtype: np.dtype[Any], across: int, predictor: int) -> NDArray[Any]:
