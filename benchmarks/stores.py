@@ -20,8 +20,7 @@ import pytest
 from tests.clip_like import ClipLike
 from tests.engines import engine_url
 
-from sightline.calibration.exact import exact_scores, recall
-from sightline.calibration.tuning import tune
+from sightline.calibration.tuning import exact_scores, recall, tune
 from sightline.exchange.copy import BATCH_RECORDS, copy_records
 from sightline.exchange.verify import verify
 from sightline.stores.base import Droppable, Store, Tunable, open_store

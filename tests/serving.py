@@ -96,9 +96,8 @@ def serving_with(index: Path | str, settings: str, *, cache: Path, **environment
     """The same with settings that the command line does not offer: Python's keyword arguments of `Settings`."""
     port = free_port()
     code = (
-        "from sightline.server.fetching import Limits\n"
-        "from sightline.server.run import serve\n"
-        "from sightline.server.settings import Settings\n"
+        "from sightline.server.app import serve\n"
+        "from sightline.server.settings import Limits, Settings\n"
         "from sightline.stores.url import StoreUrl\n"
         f"serve(Settings(indexes=(StoreUrl({str(index)!r}),), {settings}), host='127.0.0.1', port={port}, workers=1)"
     )

@@ -18,7 +18,6 @@ FLOORS = {
     "errors": 0.2,
     "xmp": 0.5,
     "text": 0,
-    "chunks": 0,
     "files": 0,
     "pages": 0,
     "filters": 0.5,  # also on the ground: on values and errors, below every room

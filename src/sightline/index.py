@@ -30,7 +30,7 @@ from sightline.errors import (
 from sightline.filters.fields import Fields
 from sightline.query import Picture, SearchQuery, Term, describe, embed_many
 from sightline.results import Hits, Took, grid
-from sightline.sources.folder import file_uri
+from sightline.sources.files import file_uri
 from sightline.stores.base import Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id

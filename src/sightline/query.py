@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from sightline.errors import ImageError, SightlineError, UsageError
-from sightline.sources.folder import SUFFIXES
+from sightline.sources.files import SUFFIXES
 from sightline.types import Pixels, Vector, Vectors, Where
 
 if TYPE_CHECKING:

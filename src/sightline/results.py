@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any, overload
 
 from sightline.errors import SightlineError
-from sightline.pages.render import render
-from sightline.sources.folder import path_of
+from sightline.pages import render
+from sightline.sources.files import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
 

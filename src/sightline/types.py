@@ -1,13 +1,16 @@
-"""The values that travel between the rooms."""
+"""The values that travel between the rooms, and how to take many of them a few at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
+
+_T = TypeVar("_T")
 
 Vector: TypeAlias = NDArray[np.float32]
 """One picture or text as the model sees it: shape (dim,), norm 1."""
@@ -40,6 +43,12 @@ FAILURE = "failure"
 def record_id(uri: str) -> str:
     """The id of the record of a URI: its UUIDv5, so that every machine gives the same picture the same id."""
     return str(uuid5(NAMESPACE_URL, uri))
+
+
+def chunks(values: Iterable[_T], size: int) -> Iterator[list[_T]]:
+    """Lists of that many values, the last one shorter. None is kept once it was given away, as a generator would."""
+    iterator = iter(values)
+    return iter(lambda: list(islice(iterator, size)), [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,9 @@ from tests.records import plain_record, random_vector
 
 from sightline.errors import StoreBusy, StoreError
 from sightline.filters.where import parse_where
-from sightline.stores.local.schema import read_state
-from sightline.stores.local.search import passing
+from sightline.stores.local.database import read_state
 from sightline.stores.local.store import LocalStore
-from sightline.stores.local.views import Stale
+from sightline.stores.local.views import Stale, passing
 from sightline.types import Record
 
 DIM, COUNT = 16, 200

@@ -7,9 +7,9 @@ import pytest
 from tests.models import GOLDEN_CLIP
 
 from sightline.encoders.base import is_folder, load_encoder
+from sightline.encoders.baselines import PixelsEncoder
 from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder, catalog
 from sightline.encoders.hub import Hub
-from sightline.encoders.pixels import PixelsEncoder
 from sightline.errors import HubUnreachable, ModelNotFound
 
 OPENAI = {"clip-rn50", "clip-rn101", "clip-rn50x4", "clip-b32", "clip-b16", "clip-l14"}
@@ -97,7 +97,7 @@ def test_what_is_written_as_a_path_is_a_folder() -> None:
 def test_a_plug_in_is_found_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package is what pip would leave: a module and its metadata."""
     (tmp_path / "plugged.py").write_text(
-        "from sightline.encoders.pixels import PixelsEncoder\ndef make():\n    return PixelsEncoder(side=4)\n"
+        "from sightline.encoders.baselines import PixelsEncoder\ndef make():\n    return PixelsEncoder(side=4)\n"
     )
     metadata = tmp_path / "plugged-1.0.dist-info"
     metadata.mkdir()

@@ -6,8 +6,8 @@ from PIL import Image
 from tests.pictures import quarters, scene
 
 from sightline.encoders.base import load_encoder
+from sightline.encoders.baselines import ColourEncoder, _lab
 from sightline.encoders.catalog import catalog
-from sightline.encoders.colour import ColourEncoder, _lab
 from sightline.errors import TextNotSupported
 from sightline.types import Vector
 

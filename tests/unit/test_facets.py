@@ -8,7 +8,7 @@ import pytest
 from sightline.analysis.classify import classify
 from sightline.analysis.duplicates import fold
 from sightline.analysis.facets import facets
-from sightline.encoders.pixels import PixelsEncoder
+from sightline.encoders.baselines import PixelsEncoder
 from sightline.errors import TextNotSupported, UsageError
 from sightline.types import Payload, Vectors
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from tests.serving import answering
 
-from sightline.encoders.base import load_encoder
-from sightline.encoders.families import FAMILIES, is_of_family
+from sightline.encoders.base import FAMILIES, is_of_family, load_encoder
 from sightline.encoders.hub import Hub
 from sightline.errors import EncoderError, ExtraMissing, HubUnreachable, ModelDamaged, ModelNotFound
 

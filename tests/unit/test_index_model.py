@@ -11,7 +11,7 @@ from tests.pictures import scene
 from sightline.encoders.base import load_encoder, picture_fingerprint
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
-from sightline.evaluate.vectors import image_vectors, text_vectors
+from sightline.evaluate.run import image_vectors, text_vectors
 from sightline.index import Index, check_identity
 from sightline.stores.base import open_store
 

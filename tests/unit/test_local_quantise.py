@@ -8,7 +8,7 @@ import pytest
 from tests.clip_like import ClipLike, unit
 from tests.records import plain_record
 
-from sightline.stores.local.scan import near_best, quantiser
+from sightline.stores.local.search import near_best, quantiser
 from sightline.stores.local.store import LocalStore
 from sightline.types import Record, Vectors, record_id
 

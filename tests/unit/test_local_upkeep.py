@@ -8,7 +8,7 @@ from tests.records import plain_record, random_vector
 
 from sightline.errors import StoreDamaged
 from sightline.stores.local.store import LocalStore
-from sightline.stores.local.upkeep import Corruption
+from sightline.stores.local.writes import Corruption
 from sightline.types import Record
 
 DIM = 32

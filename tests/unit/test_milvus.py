@@ -15,7 +15,7 @@ from tests.contract.test_store import DIM, Pair, Plug, discard
 from tests.engines import engine_url
 from tests.records import plain_record, random_payload, random_vector, random_where
 
-from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.tuning import exact_scores, recall
 from sightline.errors import (
     DimensionMismatch,
     ExtraMissing,

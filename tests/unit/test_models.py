@@ -9,9 +9,9 @@ from tests.pictures import scene
 
 from sightline.cli.main import main
 from sightline.encoders import base, speed
+from sightline.encoders.baselines import PixelsEncoder
 from sightline.encoders.catalog import catalog
 from sightline.encoders.hub import Hub
-from sightline.encoders.pixels import PixelsEncoder
 from sightline.encoders.speed import Speed
 from sightline.errors import HubUnreachable, SourceError
 from sightline.evaluate.recommend import FolderSample, estimates, sample_folder

@@ -14,7 +14,7 @@ from tests.engines import engine_url
 from tests.records import plain_record, random_vector
 
 from sightline.calibration import tuning
-from sightline.calibration.exact import exact_scores, recall
+from sightline.calibration.tuning import exact_scores, recall
 from sightline.errors import (
     DimensionMismatch,
     StoreError,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from tests.pictures import scene
 
-from sightline.encoders.pixels import PixelsEncoder
+from sightline.encoders.baselines import PixelsEncoder
 from sightline.errors import TextNotSupported
 from sightline.types import Vector
 

@@ -10,13 +10,13 @@ from tests.pictures import scene
 
 from sightline.calibration.relevance import (
     MOST_JUDGED,
+    RelevanceCalibration,
     RelevanceJudge,
     calibrate,
     fit,
     is_current,
     judged_together,
     load,
-    stats_of,
     thresholds,
 )
 from sightline.cli.main import main
@@ -52,6 +52,13 @@ def unit(vectors: Vectors) -> Vectors:
 def words(count: int) -> list[str]:
     """More than were asked for: a line of a few pictures is drawn from a few phrases, and is a little low."""
     return [f"word {number}" for number in range(2_000)]
+
+
+def stats_of(line: RelevanceCalibration, records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    if not records:
+        return {}
+    means, deviations = line.stats(np.stack([record.vector for record in records]))
+    return {one.id: (float(mean), float(std)) for one, mean, std in zip(records, means, deviations, strict=True)}
 
 
 def store_of(vectors: Vectors) -> MemoryStore:

@@ -11,7 +11,7 @@ import pytest
 from PIL.PngImagePlugin import PngInfo
 from tests.pictures import encoded, photograph, scene
 
-from sightline.encoders.pixels import PixelsEncoder
+from sightline.encoders.baselines import PixelsEncoder
 from sightline.ingest import Options, ingest
 from sightline.sources.base import open_source
 from sightline.stores.memory import MemoryStore

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.models import GOLDEN_CLIP
 
-from sightline.encoders.tokens import Tokens, clean_canonicalize, clean_lower, clean_whitespace, tokenizer_config
+from sightline.encoders.tokens import Tokens, cleaned, tokenizer_config
 from sightline.errors import ModelDamaged
 
 TOKENIZER = GOLDEN_CLIP / "textual" / "tokenizer.json"
@@ -19,7 +19,7 @@ def tokens(text_cfg: dict[str, Any] | None = None, settings: dict[str, Any] | No
 
 
 @pytest.mark.parametrize(
-    ("text", "cleaned"),
+    ("text", "repaired"),
     [
         ("  A Dog\n runs\t ", "A Dog runs"),
         ("it’s “red” or ‘blue’", "it's \"red\" or 'blue'"),
@@ -33,14 +33,14 @@ def tokens(text_cfg: dict[str, Any] | None = None, settings: dict[str, Any] | No
         ("", ""),
     ],
 )
-def test_what_people_paste_is_repaired(text: str, cleaned: str) -> None:
-    assert clean_whitespace(text) == cleaned
+def test_what_people_paste_is_repaired(text: str, repaired: str) -> None:
+    assert cleaned(text, "whitespace") == repaired
 
 
 def test_clip_lowers_and_siglip_drops_punctuation_too() -> None:
     text = "Tom_&_Jerry's  NEW car!"
-    assert clean_lower(text) == "tom_&_jerry's new car!"
-    assert clean_canonicalize(text) == "tom jerrys new car"
+    assert cleaned(text, "lower") == "tom_&_jerry's new car!"
+    assert cleaned(text, "canonicalize") == "tom jerrys new car"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Learning a small model from a large one's vectors: what is imitated, how a run goes on, and what it leaves."""
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnxruntime import InferenceSession
 from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training needs the torch extra")
@@ -17,13 +19,21 @@ if find_spec("timm") is None:
 from tests import tiny  # noqa: E402
 
 from sightline.cli.main import main  # noqa: E402
-from sightline.encoders.base import load_encoder  # noqa: E402
+from sightline.encoders.base import load_encoder, picture_fingerprint  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.torch.libraries import library  # noqa: E402
 from sightline.errors import TrainingError, UsageError  # noqa: E402
 from sightline.train import checkpoint  # noqa: E402
-from sightline.train.config import DataSettings, read_document, record  # noqa: E402
-from sightline.train.distil.imitate import nearness  # noqa: E402
+from sightline.train.config import (  # noqa: E402
+    DataSettings,
+    Mode,
+    OptimiserSettings,
+    Settings,
+    StartSettings,
+    read_document,
+    record,
+)
+from sightline.train.distil.imitate import Said, contrast, nearness  # noqa: E402
 from sightline.train.distil.pictures import glimpse  # noqa: E402
 from sightline.train.distil.run import LOG, WORDS, distil  # noqa: E402
 from sightline.train.distil.settings import (  # noqa: E402
@@ -35,7 +45,9 @@ from sightline.train.distil.settings import (  # noqa: E402
 from sightline.train.distil.student import open_student  # noqa: E402
 from sightline.train.distil.teacher import read_teacher  # noqa: E402
 from sightline.train.distil.texts import texts_of  # noqa: E402
-from sightline.train.run import Outcome, Progress  # noqa: E402
+from sightline.train.mini import restored  # noqa: E402
+from sightline.train.model_folder import traced  # noqa: E402
+from sightline.train.run import Outcome, Progress, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
 COLOURS = {"red": (210, 30, 30), "green": (30, 190, 40), "blue": (40, 50, 210), "yellow": (230, 220, 40)}
@@ -175,6 +187,42 @@ def test_held_out_pictures_are_not_learned_from(made: Path, settings: DistilSett
     assert 16 < learned < 24  # those of split dev are captioned by no set here
 
 
+def test_a_set_that_holds_pictures_out_is_measured_on_those(made: Path, settings: DistilSettings) -> None:
+    whole = DataSettings(name="held", table="captions.tsv", images="pictures", hold_out_percent=40)
+    _, _, notes = run(replace(settings, measure=(whole,), data=(whole,)), made)
+    learned, apart = (int(number) for number in re.findall(r"\d+", notes[0]))
+    assert (learned, apart) == (24 - apart, apart)
+    assert learned > apart > 1
+    assert f"held: {apart} of {apart} pictures decoded" in notes
+
+
+def test_texts_may_pull_at_the_pictures_too(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    pictures = replace(settings.pictures, texts_weight=0.5, texts=6)
+    _, plain, _ = run(settings, made)
+    _, pulled, _ = run(replace(settings, output=str(tmp_path / "pulled"), pictures=pictures), made)
+    assert pulled[1] > plain[1]
+    with pytest.raises(Killed):
+        run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made, until=5)
+    _, rest, _ = run(replace(settings, output=str(tmp_path / "again"), pictures=pictures), made)
+    assert [rest[step] for step in rest] == pytest.approx([pulled[step] for step in rest], rel=1e-3)
+
+
+def test_contrast_is_least_where_pictures_lie_at_their_own_texts() -> None:
+    texts = torch.eye(4)
+    own = [np.array(some, np.int64) for some in ([0], [1], [2], [])]
+    said = Said(texts, own, own, 10.0)
+    places = np.array([0, 1, 2, 3])
+
+    def loss(vectors: Any) -> float:
+        return float(contrast(vectors, places, said, 8, np.random.default_rng(0)))
+
+    assert loss(torch.eye(4)) < 0.1 < 5 < loss(torch.eye(4).roll(1, dims=0))
+    right = [np.array([0, 1]), np.array([0, 1]), np.array([2]), np.array([], np.int64)]
+    swapped, chance = texts[[1, 0, 2, 3]], np.random.default_rng(0)
+    assert float(contrast(swapped, places, Said(texts, own, right, 10.0), 0, chance)) < 1 < loss(swapped)
+    assert float(contrast(texts[[3, 3, 3, 3]], np.array([3, 3]), said, 0, np.random.default_rng(0))) == 0
+
+
 def test_a_killed_run_goes_on_to_the_same_losses(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
     _, whole, _ = run(replace(settings, output=str(tmp_path / "whole")), made)
     with pytest.raises(Killed):
@@ -230,6 +278,75 @@ def test_norms_in_convolutions_change_nothing_and_are_gone_from_the_plain_studen
         torch.testing.assert_close(one.plain()(pictures), one(pictures), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
     assert all(".parametrizations." not in name for name in one.plain().state_dict())
+
+
+def test_uneven_padding_is_left_to_the_convolutions(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
+    torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite.pt")
+    whole = replace(settings.student, picture_tower=f"timm:tf_efficientnet_lite0@{tmp_path / 'lite.pt'}")
+    one = open_student(whole, made, DIM, Hub()).eval()
+    plain = one.plain()
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+    graph = traced(plain, {"image": pictures}, {0: "batch"}, tmp_path)
+    assert not [node.name for node in graph.graph.node if node.op_type in ("Pad", "Shape") and "conv" in node.name]
+    session = InferenceSession(graph.SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"image": pictures.numpy()})[0], one(pictures).detach(), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def grown(made: Path) -> Path:
+    """A folder that a distillation with the bundled model's picture tower wrote, at the head of its training."""
+    torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), made / "lite.pt")
+    how = StudentSettings(
+        text_tower="start", picture_tower="timm:tf_efficientnet_lite0@lite.pt", image_size=64, pooling_heads=2
+    )
+    train_set = DataSettings(name="train", table="captions.tsv", images="pictures", split="train")
+    settings = DistilSettings(
+        teacher_vectors="vectors.npz",
+        output="grown",
+        precision="float32",
+        device="cpu",
+        data=(train_set,),
+        student=how,
+        words=WordSettings(head_steps=5, head_batch_size=8, steps=1, batch_size=4, others=8),
+        pictures=PictureSettings(steps=1, decay_steps=1, batch_size=4, side=32, neighbours=4),
+    )
+    run(settings, made)
+    return made / "grown"
+
+
+def test_the_folder_holds_what_the_student_sees(made: Path, grown: Path) -> None:
+    how = StudentSettings(picture_tower="timm:tf_efficientnet_lite0@lite.pt", pooling_heads=2)
+    one = open_student(how, made, DIM, Hub())
+    one.load_state_dict(checkpoint.read(grown / checkpoint.NAME)["state"]["pictures"]["average"], strict=False)
+    restored_one = restored(grown, Settings()).model.image.eval()
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(restored_one(pictures), one.eval()(pictures), atol=1e-4, rtol=1e-4)
+        odd = torch.randint(0, 256, (2, 3, 50, 50), dtype=torch.uint8)
+        torch.testing.assert_close(restored_one(odd), one(odd), atol=1e-4, rtol=1e-4)
+    seen = np.asarray(load_encoder(str(grown)).encode_images(pictures.numpy()))
+    np.testing.assert_allclose(seen, one(pictures).detach(), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["whole", "query_adapter"])
+def test_a_model_that_was_distilled_can_be_trained_further(made: Path, grown: Path, tmp_path: Path, mode: Mode) -> None:
+    optimiser = OptimiserSettings(steps=3, batch_size=4, warm_up_steps=1, window_slack=1, head_rate=3e-3)
+    settings = Settings(
+        output=str(tmp_path / "out"),
+        mode=mode,
+        precision="int8",
+        data=(DataSettings(table="captions.tsv", images="pictures", split="train"),),
+        start=StartSettings(model="grown"),
+        optimiser=optimiser,
+    )
+    train(settings, made)
+    before, after = load_encoder(str(grown)), load_encoder(str(tmp_path / "out"))
+    assert after.dim == DIM
+    assert (picture_fingerprint(after) == picture_fingerprint(before)) == (mode == "query_adapter")
+    again = restored(tmp_path / "out", Settings()).model.image
+    assert again.network.pads_unevenly
 
 
 def test_frozen_stages_do_not_move(made: Path) -> None:

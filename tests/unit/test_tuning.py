@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from tests.clip_like import ClipLike
 
-from sightline.calibration.exact import exact_scores, recall
-from sightline.calibration.tuning import needs_tuning, tune, tuning_of
+from sightline.calibration.tuning import exact_scores, needs_tuning, recall, tune, tuning_of
 from sightline.stores.memory import MemoryStore
 from sightline.types import Hit, Record, Vectors, Where, record_id
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from sightline.errors import ExtraMissing, SightlineError, UsageError
 from sightline.images.read import read
-from sightline.pages.render import render
+from sightline.pages import render
 from sightline.sources.base import read_here
 from sightline.text import printable
 from sightline.types import Payload, Record, Vectors

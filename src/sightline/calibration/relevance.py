@@ -1,14 +1,12 @@
 """Which hits of a text are better than chance: each score measured against the picture's scores to stock phrases.
 
-Every picture is somewhat near to every text, and some are nearer to all of them than others (hubs: Radovanović et al.
-2010, JMLR 11). So each picture is measured by its own scores: mean and variance of its cosines to a few thousand stock
-phrases, the variance kept as a few principal axes. What counts is how many deviations a score stands above that mean.
+Some pictures are nearer to all texts than others (hubs: Radovanović et al. 2010, JMLR 11). So what counts is how many
+deviations a score stands above the mean of the picture's own cosines to a few thousand stock phrases.
 
-How high is high comes from texts that mean nothing: draws from a Gaussian with the phrases' mean and covariance.
-`heights` are those above which such a text has so many pictures, on average. The best hit is likely if it stands where
-chance puts 0.05 pictures; of the best r it then is all r if they stand where chance puts 0.1 r (the false discovery
-rate of Benjamini and Hochberg 1995). So a text that means nothing finds something in about 5 of 100 cases, and ten
-pictures of dogs need not all be extraordinary.
+How high is high comes from texts that mean nothing: draws from a Gaussian with the phrases' mean and covariance. The
+best hit is likely if it stands where chance puts 0.05 pictures; of the best r it then is all r if they stand where
+chance puts 0.1 r (the false discovery rate of Benjamini and Hochberg 1995). So a text that means nothing finds
+something in about 5 of 100 cases, and ten pictures of dogs need not all be extraordinary.
 
 People see this as a line between the likely hits and the others; docs/howto/honest-line.md tells what it is worth.
 """
@@ -17,23 +15,26 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.chunks import chunks
 from sightline.errors import TextNotSupported
-from sightline.types import Hit, Note, Record, Vector, Vectors
+from sightline.types import Hit, Note, Vector, Vectors, chunks
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
     from sightline.stores.base import Store
 
+MOST_JUDGED = 1_000
+"""Hits of a query that are judged: the vector of each is read, 7 us from a folder and more from a database."""
+
 _KIND = "line"  # the kind of note, and its key
+_BLOCKS = (64, 256, MOST_JUDGED)  # hits that are judged together: the same ones, however many were asked for
 _PICTURES = 20_000  # looked at; for a larger index the heights are extrapolated
 _LEAST_PHRASES, _MOST_PHRASES = 512, 2_000  # as many as pictures, so that a small index costs little
 _DRAWS = 1_000  # texts that mean nothing: 0.05 pictures each are then 50, and the height is known to 0.03
@@ -46,18 +47,10 @@ _LEAST_VARIANCE = 1e-12  # of a model that gives every text the same vector
 _AT_ONCE = 2_048  # pictures compared with all draws at a time
 _WITHOUT_THREADS = 16  # pictures at a time: products of that size stay on one core, where a search may share it
 _GROWTH = 2.0  # an index that has doubled is calibrated anew
-
-
-_KEPT_S = (
-    10.0  # the calibration in a judge: from a database it is a round trip, and it changes when an index has doubled
-)
-_BLOCKS = (64, 256, 1_000)  # hits that are judged together: the same ones, however many were asked for
+_KEPT_S = 10.0  # the calibration in a judge: of a database it is a round trip, and it changes when an index has doubled
 
 PictureStats = tuple[float, float]
 """The mean and the standard deviation of one picture's cosines to texts."""
-
-MOST_JUDGED = _BLOCKS[-1]
-"""Hits of a query that are judged: the vector of each is read, 7 us from a folder and more from a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +71,11 @@ class RelevanceCalibration:
 
     def stats(self, vectors: Vectors) -> tuple[Vector, Vector]:
         """(n, dim) pictures -> (n,) means and (n,) standard deviations of each one's cosines to texts."""
-        few = range(0, len(vectors), _WITHOUT_THREADS)
-        deviations = [_deviations(vectors[at : at + _WITHOUT_THREADS], self.axes, self.rest) for at in few]
-        return np.asarray(vectors @ self.mean, np.float32), np.concatenate(deviations)
-
-    def has_same_stats(self, other: RelevanceCalibration) -> bool:
-        """Whether the stats of all pictures are the same."""
-        same = np.array_equal(self.mean, other.mean) and np.array_equal(self.axes, other.axes)
-        return same and self.rest == other.rest
+        deviations = np.empty(len(vectors), np.float32)
+        for at in range(0, len(vectors), _WITHOUT_THREADS):
+            along = vectors[at : at + _WITHOUT_THREADS] @ self.axes.T  # (n, dim) @ (dim, a) -> (n, a)
+            deviations[at : at + _WITHOUT_THREADS] = np.sqrt((along**2).sum(axis=1) + self.rest + _LEAST_VARIANCE)
+        return np.asarray(vectors @ self.mean, np.float32), deviations
 
     def thresholds(self, scores: Vector, means: Vector, deviations: Vector) -> Vector:
         """Cosines (n,) of a text to the nearest pictures, all n of them -> (n,) cosines that chance explains."""
@@ -113,8 +103,7 @@ class RelevanceCalibration:
 class RelevanceJudge:
     """Tells from which score on each hit of a text is likely. Its methods may be called from many threads.
 
-    `known_stats` remembers the stats of pictures by (calibration, id, stamp) between searches: who scrolls or types on
-    meets the same ones again. Without one the vectors of all hits are read each time.
+    `known_stats` remembers the stats of pictures by (calibration, id, stamp) between searches.
     """
 
     def __init__(
@@ -130,13 +119,12 @@ class RelevanceJudge:
     @property
     def calibration(self) -> RelevanceCalibration | None:
         """That of the index, at most ten seconds old; None where it was never calibrated with this model."""
-        known = self._loaded
-        if known is None or time.monotonic() - known[0] > _KEPT_S:
+        if self._loaded is None or time.monotonic() - self._loaded[0] > _KEPT_S:
             found = load(self._store, self._encoder)
-            if known is not None and not (found and known[1] and found.has_same_stats(known[1])):
-                self._generation += 1
-            known = self._loaded = (time.monotonic(), found)
-        return known[1]
+            if found:  # stats of pictures are kept as long as these are the same
+                self._generation = hash((found.mean.tobytes(), found.axes.tobytes(), found.rest))
+            self._loaded = time.monotonic(), found
+        return self._loaded[1]
 
     def thresholds(self, found: Sequence[Sequence[Hit]]) -> list[tuple[float, ...] | None]:
         """For each query's hits the scores that they have to reach; None where there is no hit or no calibration.
@@ -147,23 +135,17 @@ class RelevanceJudge:
         calibration = self.calibration
         if calibration is None:
             return [None] * len(found)
-        stats = self._stats(calibration, {hit.id: hit for hits in found for hit in hits})
+        known = {} if self._known_stats is None else self._known_stats
+        keys = {hit.id: (self._generation, hit.id, str(hit.payload.get("stamp", ""))) for hits in found for hit in hits}
+        stats = {name: stats for name, key in keys.items() if (stats := known.get(key)) is not None}
+        missing = [name for name in keys if name not in stats]
+        if missing and (records := self._store.fetch(missing)):
+            means, deviations = calibration.stats(np.stack([record.vector for record in records]))
+            for record, mean, deviation in zip(records, means.tolist(), deviations.tolist(), strict=True):
+                stats[record.id] = mean, deviation
+                if keys[record.id][2]:
+                    known[keys[record.id]] = mean, deviation
         return [thresholds(calibration, hits, stats) if hits else None for hits in found]
-
-    def _stats(self, calibration: RelevanceCalibration, hits: Mapping[str, Hit]) -> dict[str, PictureStats]:
-        """Those of the pictures that are still there. One whose stamp has changed is read anew."""
-        stats = dict[str, PictureStats]()
-        known = self._known_stats
-        keys = {hit.id: (self._generation, hit.id, str(hit.payload.get("stamp", ""))) for hit in hits.values()}
-        if known is not None:
-            stats = {name: found for name, key in keys.items() if (found := known.get(key)) is not None}
-        missing = [name for name in hits if name not in stats]
-        fresh = stats_of(calibration, self._store.fetch(missing)) if missing else {}
-        if known is not None:
-            for name, found in fresh.items():
-                if keys[name][2]:
-                    known[keys[name]] = found
-        return stats | fresh
 
 
 def judged_together(count: int) -> int:
@@ -174,16 +156,12 @@ def judged_together(count: int) -> int:
 def load(store: Store, encoder: Encoder) -> RelevanceCalibration | None:
     """The last calibration; None where there is none with this model, text tower included. Reads one note."""
     note = store.notes(_KIND).get(_KIND)
-    return _of_note(note) if note is not None and note["fingerprint"] == encoder.fingerprint else None
-
-
-def stats_of(calibration: RelevanceCalibration, records: Sequence[Record]) -> dict[str, PictureStats]:
-    """The mean and the standard deviation of each picture's cosines to texts, by id."""
-    if not records:
-        return {}
-    means, deviations = calibration.stats(np.stack([record.vector for record in records]))
-    pairs = zip(means.tolist(), deviations.tolist(), strict=True)
-    return dict(zip((record.id for record in records), pairs, strict=True))
+    if note is None or note["fingerprint"] != encoder.fingerprint:
+        return None
+    rows = np.frombuffer(base64.b64decode(note["rows"]), "<f2").astype(np.float32)
+    both = rows.reshape(-1, note["dim"])  # -> (1 + a, dim)
+    heights = np.array(note["heights"], np.float32)
+    return RelevanceCalibration(both[0], both[1:], note["rest"], heights, note["seen"], note["pictures"])
 
 
 def thresholds(
@@ -201,9 +179,8 @@ def thresholds(
             break
         scores = np.array([hit.score for hit in there], np.float32)
         means, deviations = np.array([stats[hit.id] for hit in there], np.float32).reshape(-1, 2).T
-        of_hit = dict(
-            zip((hit.id for hit in there), calibration.thresholds(scores, means, deviations).tolist(), strict=True)
-        )
+        heights = calibration.thresholds(scores, means, deviations).tolist()
+        of_hit = dict(zip((hit.id for hit in there), heights, strict=True))
         needed += [of_hit.get(hit.id, 1.0) for hit in hits[len(needed) : block]]
     return tuple(needed) + (1.0,) * (len(hits) - len(needed))
 
@@ -226,64 +203,38 @@ def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[
         texts = encoder.encode_texts(list(phrases(min(max(count, _LEAST_PHRASES), _MOST_PHRASES))))
     except TextNotSupported:
         return False
-    store.write_notes(_KIND, {_KIND: _to_note(fit(store, texts)) | {"fingerprint": encoder.fingerprint}})
+    fitted = fit(store, texts)
+    both = np.vstack([fitted.mean, fitted.axes]).astype("<f2")  # (1 + a, dim)
+    note: Note = {"rows": base64.b64encode(both.tobytes()).decode(), "dim": both.shape[1], "rest": fitted.rest}
+    note |= {"heights": fitted.heights.tolist(), "seen": fitted.seen, "pictures": fitted.pictures}
+    store.write_notes(_KIND, {_KIND: note | {"fingerprint": encoder.fingerprint}})
     return True
 
 
 def fit(store: Store, texts: Vectors, *, seed: int = 0) -> RelevanceCalibration:
-    """The calibration of a store, from the vectors of stock phrases: (p, dim)."""
-    mean = texts.mean(axis=0)
+    """The calibration of a store, from the vectors of stock phrases: (p, dim).
+
+    The axes are the first of the phrases' covariance, scaled so that a picture's variance is the sum of its squared
+    products with them, plus the rest.
+    """
+    mean, dim = texts.mean(axis=0), texts.shape[1]
     spread = (texts - mean) / np.sqrt(len(texts) - 1)
-    axes, rest = _axes(spread)
+    values, directions = np.linalg.eigh(spread.T @ spread)  # (dim, p) @ (p, dim) -> (dim, dim)
+    count = max(1, min(_MOST_AXES, _NOTE_BYTES // (2 * dim) - 1, dim - 1))
+    rest = float(np.maximum(values[:-count], 0).sum() / max(1, dim - count))
+    axes = (directions[:, -count:] * np.sqrt(np.maximum(values[-count:] - rest, 0))).T
+    fitted = RelevanceCalibration(mean, np.asarray(axes, np.float32), rest, np.empty(0, np.float32), 0, store.count())
     random = np.random.default_rng(seed).standard_normal((_DRAWS, len(texts))).astype(np.float32)
     meaningless = mean + random @ spread  # (d, p) @ (p, dim) -> (d, dim)
     meaningless /= np.linalg.norm(meaningless, axis=1, keepdims=True)
     best, seen = np.empty((_DRAWS, 0), np.float32), 0
-    for vectors in _sampled(store):
-        above = meaningless @ vectors.T - vectors @ mean  # (d, dim) @ (dim, n) -> (d, n)
-        above /= _deviations(vectors, axes, rest)
+    pictures = (record.vector for record in islice(store.scan(), _PICTURES))  # in order of id, a hash: at random
+    for few in chunks(pictures, _AT_ONCE):
+        vectors = np.stack(few)
+        means, deviations = fitted.stats(vectors)
+        above = (meaningless @ vectors.T - means) / deviations  # (d, dim) @ (dim, n) -> (d, n)
         best = -np.sort(-np.concatenate([best, above], axis=1), axis=1)[:, :_KEPT]
         seen += len(vectors)
     ranked = -np.sort(-best, axis=None)  # (d, kept) -> (d * kept,)
     kept = ranked[[min(int(_DRAWS * expected), len(ranked) - 1) for expected in _EXPECTED]]
-    return RelevanceCalibration(mean, axes, rest, np.asarray(kept, np.float32), seen, store.count())
-
-
-def _deviations(vectors: Vectors, axes: Vectors, rest: float) -> Vector:
-    """(n, dim) pictures -> (n,): the standard deviation of each one's cosines to the stock phrases."""
-    along = vectors @ axes.T  # (n, dim) @ (dim, a) -> (n, a)
-    return np.asarray(np.sqrt((along**2).sum(axis=1) + rest + _LEAST_VARIANCE), np.float32)
-
-
-def _sampled(store: Store) -> Iterator[Vectors]:
-    """At most `_PICTURES` of a store in arrays of (n, dim): in order of id, a hash, and so at random."""
-    pictures = (record.vector for record in islice(store.scan(), _PICTURES))
-    for few in chunks(pictures, _AT_ONCE):
-        yield np.stack(few)
-
-
-def _axes(spread: Vectors) -> tuple[Vectors, float]:
-    """(p, dim) whose products sum to the covariance -> its first axes (a, dim), and the variance along all others.
-
-    The axes are scaled so that a picture's variance is the sum of its squared products with them, plus the rest.
-    """
-    dim = spread.shape[1]
-    values, directions = np.linalg.eigh(spread.T @ spread)  # (dim, p) @ (p, dim) -> (dim, dim)
-    count = max(1, min(_MOST_AXES, _NOTE_BYTES // (2 * dim) - 1, dim - 1))
-    rest = float(np.maximum(values[:-count], 0).sum() / max(1, dim - count))
-    scaled = directions[:, -count:] * np.sqrt(np.maximum(values[-count:] - rest, 0))
-    return np.asarray(scaled.T, np.float32), rest
-
-
-def _to_note(calibration: RelevanceCalibration) -> Note:
-    both = np.vstack([calibration.mean, calibration.axes]).astype("<f2")  # (1 + a, dim)
-    rows = base64.b64encode(both.tobytes()).decode()
-    note = {"rows": rows, "dim": both.shape[1], "rest": calibration.rest, "heights": calibration.heights.tolist()}
-    return note | {"seen": calibration.seen, "pictures": calibration.pictures}
-
-
-def _of_note(note: Note) -> RelevanceCalibration:
-    rows = np.frombuffer(base64.b64decode(note["rows"]), "<f2").astype(np.float32)
-    both = rows.reshape(-1, note["dim"])  # -> (1 + a, dim)
-    heights = np.array(note["heights"], np.float32)
-    return RelevanceCalibration(both[0], both[1:], note["rest"], heights, note["seen"], note["pictures"])
+    return replace(fitted, heights=np.asarray(kept, np.float32), seen=seen)

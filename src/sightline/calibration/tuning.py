@@ -1,28 +1,30 @@
 """A store's answers compared with the exact ones, and its search width chosen so that they agree."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sightline.calibration.exact import exact_scores, recall
+import numpy as np
+
 from sightline.stores.base import Store, Tunable
-from sightline.types import Vectors
+from sightline.types import Hit, Vectors, chunks
 
 GOAL = 0.98
 """The recall that a width must reach, for each kind of query apart."""
+SAME = 1e-3  # scores as near as this are the same answer: engines keep vectors in half precision
 
 _KIND = "recall"  # the kind of note, and its key, that keeps what was measured
 _K = 10
 _GROWTH = 2.0  # a graph that has doubled needs another width
+_AT_ONCE = 4096  # records compared with all queries at a time: 4096 x 200 scores are 3 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What was measured at the width in use: recall of the exact best 10 by kind of query, 0 to 1.
+    """What was measured at the width in use, with so many pictures: recall of the exact best 10 by kind of query.
 
-    `default` holds the same at the engine's own width, `reached` says whether the goal was met, `pictures` how many
-    there were.
+    `default` holds the same at the engine's own width, `reached` says whether the goal was met.
     """
 
     width: int
@@ -47,17 +49,16 @@ def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) ->
     if not isinstance(store, Tunable):
         raise TypeError("this store is exact: there is nothing to tune")
     truth = {kind: exact_scores(store, vectors, _K) for kind, vectors in queries.items()}
-
-    def measure(width: int) -> dict[str, float]:
+    measured = dict[int, dict[str, float]]()
+    for width in store.widths:
         found = {kind: store.search_at(vectors, _K, width) for kind, vectors in queries.items()}
-        return {kind: recall(found[kind], truth[kind]) for kind in queries}
-
-    default = measure(store.widths[0])
-    width, recalls = _smallest(store, measure, default, goal)
+        measured[width] = {kind: recall(found[kind], truth[kind]) for kind in queries}
+        is_reached = min(measured[width].values(), default=1.0) >= goal
+        if is_reached:
+            break
     store.set_width(width)
-    is_reached = min(recalls.values(), default=1.0) >= goal
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    tuning = Tuning(width, recalls, store.widths[0], default, store.count(), is_reached, when)
+    first, when = store.widths[0], datetime.now(UTC).isoformat(timespec="seconds")
+    tuning = Tuning(width, measured[width], first, measured[first], store.count(), is_reached, when)
     store.write_notes(_KIND, {_KIND: tuning.to_dict()})
     return tuning
 
@@ -76,13 +77,22 @@ def needs_tuning(store: Store) -> bool:
     return store.count() > 0 and (last is None or store.count() > _GROWTH * max(1, last.pictures))
 
 
-def _smallest(
-    store: Tunable, measure: Callable[[int], dict[str, float]], default: dict[str, float], goal: float
-) -> tuple[int, dict[str, float]]:
-    """The first of the widths that reaches the goal, by going up; else the last."""
-    width, recalls = store.widths[0], default
-    for width in store.widths:
-        recalls = default if width == store.widths[0] else measure(width)
-        if min(recalls.values(), default=1.0) >= goal:
-            break
-    return width, recalls
+def exact_scores(store: Store, queries: Vectors, k: int) -> Vectors:
+    """(q, dim) -> (q, at most k): the best scores of each query, best first, from a scan with constant memory."""
+    best = np.empty((len(queries), 0), np.float32)
+    for records in chunks(store.scan(), _AT_ONCE):
+        scores = queries @ np.stack([record.vector for record in records]).T  # (q, dim) @ (dim, n) -> (q, n)
+        joined = np.concatenate([best, scores], axis=1)
+        best = np.partition(joined, -k, axis=1)[:, -k:] if joined.shape[1] > k else joined
+    return np.asarray(-np.sort(-best, axis=1), np.float32)
+
+
+def recall(hits: Sequence[Sequence[Hit]], truth: Vectors) -> float:
+    """The part of the true neighbours that was found, 0 to 1: hits that score no less than the last true one.
+
+    Counted by score and not by id, so that any of several equal pictures will do.
+    """
+    if truth.shape[1] == 0:
+        return 1.0
+    right = [sum(hit.score >= row[-1] - SAME for hit in found) for found, row in zip(hits, truth, strict=True)]
+    return float(np.mean(np.minimum(right, truth.shape[1])) / truth.shape[1])

@@ -181,18 +181,23 @@ def _plain(record: "Record", best: list[tuple[str, float]]) -> dict[str, Any]:
 
 def _measured(options: argparse.Namespace, encoder: "Encoder") -> int:
     from sightline.cli.output import write_page
-    from sightline.evaluate.confusion import confusion, html
+    from sightline.evaluate.report import confusion_html
+    from sightline.evaluate.run import confusion
 
     folder = Path(options.evaluate)
     found = confusion(encoder, folder, hub().cache / "evaluate", _templates(options))
     if options.html:
-        write_page(Path(options.html), html(found, f"What {found.model} takes for what: {folder.resolve().name}"))
+        write_page(
+            Path(options.html), confusion_html(found, f"What {found.model} takes for what: {folder.resolve().name}")
+        )
     if options.json:
         print(json.dumps(found.to_dict(), indent=2))
         return 0
     print(f"{count(int(found.counts.sum()), 'picture')}, {len(found.classes)} classes, model {found.model}")
     if found.unreadable:
         print(f"{count(found.unreadable, 'more picture')} could not be read")
+    if found.left_out:
+        print(f"left out: {count(found.left_out, 'file')} not named like a picture")
     for name, share in (("top1", found.top1), ("top5", found.top5)):
         print(f"{name}  {100 * share.mean:.1f} %  (95 % interval {100 * share.low:.1f} to {100 * share.high:.1f})")
     rows = [["is", "taken for", "times"], *([true, taken, str(times)] for true, taken, times in found.mistakes[:10])]

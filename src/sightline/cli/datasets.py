@@ -52,8 +52,8 @@ def datasets(options: argparse.Namespace) -> int:
 
 
 def _get(recipe: "Recipe", options: argparse.Namespace) -> int:
-    from sightline.datasets.get import get
     from sightline.datasets.layouts import count_rows, pictures_of
+    from sightline.datasets.recipes import get
 
     print(f"{recipe.title}\nlicence: {recipe.licence}\n{recipe.page}", file=sys.stderr)
     rows = [[file.local_name, file.size, "" if file.sha256 else "no checksum is published"] for file in recipe.files]

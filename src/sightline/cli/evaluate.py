@@ -90,6 +90,7 @@ def _models(options: argparse.Namespace) -> int:
         write_page(Path(options.report), report.html(measured, judged))
     if options.json:
         counts = {"dataset": judged.name, "gallery": len(judged.images), "queries": len(judged.queries)}
+        counts |= {"missing": judged.missing, "left_out": judged.left_out}
         print(json.dumps(counts | {"models": [model.to_dict() for model in measured]}, indent=2))
     else:
         print(report.terminal(measured, judged))

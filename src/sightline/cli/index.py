@@ -295,15 +295,15 @@ def _example_query(target: "Index") -> str:
 
 def _suggest_other_source(root: str) -> str:
     """What a folder without pictures holds that pictures can be taken from, and how."""
-    from sightline.sources import archive, rows, video
     from sightline.sources.base import file_of
+    from sightline.sources.files import is_archive, is_table, is_video
 
     folder = file_of(root)
     names = sorted(folder.iterdir()) if folder and "#" not in root and folder.is_dir() else []
     kinds = (
-        ("archive", archive.is_archive, "take the pictures in them with --archives"),
-        ("video", video.is_video, "index their scenes with sightline index {}"),
-        ("table", lambda path: rows.is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
+        ("archive", is_archive, "take the pictures in them with --archives"),
+        ("video", is_video, "index their scenes with sightline index {}"),
+        ("table", lambda path: is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
     )
     for noun, is_one, advice in kinds:
         if found := [path for path in names if is_one(path)]:

@@ -160,7 +160,7 @@ def _wanted(store: "Store", options: argparse.Namespace) -> dict[str, Any]:
 def _folder(folder: str, store: "Store") -> str:
     """The URI of a folder; `UsageError` for one that is neither on this machine nor in the index."""
     from sightline.errors import UsageError
-    from sightline.sources.folder import file_uri
+    from sightline.sources.files import file_uri
 
     uri = folder.rstrip("/") if "://" in folder else file_uri(folder)
     if not Path(folder).expanduser().is_dir() and not store.count({"folders": uri}):

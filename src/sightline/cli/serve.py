@@ -95,13 +95,12 @@ def serve(options: argparse.Namespace) -> int:
     from sightline.errors import ExtraMissing
 
     try:
-        from sightline.server.run import serve as run
+        from sightline.server.app import serve as run
     except ModuleNotFoundError as error:
         raise ExtraMissing(
             f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
         ) from error
-    from sightline.server.fetching import Limits
-    from sightline.server.settings import LOOPBACK, Settings, check_address
+    from sightline.server.settings import LOOPBACK, Limits, Settings, check_address
 
     if options.make_key:
         _make_keys(options.api_key, options.write_key)

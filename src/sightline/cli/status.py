@@ -8,7 +8,7 @@ from sightline.cli.options import Commands, add_command, add_index, add_model, i
 from sightline.text import count, left_out_text, printable, size, table
 
 if TYPE_CHECKING:
-    from sightline.stores.local.upkeep import Corruption
+    from sightline.stores.local.writes import Corruption
     from sightline.types import Note
 
 

@@ -20,7 +20,7 @@ from sightline.distribute.plan import Chunk, Plan, chunks
 from sightline.encoders.hub import Hub, default_cache
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
 from sightline.ingest import BatchResult, Options, Run, Summary
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of
 from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item
 

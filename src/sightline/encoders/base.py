@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,11 +16,24 @@ if TYPE_CHECKING:
 
     from sightline.encoders.catalog import CatalogEntry
     from sightline.encoders.hub import Hub
+    from sightline.encoders.torch.towers import Towers
     from sightline.types import Pixels, Vectors
 
 AUTO = "auto"
 """The name that `choose_model` replaces by the best model at hand."""
 
+FAMILIES: Mapping[str, tuple[str, str]] = {
+    "open_clip": ("open_clip:load", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
+    "hf": ("transformers:load", "hf:openai/clip-vit-base-patch32"),
+    "dinov2": ("transformers:load_dinov2", "dinov2:base"),
+    "timm": ("timm:load", "timm:resnet50"),
+    "simclr": ("timm:load_simclr", "simclr:./checkpoint.ckpt"),
+    "st": ("transformers:load_sentence_transformer", "st:clip-ViT-B-32"),
+}
+"""Models of other libraries, run in torch: the word before the colon of a name -> the loader in `encoders/torch/`, as
+`file:function`, and an example."""
+
+_FAMILY = re.compile(r"[A-Za-z][\w-]+:.+")  # one letter alone is a drive of Windows
 _log = logging.getLogger(__name__)
 _PLUGINS = "sightline.encoders"  # the entry point group: each names a callable without arguments that gives an Encoder
 
@@ -72,25 +86,24 @@ def load_encoder(
     too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library lacks.
     """
     from sightline.encoders.catalog import bundled_folder, catalog
-    from sightline.encoders.families import is_of_family, open_of_family
 
     if name == AUTO:
         name = choose_model(name, hub).name
     entry = catalog().get(name)
     if entry is None and is_of_family(name):
-        return open_of_family(name, _hub(hub), provider)
+        return _of_family(name, _hub(hub), provider)
+    if entry is None and not is_folder(name):
+        return _plugin(name)
+    if entry is not None and entry.kind in ("pixels", "colour"):
+        from sightline.encoders.baselines import ColourEncoder, PixelsEncoder
+
+        return PixelsEncoder() if entry.kind == "pixels" else ColourEncoder()
+    from sightline.encoders.onnx import OnnxEncoder
+
     if entry is None:
-        return _open(Path(name).expanduser(), None, threads, provider) if is_folder(name) else _plugin(name)
-    if entry.kind == "pixels":
-        from sightline.encoders.pixels import PixelsEncoder
-
-        return PixelsEncoder()
-    if entry.kind == "colour":
-        from sightline.encoders.colour import ColourEncoder
-
-        return ColourEncoder()
+        return OnnxEncoder(Path(name).expanduser(), threads=threads, provider=provider)
     folder = bundled_folder(name) if entry.kind == "bundled" else _fetched(entry, _hub(hub))
-    return _open(folder, name, threads, provider)
+    return OnnxEncoder(folder, name=name, threads=threads, provider=provider)
 
 
 def picture_fingerprint(encoder: Encoder) -> str:
@@ -134,10 +147,18 @@ def is_folder(name: str) -> bool:
     return "/" in name or "\\" in name or name.startswith("~") or Path(name).is_dir()
 
 
-def _fetched(entry: CatalogEntry, hub: Hub) -> Path:
-    if not entry.allows_commercial_use and hub.folder(entry.repository) is None:
-        _log.warning("%s", licence_note(entry))
-    return hub.fetch(entry.repository)
+def is_of_family(name: str) -> bool:
+    """Whether a name is written as one of `FAMILIES`: `timm:resnet50`, even if misspelt, and no folder of that name."""
+    return _FAMILY.fullmatch(name) is not None and not Path(name).exists()
+
+
+def loader(family: str) -> Callable[..., Towers]:
+    """The function `load(rest, hub, base)` of a family, its library imported."""
+    from importlib import import_module
+
+    file, _, function = FAMILIES[family][0].partition(":")
+    load: Callable[..., Towers] = getattr(import_module(f"sightline.encoders.torch.{file}"), function)
+    return load
 
 
 def licence_note(entry: CatalogEntry) -> str:
@@ -145,10 +166,10 @@ def licence_note(entry: CatalogEntry) -> str:
     return f"the licence of {entry.name}, {entry.licence}, forbids commercial use"
 
 
-def _open(folder: Path, name: str | None, threads: int | None, provider: str | None) -> Encoder:
-    from sightline.encoders.onnx import OnnxEncoder
-
-    return OnnxEncoder(folder, name=name, threads=threads, provider=provider)
+def _fetched(entry: CatalogEntry, hub: Hub) -> Path:
+    if not entry.allows_commercial_use and hub.folder(entry.repository) is None:
+        _log.warning("%s", licence_note(entry))
+    return hub.fetch(entry.repository)
 
 
 def _hub(hub: Hub | None) -> Hub:
@@ -157,27 +178,42 @@ def _hub(hub: Hub | None) -> Hub:
     return hub or Hub.from_environment()
 
 
+def _of_family(name: str, hub: Hub, provider: str | None) -> Encoder:
+    """On a GPU where torch finds one, unless `provider` is `cpu`."""
+    from importlib import import_module
+
+    family, _, rest = name.partition(":")
+    if family not in FAMILIES:
+        raise ModelNotFound(
+            f"there is no family of models {family!r} as in {name!r}: expected one of "
+            f"{', '.join(example for _, example in FAMILIES.values())}; {_advice(family.lower(), FAMILIES)}"
+        )
+    from sightline.encoders.torch import needed
+
+    needed("torch")
+    encoder_module = import_module("sightline.encoders.torch.encoder")
+    encoder: Encoder = encoder_module.TorchEncoder(loader(family)(rest, hub), provider)
+    return encoder
+
+
 def _plugin(name: str) -> Encoder:
     from importlib.metadata import entry_points
+
+    from sightline.encoders.catalog import catalog
 
     for plugin in entry_points(group=_PLUGINS, name=name):
         encoder: Encoder = plugin.load()()
         return encoder
-    raise ModelNotFound(_not_found(name))
-
-
-def _not_found(name: str) -> str:
-    from difflib import get_close_matches
-    from importlib.metadata import entry_points
-
-    from sightline.encoders.catalog import catalog
-    from sightline.encoders.families import FAMILIES
-
     known = [AUTO, *catalog(), *entry_points(group=_PLUGINS).names]
-    near = get_close_matches(name, known, n=3, cutoff=0.4)
-    advice = f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"
     families = ", ".join(example for _, example in FAMILIES.values())
-    return (
+    raise ModelNotFound(
         f"there is no model {name!r}: expected one of {', '.join(known)}, or a model folder, or one of another "
-        f"library ({families}); {advice}"
+        f"library ({families}); {_advice(name, known)}"
     )
+
+
+def _advice(name: str, known: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"

@@ -9,10 +9,9 @@ Weights outside the graphs lie beside them. A config without `text_cfg` is an im
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from sightline.encoders.preprocess import VERSION, Preprocessing, preprocessing
 from sightline.encoders.tokens import TokenizerConfig, tokenizer_config
@@ -25,24 +24,18 @@ _SAMPLE_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a model folder holds; None is the tokenizer of an image-only model, and a logit value that nobody wrote."""
+    """What a model folder holds; None is the tokenizer of an image-only model, and a logit value that nobody wrote.
 
-    folder: Path
+    `visual` and `textual` are the graphs of the towers.
+    """
+
+    visual: Path
+    textual: Path
     dim: int
     preprocessing: Preprocessing
     tokenizer: TokenizerConfig | None
     logit_scale: float | None
     logit_bias: float | None
-
-    @property
-    def visual(self) -> Path:
-        """The graph of the image tower."""
-        return self.folder / "visual" / "model.onnx"
-
-    @property
-    def textual(self) -> Path:
-        """The graph of the text tower."""
-        return self.folder / "textual" / "model.onnx"
 
 
 def read_layout(folder: Path) -> Layout:
@@ -61,15 +54,18 @@ def read_layout(folder: Path) -> Layout:
             raise ModelDamaged(_missing(folder / name))
     settings = _json(folder / "textual" / "tokenizer_config.json") if has_text else {}
     try:
+        scores = [config.get(name) for name in ("logit_scale", "logit_bias")]
+        scale, bias = (None if value is None else float(value) for value in scores)
         return Layout(
-            folder=folder,
+            visual=folder / "visual" / "model.onnx",
+            textual=folder / "textual" / "model.onnx",
             dim=int(config["embed_dim"]),
             preprocessing=preprocessing(pictures),
             tokenizer=tokenizer_config(config["text_cfg"], settings, folder / "textual" / "tokenizer.json")
             if has_text
             else None,
-            logit_scale=_number(config.get("logit_scale")),
-            logit_bias=_number(config.get("logit_bias")),
+            logit_scale=scale,
+            logit_bias=bias,
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelDamaged(
@@ -78,41 +74,32 @@ def read_layout(folder: Path) -> Layout:
         ) from error
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, *, of_pictures_in: int | None = None) -> str:
     """A short hash of the configs and of samples of the weights: 3 ms for 400 MB that the system has cached.
 
-    Training or quantising moves nearly every weight, and a sample lies in every 1/512 of each file.
+    Training or quantising moves nearly every weight, and a sample lies in every 1/512 of each file. With
+    `of_pictures_in` (so many dimensions) of what pictures go through alone, which outlives another text tower.
     """
-    return _digest(folder, [folder / "config.json", *_files(folder, "visual", "textual")], "")
-
-
-def picture_fingerprint(folder: Path, dim: int) -> str:
-    """The same of what pictures go through alone: it outlives another text tower beside the same image tower."""
-    return _digest(folder, _files(folder, "visual"), f" of pictures in {dim} dimensions")
-
-
-def _digest(folder: Path, files: Sequence[Path], of: str) -> str:
-    digest = hashlib.sha256(f"preprocessing {VERSION}{of}".encode())
-    for path in files:
-        digest.update(f"\n{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with path.open("rb", buffering=0) as file:
-            for block in _blocks(file, path.stat().st_size):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def _files(folder: Path, *towers: str) -> list[Path]:
+    is_whole = of_pictures_in is None
+    towers = ("visual", "textual") if is_whole else ("visual",)
     inside = [path for tower in towers for path in sorted((folder / tower).glob("[!.]*"))]
-    return [path for path in inside if path.is_file() and path.suffix != ".part"]
-
-
-def _blocks(file: BinaryIO, size_bytes: int) -> Iterator[bytes]:
-    if size_bytes <= _WHOLE_BYTES:
-        yield file.read(size_bytes)
-        return
-    for sample in range(_SAMPLES):
-        file.seek(sample * (size_bytes - _SAMPLE_BYTES) // (_SAMPLES - 1))
-        yield file.read(_SAMPLE_BYTES)
+    files = [path for path in inside if path.is_file() and path.suffix != ".part"]
+    digest = hashlib.sha256(f"preprocessing {VERSION}".encode())
+    if is_whole:
+        files = [folder / "config.json", *files]
+    else:
+        digest.update(f" of pictures in {of_pictures_in} dimensions".encode())
+    for path in files:
+        size_bytes = path.stat().st_size
+        digest.update(f"\n{path.relative_to(folder).as_posix()} {size_bytes}\n".encode())
+        with path.open("rb", buffering=0) as file:
+            if size_bytes <= _WHOLE_BYTES:
+                digest.update(file.read(size_bytes))
+                continue
+            for sample in range(_SAMPLES):
+                file.seek(sample * (size_bytes - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -129,7 +116,3 @@ def _json(path: Path) -> dict[str, Any]:
 
 def _missing(path: Path) -> str:
     return f"{path} is missing, expected a model in the open_clip ONNX layout: fetch the model again, or add the file"
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

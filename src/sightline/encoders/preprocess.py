@@ -63,11 +63,15 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         raise ValueError(f"size is {size!r}")
     fill = config.get("fill_color") or 0
     ours = config.get("sightline") or {}
+    given = config.get("mean") or _CLIP_MEAN, config.get("std") or _CLIP_STD
+    means, stds = ([float(value) for value in (one if isinstance(one, list | tuple) else [one] * 3)] for one in given)
+    if len(means) != 3 or len(stds) != 3:
+        raise ValueError(f"mean and std are {given}")
     return Preprocessing(
         height=int(height),
         width=int(width),
-        mean=_three(config.get("mean") or _CLIP_MEAN),
-        std=_three(config.get("std") or _CLIP_STD),
+        mean=(means[0], means[1], means[2]),
+        std=(stds[0], stds[1], stds[2]),
         resample=RESAMPLING.get(interpolation, _BICUBIC),
         mode=_MODES[config.get("resize_mode") or "shortest"],
         fill=tuple(fill) if isinstance(fill, list) else fill,
@@ -100,8 +104,10 @@ def pixels(image: Image.Image, config: Preprocessing) -> Pixels:
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if config.mode == "longest":
-        return _channels_first(_filled(rgb, config))
-    return _channels_first(rgb.resize((config.width, config.height), config.resample, box=_box(rgb.size, config)))
+        shown = _filled(rgb, config)
+    else:
+        shown = rgb.resize((config.width, config.height), config.resample, box=_box(rgb.size, config))
+    return np.asarray(shown).transpose(2, 0, 1)  # (height, width, 3) -> (3, height, width)
 
 
 def normalised(stack: Pixels, config: Preprocessing, dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -115,30 +121,21 @@ def normalised(stack: Pixels, config: Preprocessing, dtype: type[np.floating[Any
 
 def _box(size: tuple[int, int], config: Preprocessing) -> tuple[float, float, float, float]:
     """The part of the original, (left, top, right, bottom), that the result shows."""
-    scaled = (
-        (config.resized or config.width, config.resized or config.height)
-        if config.mode == "squash"
-        else _shortest(size, config)
-    )
-    box = list[float]()
-    for side, scaled_side, target in zip(size, scaled, (config.width, config.height), strict=True):
-        gap = scaled_side - target  # the libraries crop at whole pixels of the scaled picture
-        start = gap // 2 if config.crops_down else round(gap / 2)
-        box += [start * side / scaled_side, (start + target) * side / scaled_side]
-    left, right, top, bottom = box
-    return max(left, 0.0), max(top, 0.0), min(right, size[0]), min(bottom, size[1])
-
-
-def _shortest(size: tuple[int, int], config: Preprocessing) -> tuple[int, int]:
-    """The size, (width, height), of the whole picture once its short side fits."""
     width, height = size
-    if (
-        config.resized or config.width == config.height
-    ):  # torchvision rounds down here, timm's resize for others to the nearest
-        side = config.resized or config.width
-        return (side, side * height // width) if width <= height else (side * width // height, side)
-    ratio = min(width / config.width, height / config.height)
-    return round(width / ratio), round(height / ratio)
+    if config.mode == "squash":
+        whole = config.resized or config.width, config.resized or config.height
+    elif side := config.resized or (config.width if config.width == config.height else 0):  # torchvision rounds down
+        whole = (side, side * height // width) if width <= height else (side * width // height, side)
+    else:  # timm's resize, for others, rounds to the nearest
+        ratio = min(width / config.width, height / config.height)
+        whole = round(width / ratio), round(height / ratio)
+    box = list[float]()
+    for side, whole_side, target in zip(size, whole, (config.width, config.height), strict=True):
+        gap = whole_side - target  # the libraries crop at whole pixels of the scaled picture
+        start = gap // 2 if config.crops_down else round(gap / 2)
+        box += [start * side / whole_side, (start + target) * side / whole_side]
+    left, right, top, bottom = box
+    return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
 
 
 def _filled(image: Image.Image, config: Preprocessing) -> Image.Image:
@@ -153,12 +150,3 @@ def _filled(image: Image.Image, config: Preprocessing) -> Image.Image:
         image.resize((width, height), config.resample), ((config.width - width) // 2, (config.height - height) // 2)
     )
     return canvas
-
-
-def _channels_first(image: Image.Image) -> Pixels:
-    return np.asarray(image).transpose(2, 0, 1)  # (height, width, 3) -> (3, height, width)
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in (values if isinstance(values, list | tuple) else [values] * 3))
-    return red, green, blue

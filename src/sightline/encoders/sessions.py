@@ -55,7 +55,7 @@ def open_session(graph: Path, provider: str, threads: int) -> Session:
     # Threads that spin while they wait take the cores from whoever shares them: one picture of an int8 ViT-B/32 beside
     # two busy processes takes 41 ms with spinning and 24 ms without, on two cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    wanted = PROVIDERS[provider][0]
+    wanted, package = PROVIDERS[provider]
     try:
         if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
@@ -68,9 +68,7 @@ def open_session(graph: Path, provider: str, threads: int) -> Session:
             "expected a graph with its weights beside it: fetch the model again, or pip install -U onnxruntime"
         ) from error
     if wanted not in session.get_providers():
-        _log.warning(
-            "%s could not be started, %s runs on the CPU: pip install %s", provider, graph, PROVIDERS[provider][1]
-        )
+        _log.warning("%s could not be started, %s runs on the CPU: pip install %s", provider, graph, package)
     return session
 
 
@@ -81,20 +79,8 @@ def all_threads() -> int:
     return os.cpu_count() or 1
 
 
-def run(session: Session, output: str, inputs: dict[str, Any]) -> Any:
-    """One output of one run; raises `EncoderError`."""
-    try:
-        return session.run([output], inputs)[0]
-    except Exception as error:  # as above
-        shapes = ", ".join(f"{name} {value.dtype}{list(value.shape)}" for name, value in inputs.items())
-        raise EncoderError(
-            f"the model failed on {shapes} ({summary(error)}): "
-            "fetch the model again, or choose another processor or a smaller batch"
-        ) from error
-
-
 class LazySession(Generic[G]):
-    """One graph, loaded when it is first used.
+    """One tower, which `load` opens with so many threads when it is first used.
 
     Many workers that each bring a batch want one shared session with a single thread inside, a person who waits for one
     picture wants all threads: 67 against 55 pictures/s, and 19 against 29 ms, for an int8 ViT-B/32 on two cores. So
@@ -102,10 +88,9 @@ class LazySession(Generic[G]):
     With a thread count of one's own, or on a GPU, one session serves all.
     """
 
-    def __init__(self, graph: Path, provider: str, threads: int | None, wrap: Callable[[Session], G]) -> None:
-        self._graph, self._provider, self._wrap = graph, provider, wrap
-        self._is_shared = threads is not None or provider != "cpu" or all_threads() == 1
-        self._threads = threads or all_threads()
+    def __init__(self, load: Callable[[int], G], provider: str, threads: int | None) -> None:
+        self._load, self._threads = load, threads or all_threads()
+        self._is_shared = threads is not None or provider != "cpu" or self._threads == 1
         self._lock = threading.Lock()
         self._throughput: G | None = None
         self._latency: G | None = None
@@ -120,10 +105,8 @@ class LazySession(Generic[G]):
     def latency_session(self) -> G:
         """For a query, which somebody waits for."""
         with self._lock:
-            ready = self._latency or self._throughput
-            if ready is None:
-                ready = self._load(self._threads)
-                self._latency = ready
+            if (ready := self._latency or self._throughput) is None:
+                ready = self._latency = self._load(self._threads)
                 if self._is_shared:
                     self._throughput = ready
             return ready
@@ -132,6 +115,3 @@ class LazySession(Generic[G]):
         """Forget the sessions; their memory is given back when the last run in flight ends."""
         with self._lock:
             self._throughput = self._latency = None
-
-    def _load(self, threads: int) -> G:
-        return self._wrap(open_session(self._graph, self._provider, threads))

@@ -4,7 +4,7 @@ import html
 import logging
 import string
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,16 +40,20 @@ def tokenizer_config(text: Mapping[str, Any], settings: Mapping[str, Any], token
     """Read both configs; raises `ValueError`, `TypeError` or `KeyError` where they make no sense."""
     options = text.get("tokenizer_kwargs") or {}
     clean = options.get("clean") or ("whitespace" if text.get("hf_tokenizer_name") else "lower")
-    if clean not in _CLEAN:
+    if clean not in ("lower", "whitespace", "canonicalize"):
         raise ValueError(f"clean is {clean!r}")
+    pad, separator = (  # configs give a special token as a string or as a table
+        str(token["content"] if isinstance(token, Mapping) else token or "")
+        for token in (settings.get("pad_token"), settings.get("sep_token"))
+    )
     return TokenizerConfig(
         tokenizer=tokenizer,
         context_length=int(text.get("context_length") or 77),
         clean=clean,
-        pad_token=_content(settings.get("pad_token")),
+        pad_token=pad,
         sees_padding=True if text.get("no_causal_mask") else False if text.get("masks_padding") else None,
         pads_left=settings.get("padding_side") == "left",
-        drops_separator=_content(settings.get("sep_token")) if options.get("strip_sep_token") else "",
+        drops_separator=separator if options.get("strip_sep_token") else "",
     )
 
 
@@ -67,7 +71,7 @@ class Tokens:
                 "fetch the model again, or copy the file from where the model came from"
             ) from error
         self.context_length = context_length or config.context_length
-        self._clean = _CLEAN[config.clean]
+        self._clean = config.clean
         stored = self._tokenizer.padding or {}
         token_id = self._tokenizer.token_to_id(config.pad_token) if config.pad_token else None
         self.pad_id = int(stored.get("pad_id", 0) if token_id is None else token_id)
@@ -78,63 +82,40 @@ class Tokens:
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, at most `context_length`; what is cut off is noted in the log."""
-        return [self._ids(text) for text in texts]
-
-    def _ids(self, text: str) -> Ids:
-        cleaned = self._clean(text)[: _CHARACTERS * self.context_length]
-        encoding = self._tokenizer.encode(cleaned)  # one by one: encode_batch starts a pool of threads
-        if encoding.overflowing:
-            start = text[:_SHOWN]
-            _log.warning("%r... is too long: the model reads %d tokens of it", start, self.context_length)
-        return [0 if token == self._separator else token for token in encoding.ids] or [self.pad_id]
-
-
-def clean_lower(text: str) -> str:
-    """CLIP's cleaning: repaired, one space between words, lower case."""
-    return clean_whitespace(text).lower()
+        rows = []
+        for text in texts:
+            ready = cleaned(text, self._clean)[: _CHARACTERS * self.context_length]
+            encoding = self._tokenizer.encode(ready)  # one by one: encode_batch starts a pool of threads
+            if encoding.overflowing:
+                start = text[:_SHOWN]
+                _log.warning("%r... is too long: the model reads %d tokens of it", start, self.context_length)
+            rows.append([0 if token == self._separator else token for token in encoding.ids] or [self.pad_id])
+        return rows
 
 
-def clean_whitespace(text: str) -> str:
-    """Repaired, one space between words."""
-    return " ".join(_repair(text).split())
+def cleaned(text: str, how: str) -> str:
+    """A text as models were trained on it: CLIP's `lower`, SigLIP's `canonicalize`, others keep case (`whitespace`).
 
-
-def clean_canonicalize(text: str) -> str:
-    """SigLIP's cleaning: repaired, without punctuation, lower case, one space between words.
-
-    Source: canonicalize_text of big_vision's evaluators/proj/image_text/prompt_engineering.py.
-    """
-    return " ".join(_repair(text).replace("_", " ").translate(_PUNCTUATION).lower().split())
-
-
-def _repair(text: str) -> str:
-    """Plain quotes, no ligatures, full-width forms or control characters, no HTML entities, composed accents.
-
-    This is what open_clip has ftfy do, but for text decoded with the wrong encoding, which nobody types.
+    All have plain quotes, one space between words, composed accents, no ligatures, full-width forms, control characters
+    or HTML entities: what open_clip has ftfy do, but for text decoded with the wrong encoding, which nobody types.
+    `canonicalize` takes punctuation away too, as canonicalize_text of big_vision's prompt_engineering.py does.
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # a file name may bring half a character
     text = unicodedata.normalize("NFC", html.unescape(text).translate(_REPAIRS))
-    return html.unescape(html.unescape(text)).strip()
+    text = html.unescape(html.unescape(text)).strip()
+    if how == "canonicalize":
+        text = text.replace("_", " ").translate(_PUNCTUATION)
+    text = " ".join(text.split())
+    return text if how == "whitespace" else text.lower()
 
 
-def _repairs() -> dict[int, str | None]:
-    compatible = [*range(0xFF01, 0xFFF0), *range(0xFB00, 0xFB07), *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4)]
-    table: dict[int, str | None] = {code: unicodedata.normalize("NFKC", chr(code)) for code in compatible}
-    table |= {0x132: "IJ", 0x133: "ij", 0x149: "'n", 0x3000: " "}
-    table |= dict.fromkeys([*range(0x2018, 0x201C), 0x2BC], "'") | dict.fromkeys(range(0x201C, 0x2020), '"')
-    silent = [*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD)]
-    return table | dict.fromkeys(silent)
-
-
-def _content(token: Any) -> str:
-    """The text of a special token, which configs give as a string or as a table."""
-    return str(token["content"] if isinstance(token, Mapping) else token or "")
-
-
-_REPAIRS = _repairs()
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_CLEAN: Mapping[str, Callable[[str], str]] = {
-    "lower": clean_lower,
-    "whitespace": clean_whitespace,
-    "canonicalize": clean_canonicalize,
+_COMPATIBLE = (*range(0xFF01, 0xFFF0), *range(0xFB00, 0xFB07), *range(0x1C4, 0x1CD), *range(0x1F1, 0x1F4))
+_SILENT = (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFD))
+_REPAIRS: Mapping[int, str | None] = {
+    **{code: unicodedata.normalize("NFKC", chr(code)) for code in _COMPATIBLE},
+    **{0x132: "IJ", 0x133: "ij", 0x149: "'n", 0x3000: " "},
+    **dict.fromkeys([*range(0x2018, 0x201C), 0x2BC], "'"),
+    **dict.fromkeys(range(0x201C, 0x2020), '"'),
+    **dict.fromkeys(_SILENT),
 }
+_PUNCTUATION = str.maketrans("", "", string.punctuation)

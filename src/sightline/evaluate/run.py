@@ -1,6 +1,7 @@
-"""Measure a model on judged pictures, or a store against the exact answers."""
+"""Measure a model on judged pictures or class folders, or a store against the exact answers."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,23 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.calibration.exact import exact_scores, recall
+from sightline.analysis.classify import label_vectors, probabilities
 from sightline.calibration.phrases import sample_queries
-from sightline.encoders.base import Encoder
-from sightline.errors import TextNotSupported, UsageError
+from sightline.calibration.tuning import exact_scores, recall
+from sightline.encoders.base import Encoder, picture_fingerprint
+from sightline.errors import SourceError, TextNotSupported, UsageError
 from sightline.evaluate import metrics
-from sightline.evaluate.judgements import Judgements
+from sightline.evaluate.judgements import Judgements, load
 from sightline.evaluate.metrics import Interval, Rankings, Values, bootstrap
-from sightline.evaluate.vectors import image_vectors, text_vectors
+from sightline.files import replacing
 from sightline.index import Index
-from sightline.ingest import Options
-from sightline.stores.base import Store
-from sightline.types import Vectors
+from sightline.ingest import Options, ingest
+from sightline.sources.base import open_source
+from sightline.sources.files import file_uri
+from sightline.stores.base import Store, open_store
+from sightline.types import FAILURE, Vectors, record_id
 
 _CUTS = (1, 5, 10)
 _WORST = 20
 _SHOWN = 5
 _TIMED_TEXTS = 50
+_SPEED = "speed"  # the note that keeps pictures/s as measured when they were encoded
+_ENOUGH_TO_TIME = 32
+_TEXTS_AT_ONCE = 64
 _STATM = Path("/proc/self/statm")  # Linux: pages in all, pages resident, ...
 _PAGE_BYTES = 4096
 
@@ -141,6 +148,97 @@ def store_recall(index: Index, *, sample: int = 200, k: int = 10, seed: int = 0)
         raise UsageError(f"{index.url} is empty: index a folder first")
     queries = sample_queries(index.store, index.encoder, sample, seed=seed)
     return [_recall_of_kind(index.store, kind, vectors, k) for kind, vectors in queries.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """`counts[i, j]` pictures of class i were taken for class j: shape (classes, classes).
+
+    `unreadable` more could not be read, `left_out` files are no pictures by their names.
+    """
+
+    model: str
+    classes: Sequence[str]
+    counts: NDArray[np.int64]
+    top1: Interval
+    top5: Interval
+    unreadable: int = 0
+    left_out: int = 0
+
+    @property
+    def mistakes(self) -> list[tuple[str, str, int]]:
+        """What is taken for what, and how often, the most frequent first."""
+        wrong = self.counts - np.diag(np.diag(self.counts))
+        order = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
+        pairs = np.stack(np.unravel_index(order, wrong.shape), axis=1).tolist()
+        return [(self.classes[true], self.classes[taken], int(wrong[true, taken])) for true, taken in pairs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "model": self.model,
+            "pictures": int(self.counts.sum()),
+            "unreadable": self.unreadable,
+            "left_out": self.left_out,
+            **{name: [found.mean, found.low, found.high] for name, found in (("top1", self.top1), ("top5", self.top5))},
+            "classes": list(self.classes),
+            "confusion": self.counts.tolist(),
+        }
+
+
+def confusion(encoder: Encoder, folder: Path, cache: Path, templates: Sequence[str]) -> Confusion:
+    """Classify the pictures of class folders by the folders' names; vectors come from the cache where it has them."""
+    judged = load(folder)
+    if not judged.is_classes:
+        raise UsageError(f"{folder} has no class folders, expected one folder for each class")
+    found = image_vectors(encoder, judged.images, cache)
+    labels = judged.pairs[np.argsort(judged.pairs[:, 1], kind="stable"), 0][list(found.positions)]
+    shares = probabilities(found.vectors, label_vectors(judged.queries, encoder, templates), encoder)
+    counts = np.zeros((len(judged.queries), len(judged.queries)), np.int64)
+    np.add.at(counts, (labels, shares.argmax(axis=1)), 1)
+    top1, top5 = (bootstrap(metrics.top_accuracy(shares, labels, k)) for k in (1, 5))
+    unreadable = len(judged.images) - len(found.positions)
+    return Confusion(encoder.name, judged.queries, counts, top1, top5, unreadable, judged.left_out)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors of the pictures (n, dim) that could be read, at `positions` (n,) of those asked for, and pictures/s."""
+
+    vectors: Vectors
+    positions: Sequence[int]
+    images_per_s: float | None
+
+
+def image_vectors(encoder: Encoder, images: Sequence[Path], cache: Path, *, options: Options | None = None) -> Encoded:
+    """The vectors of picture files, from the cache where they are in it: models with one image tower share them."""
+    store = open_store(str(cache / f"pictures-{_safe(picture_fingerprint(encoder))}.index"), dim=encoder.dim)
+    try:
+        items = (item for image in images for item in open_source(image))
+        summary = ingest(items, encoder, store, options=options or Options(), seen=set())
+        if summary.encoded >= _ENOUGH_TO_TIME:
+            store.write_notes(_SPEED, {_SPEED: {"images_per_s": summary.encoded / summary.seconds}})
+        return _fetched(store, images)
+    finally:
+        store.close()
+
+
+def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors:
+    """The vectors of texts, shape (n, dim), from the cache where they are in it.
+
+    Its key is the whole model: another text tower beside the same image tower gives other vectors.
+    """
+    words = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+    path = cache / f"{_safe(encoder.name)}-{encoder.fingerprint}-{words}.npy"
+    if path.exists():
+        return np.asarray(np.load(path), np.float32)
+    parts = [
+        encoder.encode_texts(texts[start : start + _TEXTS_AT_ONCE]) for start in range(0, len(texts), _TEXTS_AT_ONCE)
+    ]
+    vectors = np.concatenate(parts)  # of (64, dim) -> (n, dim)
+    with replacing(path) as part:
+        np.save(part, vectors)
+    return vectors
 
 
 def size_bytes(encoder: Encoder) -> int | None:
@@ -258,3 +356,18 @@ def _resident_bytes() -> int | None:
         return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
     except OSError:
         return None
+
+
+def _fetched(store: Store, images: Sequence[Path]) -> Encoded:
+    ids = [record_id(file_uri(image)) for image in images]
+    records = {record.id: record.vector for record in store.fetch(ids)}
+    positions = [position for position, identity in enumerate(ids) if identity in records]
+    if not positions:
+        reasons = {note["reason"] for note in store.notes(FAILURE).values()}
+        raise SourceError(f"none of {len(images)} pictures could be read ({'; '.join(sorted(reasons)[:3])})")
+    speed = store.notes(_SPEED).get(_SPEED, {}).get("images_per_s")
+    return Encoded(np.stack([records[ids[position]] for position in positions]), positions, speed)
+
+
+def _safe(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sightline.calibration.exact import SAME
-from sightline.chunks import chunks
+from sightline.calibration.tuning import SAME
 from sightline.errors import DimensionMismatch, IndexMismatch
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Record
+from sightline.types import FAILURE, Record, chunks
 
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
 _WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine

@@ -14,18 +14,16 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.chunks import chunks
 from sightline.encoders.base import load_encoder
 from sightline.encoders.hub import Hub
 from sightline.errors import IndexMismatch, SourceError, UsageError
 from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
 from sightline.filters.documents import load_payload
 from sightline.index import Index
-from sightline.sources.rows import Row, open_rows
-from sightline.sources.values import field_of, value_of
+from sightline.sources.rows import Row, field_of, open_rows, value_of
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import Payload, Record, Value, Vectors, record_id
+from sightline.types import Payload, Record, Value, Vectors, chunks, record_id
 
 _URIS = ("uri", "url", "image_url", "image_path", "path", "filename")
 _VECTORS = ("vector", "embedding", "image_embedding", "emb")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sightline.calibration.exact import SAME, exact_scores, recall, sample_pictures
-from sightline.calibration.phrases import sample_queries
+from sightline.calibration.phrases import sample_pictures, sample_queries
+from sightline.calibration.tuning import SAME, exact_scores, recall
 from sightline.errors import EncoderError
 from sightline.exchange.copy import is_same
 from sightline.index import Index

@@ -11,12 +11,11 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.errors import ExtraMissing, UsageError
 from sightline.files import replacing
 from sightline.filters.documents import dump_payload
 from sightline.stores.base import Store
-from sightline.types import Record, Value
+from sightline.types import Record, Value, chunks
 
 BATCH_RECORDS = 4096
 IDENTITY, RECORDS, VECTORS = "index.json", "records.jsonl", "vectors.npy"

@@ -1,5 +1,7 @@
-"""The fields that pictures have and the kinds of their values, and filters read by them."""
+"""Filters as people write them (`width>=800`, JSON, a mapping), read by the fields and values that pictures have."""
 
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from difflib import get_close_matches
@@ -9,7 +11,6 @@ from typing import Any
 from sightline.errors import WhereError
 from sightline.filters.dates import Span, compare_times, is_date, is_local_time, read_time
 from sightline.filters.documents import TIME
-from sightline.filters.text import Unquoted, natural, read_filter
 from sightline.filters.where import kind_of, parse_where
 from sightline.types import Filter, Payload, Where
 
@@ -27,6 +28,10 @@ _LISTED = 30
 _DEEPEST = 20
 _MANY = ("$in", "$nin")
 _SINGLE = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte")
+_TYPED_OPERATORS = {">=": "$gte", "<=": "$lte", "!=": "$ne", ">": "$gt", "<": "$lt", "=": "$eq"}
+_CONDITION = re.compile(r"\s*([\w.-]+(?: +[\w.-]+)*)\s*([<>=!~]+)\s*(.*?)\s*", re.DOTALL)
+_SEVERAL = re.compile(r"\s(?:and|or|&&?|\|\|?)\s+[\w.-]+\s*[<>=!]=?", re.IGNORECASE)
+_SAMPLES = "width>=800, color=red, taken>=2024-05"
 _EXPECTED = {"number": "a number", "truth": "true or false", "text": "text"}
 
 
@@ -113,7 +118,7 @@ class _Reading:
     def _filter(self, where: Any, depth: int) -> Any:
         if depth > _DEEPEST:
             raise WhereError(f"the filter is nested more than {_DEEPEST} levels deep, expected fewer: flatten it")
-        where = read_filter(where) if isinstance(where, str) else where
+        where = _read_typed(where) if isinstance(where, str) else where
         if not isinstance(where, Mapping):
             return where
         plain, parts = dict[Any, Any](), list[Where]()
@@ -182,8 +187,8 @@ def _kinds_of(value: Any) -> frozenset[str]:
     if isinstance(value, date):
         return frozenset({"time"})
     kinds = {kind_of(value)} - {""}
-    if isinstance(value, Unquoted):
-        kinds.add(kind_of(natural(value)))
+    if isinstance(value, _Unquoted):
+        kinds.add(kind_of(_natural(value)))
     if isinstance(value, str | int) and not isinstance(value, bool) and is_date(value):
         kinds.add("time")
     return frozenset(kinds)
@@ -193,12 +198,12 @@ def _as_kind(name: str, value: Any, kinds: frozenset[str], held: frozenset[str])
     """The value as one of the kinds that its field holds, or as it would be read without knowing the field."""
     if isinstance(value, str) and "\0" in value:
         raise WhereError(f"a value of {name!r} is {value!r}, expected text without NUL: no picture has it")
-    own = kind_of(natural(value) if isinstance(value, Unquoted) else value)
+    own = kind_of(_natural(value) if isinstance(value, _Unquoted) else value)
     possible = (kinds & held) or kinds
     if (own not in possible and "time" in possible) or own in ("", "time"):
         return read_time(value)
-    if isinstance(value, Unquoted):
-        return natural(value) if own in possible else str(value)
+    if isinstance(value, _Unquoted):
+        return _natural(value) if own in possible else str(value)
     return value
 
 
@@ -212,3 +217,61 @@ def _wrong_kind(name: str, value: Any, held: frozenset[str]) -> WhereError:
 
 def _shown(value: Any) -> str:
     return repr(str(value)) if isinstance(value, str | date) else repr(value)
+
+
+class _Unquoted(str):
+    """A value as it was typed: a number, a date, true or false, or text, whichever its field holds."""
+
+    __slots__ = ()
+
+
+def _read_typed(text: str) -> Where:
+    """The mapping that a typed filter stands for, its values as they were typed; quotes make a value text.
+
+    `WhereError` for what is neither JSON nor FIELD OPERATOR VALUE.
+    """
+    if text.lstrip().startswith("{"):
+        return _read_json(text)
+    match = _CONDITION.fullmatch(text)
+    if not match:
+        raise WhereError(f"{text!r} is not a valid filter, expected FIELD, OPERATOR, VALUE: {_SAMPLES}, or JSON")
+    field, operator, value = match.groups()
+    if operator not in _TYPED_OPERATORS:
+        nearest = {"=>": ">=", "=<": "<=", "==": "=", "=!": "!=", "<>": "!="}.get(operator)
+        nearest = nearest or (get_close_matches(operator, _TYPED_OPERATORS, 1, 0) or ["="])[0]
+        raise WhereError(
+            f"{operator!r} in {text!r} is not an operator, expected one of {' '.join(_TYPED_OPERATORS)}: "
+            f"did you mean {field}{nearest}{value}?"
+        )
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return {field: {_TYPED_OPERATORS[operator]: value[1:-1]}}
+    if not value:
+        raise WhereError(f"{text!r} has no value, expected one behind {operator}")
+    if _SEVERAL.search(value):
+        raise WhereError(
+            f"{text!r} holds several conditions, expected one: give each as a filter of its own, or write JSON with "
+            "$and, or put the value in quotes"
+        )
+    return {field: {_TYPED_OPERATORS[operator]: _Unquoted(value)}}
+
+
+def _natural(text: str) -> int | float | bool | str:
+    """A number, or true or false, where the text is written like one."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text) if "_" not in text else text
+        except ValueError:
+            continue
+    return text
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    try:
+        where = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WhereError(
+            f'where is not JSON ({error}): {text[:200]!r}, expected something like {{"width": {{"$gte": 800}}}}'
+        ) from error
+    return dict(where)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from sightline.errors import WhereError
-from sightline.filters.words import payload_words, words_of
+from sightline.filters.documents import payload_words, words_of
 from sightline.types import Payload, Where
 
 Scalar: TypeAlias = str | int | float | bool | datetime

@@ -1,13 +1,16 @@
-"""The web application: API, page, and access control around both."""
+"""The web application, with access control around API and page, and the processes that run it."""
 
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from starlette.middleware.cors import CORSMiddleware
@@ -16,21 +19,93 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.supervisors import Multiprocess
 
 import sightline
-from sightline.errors import SightlineError
-from sightline.server import model_api, picture_api, problems, search_api, status_api
+from sightline.errors import SightlineError, UsageError
+from sightline.server import picture_api, search_api, status_api
 from sightline.server.access import AccessControl
-from sightline.server.schemas import ProblemDocument, Query, SearchRequest
-from sightline.server.settings import Settings
-from sightline.server.state import AppState, problems_of
+from sightline.server.answers import ProblemDocument, answer_errors, problems_of
+from sightline.server.schemas import ClassifyRequest, EmbeddingsRequest, Query, SearchRequest
+from sightline.server.settings import Settings, check_address
+from sightline.server.state import AppState, ServedIndex
 
 _STATIC = Path(__file__).parent / "static"
 _PAGES = {"/": "index.html", "/docs": "docs.html", "/favicon.ico": "icon.svg"}
 _TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"}  # which some systems call otherwise
 _COMMON = (400, 401, 403, 404, 408, 413, 421, 422, 429, 503)  # what every operation may answer
+_READ_BY_HAND = (SearchRequest, Query, ClassifyRequest, EmbeddingsRequest, ProblemDocument)
+_SHUTDOWN_S = 10
+_BACKLOG = 100  # connections that are accepted at once, too: four times as many may be on their way to the limit
+_HEAD_BYTES = 64 * 1024
+_MOST_CONNECTIONS = 500  # far enough below the usual 1,024 files that a process may open
+_KEEP_ALIVE_S = 60  # longer than clients leave a connection idle, so that they, not we, end it
 
 _logger = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
+    """Answer until SIGINT or SIGTERM; then finish what was begun, for ten seconds at most."""
+    check_address(host, settings)
+    config = uvicorn.Config(
+        partial(create_app, settings),
+        factory=True,
+        http=BoundedConnections,
+        h11_max_incomplete_event_size=_HEAD_BYTES,
+        limit_concurrency=_MOST_CONNECTIONS + 1,  # all of them busy: what comes gets 503
+        host=host,
+        port=port,
+        workers=workers,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    listening = _bind(host, port)
+    try:
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+        else:
+            uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        listening.close()
+
+
+class BoundedConnections(H11Protocol):
+    """A connection that, where there are too many, ends the one which has been without a request for longest.
+
+    h11, unlike httptools, bounds the head of a request.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take its place among the others."""
+        super().connection_made(transport)
+        self.opened_at = self.loop.time()
+        others = [other for other in self.connections if isinstance(other, BoundedConnections) and other is not self]
+        others = [other for other in others if not other.transport.is_closing()]
+        idle = [other for other in others if other.cycle is None or other.cycle.response_complete]
+        if len(others) >= _MOST_CONNECTIONS and idle:
+            min(idle, key=lambda other: other.opened_at).transport.abort()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket whose connections send small answers at once.
+
+    The protocol is named: asyncio turns Nagle's algorithm off only where it is. Else each answer waits 40 ms for the
+    client's delayed acknowledgement (measured: 50 ms a query, not 5).
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"port {port} of {host} cannot be used ({error}): choose another with --port") from error
+    return listening
 
 
 def create_app(settings: Settings) -> ASGIApp:
@@ -45,9 +120,9 @@ def create_app(settings: Settings) -> ASGIApp:
         responses=problems_of(*_COMMON),
     )
     state = app.state.sightline = AppState(settings)
-    problems.install(app)
-    for part in (search_api, picture_api, model_api, status_api):
-        app.include_router(part.router)
+    answer_errors(app)
+    for router in (search_api.router, picture_api.router, search_api.model_router, status_api.router):
+        app.include_router(router)
     files = GZipMiddleware(PageFiles(directory=_STATIC))
     app.mount("/static", files)
     app.router.routes += [Route(path, files, include_in_schema=False) for path in _PAGES]
@@ -86,16 +161,16 @@ class PageFiles(StaticFiles):
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     state: AppState = app.state.sightline
-    opening = [asyncio.create_task(served.writing.run(served.open)) for served in state.indexes.values()]
-    for task in opening:
-        task.add_done_callback(_log_failure)
+    opening = [asyncio.create_task(_open(served)) for served in state.indexes.values()]
     yield
     await asyncio.gather(*opening, return_exceptions=True)
     await state.close()
 
 
-def _log_failure(task: "asyncio.Task[Any]") -> None:
-    if not task.cancelled() and (error := task.exception()):
+async def _open(served: ServedIndex) -> None:
+    try:
+        await served.writing.run(served.open)
+    except Exception as error:
         level = logging.WARNING if isinstance(error, SightlineError) else logging.ERROR
         _logger.log(level, "an index is not open yet: %s", error)
 
@@ -106,7 +181,7 @@ def _describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = original()
-        models: list[Any] = [(model, "validation") for model in (SearchRequest, Query, ProblemDocument)]
+        models: list[Any] = [(model, "validation") for model in _READ_BY_HAND]
         _, made = models_json_schema(models, ref_template="#/components/schemas/{model}")
         document.setdefault("components", {}).setdefault("schemas", {}).update(made["$defs"])
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

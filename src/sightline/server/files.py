@@ -1,5 +1,6 @@
-"""Which files of indexed pictures may be shown, and where they are."""
+"""The files of indexed pictures: which may be shown, where they are, and thumbnails of them."""
 
+import hashlib
 import os
 import stat
 import time
@@ -7,10 +8,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sightline.errors import SourceError
-from sightline.server.problems import Problem
-from sightline.sources.folder import path_of
+from sightline.files import DiskCache
+from sightline.images.read import thumbnail
+from sightline.server.answers import Problem
+from sightline.sources.base import read_uri
+from sightline.sources.files import path_of, read_file
+from sightline.sources.web import Downloader, is_url
+from sightline.types import Hit, Record
+
+SIDES = (160, 320, 640, 1280, 2048)
+"""The longer sides in pixels of the thumbnails that are made; a request gets the next larger one."""
 
 _REFRESH_S = 5.0  # another process may have indexed another folder meanwhile
+_LIMIT_BYTES = 2 * 2**30  # about 100,000 thumbnails of 320 pixels
 
 
 class Roots:
@@ -38,7 +48,7 @@ class Roots:
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise Problem(403, "the picture's place is no regular file any more: index its folder again")
-        if real != str(path) and not self._is_inside(real):
+        if real != str(path) and not any(os.path.join(real, "").startswith(root) for root in self._folders()):  # noqa: PTH118
             raise Problem(
                 403,
                 "the picture's file lies outside of the indexed folders, a link leads there: start the server with "
@@ -48,16 +58,54 @@ class Roots:
 
     def is_gone(self, uri: str) -> bool:
         """Whether the file is not there any more; a picture that never was a file is never gone."""
-        if not uri.startswith("file:///"):
-            return False
-        return not os.path.exists(path_of(uri))  # noqa: PTH110  text: three times as fast as Path
+        return uri.startswith("file:///") and not os.path.exists(path_of(uri))  # noqa: PTH110  text: faster than Path
 
-    def _is_inside(self, real: str) -> bool:
-        return any(os.path.join(real, "").startswith(root) for root in self._roots())  # noqa: PTH118
-
-    def _roots(self) -> tuple[str, ...]:
+    def _folders(self) -> tuple[str, ...]:
         if time.monotonic() - self._read_at > _REFRESH_S:
             folders = [*self._extra, *(path_of(uri) for uri in self._indexed() if uri.startswith("file:///"))]
             self._real = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)  # noqa: PTH118
             self._read_at = time.monotonic()
         return self._real
+
+
+def version(record: Hit | Record) -> str:
+    """Changes with the picture's content: names the thumbnail's file, its ETag, and the end of its address."""
+    content = record.payload.get("sha256") or f"{record.id}-{record.payload.get('stamp')}"
+    return hashlib.sha256(str(content).encode("utf-8", "surrogateescape")).hexdigest()[:20]
+
+
+class Thumbnails:
+    """Small WebP files by content, made once: copies of a picture share them, and they outlive the picture's file.
+
+    Their folder is of bounded size. `downloads` is where indexing kept the pictures of the web.
+    """
+
+    def __init__(self, folder: Path, roots: Roots, downloads: Path) -> None:
+        self._kept = DiskCache(folder, limit_bytes=_LIMIT_BYTES)
+        self._roots, self._downloads = roots, downloads
+
+    def kept(self, record: Record, side: int) -> bytes | None:
+        """The thumbnail if it was made before."""
+        return self._kept.get(f"{version(record)}-{side}.webp")
+
+    def made(self, record: Record, side: int) -> bytes:
+        """The thumbnail, made if need be; a `Problem` where the picture is not to be had, or an `ImageError`."""
+        if (data := self.kept(record, side)) is not None:
+            return data
+        try:
+            data = thumbnail(self._read(record.uri), side)
+        except SourceError as error:
+            raise Problem(410, str(error)) from error
+        self._kept.put(f"{version(record)}-{side}.webp", data)
+        return data
+
+    def _read(self, uri: str) -> bytes:
+        """The bytes of a picture: a file, one inside an archive or a video, or one from the web that indexing kept."""
+        if is_url(uri):
+            kept = Downloader(self._downloads).kept(uri)
+            if kept is None:
+                raise Problem(404, f"the picture lies on the web and no copy was kept here: {uri}")
+            return kept
+        container, mark, _ = uri.partition("#")
+        path = self._roots.file(container)
+        return read_uri(uri) if mark else read_file(str(path))

@@ -1,8 +1,6 @@
 """Counters, histograms and gauges of one process, in the text format of Prometheus."""
 
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -19,41 +17,19 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a gauge beside eac
 
 
 class Metrics:
-    """What a server counts and times; gauges are asked for when they are read."""
+    """What a server counts and times, each with its labels; gauges are asked for when they are read."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         labels = ("method", "route", "status")
-        self._requests = self._counter("sightline_requests", "Requests by method, route and status.", labels)
-        self._refused = self._counter("sightline_refused", "Requests refused: too many waited or came.", ("why",))
-        stages = "Time spent by stage: encode, search, thumbnail, upload, request."
-        self._stages = Histogram(
-            "sightline_stage_seconds", stages, ("stage",), registry=self._registry, buckets=_BOUNDS_S
+        self.requests = Counter(
+            "sightline_requests", "Requests by method, route and status.", labels, registry=registry
         )
-
-    def _counter(self, name: str, description: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(name, description, labels, registry=self._registry)
-
-    def count_request(self, method: str, route: str, status: int) -> None:
-        """Add an answered request."""
-        self._requests.labels(method, route, str(status)).inc()
-
-    def count_refused(self, why: str) -> None:
-        """Add a refused request."""
-        self._refused.labels(why).inc()
-
-    def observe(self, stage: str, seconds: float) -> None:
-        """Add a duration to a stage's histogram."""
-        self._stages.labels(stage).observe(seconds)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Add the duration of what happens inside."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.observe(stage, time.perf_counter() - began)
+        self.refused = Counter(
+            "sightline_refused", "Requests refused: too many waited or came.", ("why",), registry=registry
+        )
+        stages = "Time spent by stage: encode, search, thumbnail, upload, request."
+        self.stages = Histogram("sightline_stage_seconds", stages, ("stage",), registry=registry, buckets=_BOUNDS_S)
 
     def text(self, gauges: Iterable[tuple[str, str, float | None]]) -> bytes:
         """Everything in the text format. `gauges` are names, indexes and values; one without a value is left out."""

@@ -7,33 +7,27 @@ from fastapi import APIRouter, File, Request, UploadFile
 from fastapi import Query as Parameter
 from starlette.responses import FileResponse, Response
 
-from sightline.errors import ImageError, SourceError
+from sightline.errors import ImageError
 from sightline.images.formats import recognise
-from sightline.server import uploads
-from sightline.server.problems import Problem
-from sightline.server.schemas import Picture, QueryPicture, Removed, Uploaded
-from sightline.server.served_index import ServedIndex
-from sightline.server.state import answer, get_state, problems_of, shown
-from sightline.server.thumbnails import SIDES, side_for, version
-from sightline.sources.base import read_uri
-from sightline.sources.files import read_file
-from sightline.sources.web import Downloader, is_url
-from sightline.types import Record
+from sightline.server.answers import Problem, answer, problems_of
+from sightline.server.files import SIDES, version
+from sightline.server.incoming import add_uploads, remove_picture, suffix_of
+from sightline.server.schemas import IndexName, Picture, QueryPicture, Removed, Uploaded
+from sightline.server.state import ServedIndex, get_state
+from sightline.text import printable
 
 router = APIRouter(tags=["pictures"])
 _MOST_FILES = 100
 _FOREVER = "private, max-age=31536000, immutable"
 _KINDS = {"jpeg": "image/jpeg", "ppm": "image/x-portable-anymap"}
 
-Name = Annotated[str | None, Parameter(max_length=100)]
-
 
 @router.get("/api/images/{identity}", responses={200: {"model": Picture}})
-def picture(request: Request, identity: str, index: Name = None) -> Response:
+def picture(request: Request, identity: str, index: IndexName = None) -> Response:
     """What is known of a picture."""
     state = get_state(request)
     served = state.index(index)
-    return answer(request, shown(served.record(identity), served, named=index is not None))
+    return answer(request, served.shown(served.record(identity)))
 
 
 @router.get(
@@ -41,7 +35,7 @@ def picture(request: Request, identity: str, index: Name = None) -> Response:
     responses={200: {"content": {"image/*": {}}, "description": "The file"}, **problems_of(410, 416)},
     response_class=Response,
 )
-def file(request: Request, identity: str, download: bool = False, index: Name = None) -> Response:
+def file(request: Request, identity: str, download: bool = False, index: IndexName = None) -> Response:
     """The picture's file as it is, with ranges; `download` for a name to save it under."""
     served = get_state(request).index(index)
     record = served.record(identity)
@@ -69,26 +63,28 @@ async def thumbnail(
     identity: str,
     size: Annotated[int, Parameter(ge=1, le=4096, description=f"one of {SIDES}, else the next larger")] = 320,
     v: Annotated[str, Parameter(max_length=40)] = "",
-    index: Name = None,
+    index: IndexName = None,
 ) -> Response:
     """A small WebP, upright, its longer side `size`; an address with the content's version `v` never changes."""
     state = get_state(request)
     served = state.index(index)
     record = await state.reading.run(served.record, identity)  # the store may be on another machine
-    side, current = side_for(size), version(record)
+    side, current = next((side for side in SIDES if side >= size), SIDES[-1]), version(record)
     headers = {"ETag": f'"{current}-{side}"', "Cache-Control": _FOREVER if v == current else "private, no-cache"}
     if headers["ETag"] in request.headers.get("if-none-match", ""):
         return Response(None, 304, headers)
     data = await state.reading.run(served.thumbnails.kept, record, side)
     if data is None:
-        with state.metrics.time("thumbnail"):
-            data = await state.thumbing.run(_make, served, record, side)
+        with state.metrics.stages.labels("thumbnail").time():
+            data = await state.thumbing.run(served.thumbnails.made, record, side)
     return Response(data, 200, headers, "image/webp")
 
 
 @router.post("/api/images", status_code=201, responses={201: {"model": Uploaded}, **problems_of(507)})
 async def upload(
-    request: Request, files: Annotated[list[UploadFile], File(description="one picture or many")], index: Name = None
+    request: Request,
+    files: Annotated[list[UploadFile], File(description="one picture or many")],
+    index: IndexName = None,
 ) -> Response:
     """Store and index pictures; when this answers they are on the disk and can be found."""
     state = get_state(request)
@@ -100,19 +96,26 @@ async def upload(
         )
     if len(files) > _MOST_FILES:
         raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")
-    with state.metrics.time("upload"):
-        contents = [await part.read() for part in files]
-        limit = state.settings.max_megapixels
-        checked = [await state.decoding.run(uploads.check, content, limit) for content in contents]
-        records = await served.writing.run(uploads.add, checked, folder, served.index)
+    with state.metrics.stages.labels("upload").time():
+        checked, faults = list[tuple[bytes, str]](), list[dict[str, str]]()
+        for number, part in enumerate(files, 1):
+            data = await part.read()
+            try:
+                checked.append((data, await state.decoding.run(suffix_of, data, state.settings.max_megapixels)))
+            except ImageError as error:
+                name = printable(part.filename or "")[:100]
+                faults.append({"where": f"file {number} of {len(files)}, {name!r}", "reason": str(error)})
+        if faults:
+            detail = "; ".join(f"{fault['where']}: {fault['reason']}" for fault in faults[:3])
+            raise Problem(422, f"{detail}: nothing was stored, send the others again", errors=faults)
+        records = await served.writing.run(add_uploads, checked, folder, served.index)
     served.forget_facets()
-    pictures = [shown(record, served, named=index is not None) for record in records]
-    return answer(request, {"pictures": pictures}, 201)
+    return answer(request, {"pictures": [served.shown(record) for record in records]}, 201)
 
 
 @router.delete("/api/images/{identity}", responses={200: {"model": Removed}})
-async def delete(request: Request, identity: str, index: Name = None) -> Response:
-    """Take a picture out of the index. Its file stays, unless it was uploaded state."""
+async def delete(request: Request, identity: str, index: IndexName = None) -> Response:
+    """Take a picture out of the index. Its file stays, unless it was uploaded here."""
     served = get_state(request).index(index)
     await served.writing.run(_remove, served, identity)
     served.forget_facets()
@@ -124,7 +127,7 @@ async def add_query_picture(request: Request, image: Annotated[UploadFile, File(
     """Keep a small copy of a picture for a while, to search by; it does not enter any index."""
     state = get_state(request)
     data, limit = await image.read(), state.settings.max_megapixels
-    identity, (width, height) = await state.decoding.run(state.query_pictures.add, data, max_megapixels=limit)
+    identity, (width, height) = await state.decoding.run(state.query_pictures.add, data, limit)
     body: dict[str, Any] = {"id": identity, "width": width, "height": height}
     return answer(request, body | {"thumbnail": f"/api/query-pictures/{identity}"}, 201)
 
@@ -141,28 +144,4 @@ def query_picture(request: Request, identity: str) -> Response:
 
 
 def _remove(served: ServedIndex, identity: str) -> None:
-    uploads.remove(served.record(identity), served.uploads, served.index)
-
-
-def _make(served: ServedIndex, record: Record, side: int) -> bytes:
-    def read() -> bytes:
-        try:
-            return _read(served, record.uri)
-        except SourceError as error:
-            raise Problem(410, str(error)) from error
-
-    return served.thumbnails.get(record, side, read)
-
-
-def _read(served: ServedIndex, uri: str) -> bytes:
-    """The bytes of a picture: a file, one inside an archive or a video, or one from the web that indexing kept."""
-    container, mark, _ = uri.partition("#")
-    if is_url(uri):
-        kept = Downloader(served.settings.hub.cache / "pictures").kept(uri)
-        if kept is None:
-            raise Problem(404, f"the picture lies on the web and no copy was kept here: {uri}")
-        return kept
-    if mark:
-        served.roots.file(container)
-        return read_uri(uri)
-    return read_file(str(served.roots.file(uri)))
+    remove_picture(served.record(identity), served.uploads, served.index)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
-from sightline.server.problems import overloaded
+from sightline.server.answers import overloaded
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")

@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi import Query as Parameter
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from sightline.analysis.duplicates import SAME
+from sightline.types import Failure
 
 MOST_HITS = 1000
 DEEPEST = 100_000
@@ -17,6 +19,7 @@ Url = Annotated[
 ]
 Weight = Annotated[FiniteFloat, Field(ge=-100, le=100)]
 Name = Annotated[str, Field(max_length=100)]
+IndexName = Annotated[str | None, Parameter(max_length=100)]
 
 
 class _Request(BaseModel):
@@ -82,19 +85,24 @@ class Links(BaseModel):
     thumbnail: str
 
 
-class FoundPicture(BaseModel):
-    """One picture. `duplicates` are the ids of hits that were folded into this one."""
+class Picture(BaseModel):
+    """One indexed picture."""
 
     id: str
     uri: str
+    payload: dict[str, Any]
+    links: Links
+    gone: bool
+
+
+class FoundPicture(Picture):
+    """One picture. `duplicates` are the ids of hits that were folded into this one."""
+
     score: float
     line: float | None = Field(
         default=None, description="the score from which on this picture is likely what the words mean"
     )
     is_likely: bool | None = Field(default=None, description="whether its score reaches the line")
-    payload: dict[str, Any]
-    links: Links
-    gone: bool = False
     duplicates: list[str] = []
 
 
@@ -129,16 +137,6 @@ class ScoresAnswer(BaseModel):
     counts: list[int]
     deepest: int
     total: int
-
-
-class Picture(BaseModel):
-    """One indexed picture."""
-
-    id: str
-    uri: str
-    payload: dict[str, Any]
-    links: Links
-    gone: bool
 
 
 class PicturesAnswer(BaseModel):
@@ -236,20 +234,10 @@ class FacetsAnswer(BaseModel):
     is_complete: bool
 
 
-class FailureAnswer(BaseModel):
-    """One picture that could not be indexed."""
-
-    uri: str
-    stage: str
-    reason: str
-    when: str
-    retries: int
-
-
 class FailuresAnswer(BaseModel):
     """The newest failures first, `total` in all."""
 
-    failures: list[FailureAnswer]
+    failures: list[Failure]
     total: int
 
 
@@ -276,13 +264,3 @@ class StatusAnswer(BaseModel):
     indexes: list[IndexStatus]
     may_write: bool
     needs_key: bool
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, str]] = []

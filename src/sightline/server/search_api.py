@@ -1,4 +1,4 @@
-"""The part of the API that finds pictures."""
+"""The part of the API that finds pictures, and lends the model that does it."""
 
 import asyncio
 import time
@@ -10,26 +10,34 @@ from fastapi import Query as Parameter
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
-from sightline.query import SearchQuery
+from sightline.analysis.classify import classify as probabilities_of
+from sightline.errors import UsageError
+from sightline.query import SearchQuery, Term
 from sightline.results import Hits, line_of, plain
-from sightline.server.problems import Problem
+from sightline.server.answers import Problem, answer, problems_of
 from sightline.server.schemas import (
     DEEPEST,
     MOST_BROWSED,
     MOST_HITS,
+    ClassifyAnswer,
+    ClassifyRequest,
+    EmbeddingsAnswer,
+    EmbeddingsRequest,
     FacetsAnswer,
+    IndexName,
     PicturesAnswer,
     Query,
+    QueryTerm,
     ScoresAnswer,
     SearchAnswer,
     SearchRequest,
 )
-from sightline.server.served_index import ServedIndex
-from sightline.server.state import answer, get_state, problems_of, shown
-from sightline.types import Record
+from sightline.server.state import ServedIndex, get_state
+from sightline.types import Record, Vectors
 
-router = APIRouter(tags=["search"])
+router, model_router = APIRouter(tags=["search"]), APIRouter(tags=["model"])
 _PROFILED = 10_000  # hits whose scores are counted
+_SMALL_BYTES = 64 * 1024  # of JSON, read at once; more is read on a thread
 _STEPS = 256  # points of the curve of scores
 
 Text = Annotated[str | None, Parameter(max_length=2000)]
@@ -37,25 +45,25 @@ Count = Annotated[int, Parameter(ge=1, le=MOST_HITS)]
 Offset = Annotated[int, Parameter(ge=0, le=DEEPEST)]
 Browsed = Annotated[int, Parameter(ge=0, le=MOST_BROWSED)]
 Score = Annotated[float | None, Parameter(ge=-1, le=1, allow_inf_nan=False)]
-Name = Annotated[str | None, Parameter(max_length=100)]
 
 
-def _body(model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    parts = {"query": {"type": "string"}, "image": {"type": "string", "format": "binary"}}
-    form = {"type": "object", "properties": parts, "description": "query is the JSON body as text"}
-    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+def _body(model: str, *, or_form: bool = False) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+    if or_form:
+        parts = {"query": {"type": "string"}, "image": {"type": "string", "format": "binary"}}
+        form = {"type": "object", "properties": parts, "description": "query is the JSON body as text"}
+        content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
     "/api/search",
     responses={200: {"model": SearchAnswer}, **problems_of(415)},
-    openapi_extra=_body("SearchRequest"),
+    openapi_extra=_body("SearchRequest", or_form=True),
 )
 async def search(request: Request) -> Response:
     """The pictures nearest to words, pictures, or a weighted sum of both; as JSON, or with a picture as multipart."""
-    query, uploaded = await _read(request, SearchRequest)
+    query, uploaded = await _read_form(request, SearchRequest)
     return await _search(request, query, uploaded)
 
 
@@ -68,7 +76,7 @@ async def search_for(
     where: Text = None,
     min_score: Score = None,
     group_duplicates: bool = False,
-    index: Name = None,
+    index: IndexName = None,
 ) -> Response:
     """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
     given = {"text": q, "k": k, "offset": offset, "min_score": min_score, "group_duplicates": group_duplicates}
@@ -77,7 +85,9 @@ async def search_for(
 
 
 @router.get("/api/images/{identity}/similar", responses={200: {"model": SearchAnswer}})
-async def similar(request: Request, identity: str, k: Count = 50, offset: Offset = 0, index: Name = None) -> Response:
+async def similar(
+    request: Request, identity: str, k: Count = 50, offset: Offset = 0, index: IndexName = None
+) -> Response:
     """The pictures nearest to an indexed one, without that one itself."""
     body = {"terms": [{"image_id": identity}], "k": k, "offset": offset, "index": index}
     return await _search(request, SearchRequest.model_validate(body), None, without=identity)
@@ -85,27 +95,26 @@ async def similar(request: Request, identity: str, k: Count = 50, offset: Offset
 
 @router.get("/api/images", responses={200: {"model": PicturesAnswer}})
 async def pictures(
-    request: Request, k: Count = 50, offset: Browsed = 0, where: Text = None, index: Name = None
+    request: Request, k: Count = 50, offset: Browsed = 0, where: Text = None, index: IndexName = None
 ) -> Response:
     """Pictures that pass a filter, without a query: in the order of their ids, which is no meaningful one."""
     state = get_state(request)
     served = state.index(index)
     wanted = await state.where(where, served)
     records, total = await state.counting.run(_some, served, wanted, offset, k)
-    named = served.name != next(iter(state.indexes))
     following = offset + k if offset + k < min(total, MOST_BROWSED) else None
-    shown_ones = [shown(record, served, named=named) for record in records]
-    return answer(request, {"hits": shown_ones, "total_estimate": total, "next_offset": following})
+    hits = [served.shown(record) for record in records]
+    return answer(request, {"hits": hits, "total_estimate": total, "next_offset": following})
 
 
 @router.post(
     "/api/scores",
     responses={200: {"model": ScoresAnswer}, **problems_of(415)},
-    openapi_extra=_body("Query"),
+    openapi_extra=_body("Query", or_form=True),
 )
 async def scores(request: Request) -> Response:
     """How many pictures reach which score, among the 10,000 best: what a threshold would leave."""
-    query, uploaded = await _read(request, Query)
+    query, uploaded = await _read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
     where = await state.where(query.where, served)
@@ -119,7 +128,7 @@ async def scores(request: Request) -> Response:
 
 
 @router.get("/api/facets", responses={200: {"model": FacetsAnswer}})
-def list_facets(request: Request, index: Name = None) -> Response:
+def list_facets(request: Request, index: IndexName = None) -> Response:
     """The fields that can be filtered by, with their ranges and their values where these are few."""
     found, is_complete = get_state(request).index(index).facets()
     listed = [
@@ -130,6 +139,45 @@ def list_facets(request: Request, index: Name = None) -> Response:
         for facet in found
     ]
     return answer(request, {"facets": listed, "is_complete": is_complete})
+
+
+@model_router.post(
+    "/api/classify",
+    responses={200: {"model": ClassifyAnswer}, **problems_of(415)},
+    openapi_extra=_body("ClassifyRequest"),
+)
+async def classify(request: Request) -> Response:
+    """Which of some labels fits a picture, with probabilities."""
+    body = await _read(request, ClassifyRequest)
+    state = get_state(request)
+    served = state.index(body.index)
+    if (body.image is None) == (body.image_id is None):
+        raise UsageError("give either image or image_id, to name one picture")
+    terms = await state.terms(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
+    ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
+    labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
+    return answer(request, {"labels": labels, "model": served.index.encoder.name})
+
+
+@model_router.post(
+    "/api/embeddings",
+    responses={200: {"model": EmbeddingsAnswer}, **problems_of(415)},
+    openapi_extra=_body("EmbeddingsRequest"),
+)
+async def embeddings(request: Request) -> Response:
+    """Texts and pictures as unit vectors of the index's model."""
+    body = await _read(request, EmbeddingsRequest)
+    state = get_state(request)
+    served = state.index(body.index)
+    texts = [Query(text=text) for text in body.texts]
+    pictures = [Query(image=image) for image in body.images]
+    terms = [await state.terms(query, served) for query in [*texts, *pictures]]
+    vectors = await state.counting.run(_embedded, served, terms)
+    rows = vectors.astype(float).round(7).tolist()
+    encoder = served.index.encoder
+    counted = {"texts": rows[: len(texts)], "images": rows[len(texts) :]}
+    return answer(request, {"model": encoder.name, "dim": encoder.dim, **counted})
 
 
 async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None, *, without: str = "") -> Response:
@@ -149,13 +197,12 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     )
     hits = await _find(request, served, query)
     total, following = hits.total or 0, asked.offset + len(hits)
-    named = served.name != next(iter(state.indexes))
     lines = [line_of(hit, threshold) for hit, threshold in zip(hits, hits.thresholds or (), strict=False)]
     body = {
         "query": hits.query,
         "likely": None if hits.likely is None else len(hits.likely),
         "hits": [
-            shown(hit, served, named=named) | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates)}
+            served.shown(hit) | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates)}
             for hit, line, duplicates in zip(
                 hits, lines or [{}] * len(hits), hits.duplicates or [()] * len(hits), strict=True
             )
@@ -203,15 +250,26 @@ def _profile(served: ServedIndex, query: SearchQuery) -> tuple[Hits, int]:
     return found, served.store().count(query.where)
 
 
-async def _read(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
+async def _read_form(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
     """The body as JSON, or as multipart with a picture beside it."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return model.model_validate_json(await request.body()), None
-    if kind != "multipart/form-data":
-        raise Problem(415, f"the body is {kind or 'of no type'}, expected application/json or multipart/form-data")
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read(request, model, expected="application/json or multipart/form-data"), None
     async with request.form(max_files=1, max_fields=2) as form:
-        return model.model_validate_json(_text(form, "query") or "{}"), await _file(form, "image")
+        query, uploaded = _text(form, "query").encode("utf-8", "replace"), await _file(form, "image")
+    return await _parsed(request, model, query or b"{}"), uploaded
+
+
+async def _read(request: Request, model: type[Any], *, expected: str = "application/json") -> Any:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(415, f"the body is {kind or 'of no type'}, expected {expected}")
+    return await _parsed(request, model, await request.body())
+
+
+async def _parsed(request: Request, model: type[Any], data: bytes) -> Any:
+    if len(data) < _SMALL_BYTES:
+        return model.model_validate_json(data)
+    return await get_state(request).decoding.run(model.model_validate_json, data)
 
 
 def _text(form: FormData, name: str) -> str:
@@ -226,3 +284,14 @@ async def _file(form: FormData, name: str) -> bytes | None:
     if isinstance(value, str):
         raise Problem(422, f"the part {name!r} is text, expected a file: send it with a file name")
     return await value.read() if isinstance(value, UploadFile) else None
+
+
+def _classified(served: ServedIndex, terms: tuple[Term, ...], labels: list[str], template: str) -> list[float]:
+    vectors, encoder = served.open().embed([terms]), served.index.encoder
+    found: list[float] = probabilities_of(vectors, labels, encoder, templates=[template])[0].tolist()
+    return found
+
+
+def _embedded(served: ServedIndex, queries: list[tuple[Term, ...]]) -> Vectors:
+    """One vector for each query: (n, dim)."""
+    return served.open().embed(queries)

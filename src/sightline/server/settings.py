@@ -1,15 +1,25 @@
 """The server's settings: which indexes, who may do what, and where the limits are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sightline.encoders.hub import Hub
 from sightline.errors import UsageError
-from sightline.server.fetching import Limits
 from sightline.stores.url import StoreUrl
+from sightline.web.addresses import Address, is_public
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses that only this machine reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long one fetched picture may take, redirects and all, its most bytes, and which addresses are asked."""
+
+    total_s: float = 10.0
+    size_bytes: int = 20 * 2**20
+    may_reach: Callable[[Address], bool] = is_public
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,39 +1,54 @@
-"""What the API's functions share: the application's state, answers as JSON, hits with their links."""
+"""What a running application holds: its settings, caches and threads, and its indexes, each opened once."""
+
+from __future__ import annotations
 
 import base64
 import binascii
-import gzip
-import json
+import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import quote
 
+from cachetools import LRUCache
 from fastapi import Request
-from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json
-from starlette.responses import Response
 
-from sightline.errors import WhereError
+from sightline.analysis.facets import Facet, facets
+from sightline.errors import SightlineError, StoreNotFound, TextNotSupported, WhereError
 from sightline.filters.dates import is_local_time
 from sightline.images.read import read
-from sightline.query import Term
-from sightline.results import plain
-from sightline.server.fetching import Fetcher
+from sightline.index import Index, SearchCache
+from sightline.ingest import Options, Summary
+from sightline.query import SearchQuery, Term
+from sightline.results import Hits, plain
+from sightline.server.answers import Problem, overloaded
+from sightline.server.files import Roots, Thumbnails, version
+from sightline.server.incoming import QUERY_PREFIX, Fetcher, QueryPictures
 from sightline.server.metrics import Metrics
-from sightline.server.pools import Pool
-from sightline.server.problems import Problem
-from sightline.server.query_pictures import PREFIX, QueryPictures
+from sightline.server.pools import Batcher, Full, Pool
 from sightline.server.schemas import Query, QueryTerm
-from sightline.server.served_index import ServedIndex, served_indexes
 from sightline.server.settings import Settings
-from sightline.server.thumbnails import version
+from sightline.stores.base import Store
+from sightline.stores.url import StoreUrl
 from sightline.types import Filter, Hit, Record, Where
 
-THUMBNAIL = 320
-_ZIPPED_BYTES = 4096  # smaller answers fit a few packets anyway
+_KEPT_TEXTS = 2_048  # vectors: a page that scrolls asks for the same text again and again
+_KEPT_STATS = 65_536  # pictures, 15 MB: who scrolls or types on meets the same ones again
+_FACETS_S = 60.0  # the least age at which facets are counted again
+_FACETS_OF = 200_000  # pictures: each comes with its vector, over the network from a database
+_FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
+_THUMBNAIL = 320  # pixels
 _MOST_PARTS = 1000  # values and conditions of a filter
+_BASE64_PIECE = 4 * 2**18  # characters, four of which are three bytes
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 class AppState:
@@ -41,7 +56,10 @@ class AppState:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.metrics = settings, Metrics()
-        self.indexes = served_indexes(settings, self.metrics)
+        self.indexes: dict[str, ServedIndex] = {}  # by the last part of path or URL, with a number where two are alike
+        for url in settings.indexes:
+            name = url.name if url.name not in self.indexes else f"{url.name}-{len(self.indexes) + 1}"
+            self.indexes[name] = ServedIndex(name, url, settings, self.metrics, is_first=not self.indexes)
         self.query_pictures = QueryPictures((settings.cache or settings.hub.cache) / "queries")
         self._fetcher = Fetcher(settings.urls) if settings.urls else None
         self.decoding = Pool("decode", threads=2, max_waiting=64)
@@ -61,21 +79,19 @@ class AppState:
         """The filter of a request as stores take it; `WhereError` for one that is wrong, as `Index.filter`."""
         if not given:
             return None
-        _check_size(given)
-        known = served.index.fields.read_known(given)
-        if known is not None:
+        if (size := _size(given)) > _MOST_PARTS:
+            raise WhereError(f"the filter has {size:,} parts, expected at most {_MOST_PARTS:,}: search more coarsely")
+        if (known := served.index.fields.read_known(given)) is not None:
             return known
         await self.counting.run(served.store)  # opened once, whoever comes first
         return await self.counting.run(served.index.filter, given)
 
     async def terms(self, query: Query, served: ServedIndex, uploaded: bytes | None = None) -> tuple[Term, ...]:
         """The terms of a query, its pictures fetched and decoded."""
-        parts = [QueryTerm(text=query.text)] if query.text is not None else []
-        terms = [await self._term(part, served) for part in (*parts, *query.terms)]
-        if query.image is not None:
-            terms.append(await self._picture(unpacked(query.image), 1.0, served))
-        if query.image_url is not None:
-            terms.append(await self._picture(await self._fetched(query.image_url), 1.0, served))
+        whole = [QueryTerm(text=query.text)] if query.text is not None else []
+        last = [QueryTerm(image=query.image)] if query.image is not None else []
+        last += [QueryTerm(image_url=query.image_url)] if query.image_url is not None else []
+        terms = [await self._term(part, served) for part in (*whole, *query.terms, *last)]
         if uploaded is not None:
             terms.append(await self._picture(uploaded, 1.0, served))
         return tuple(terms)
@@ -84,21 +100,18 @@ class AppState:
         if part.text is not None:
             return Term("text", part.text, part.weight)
         if part.image is not None:
-            return await self._picture(unpacked(part.image), part.weight, served)
-        if part.image_url is not None:
-            return await self._picture(await self._fetched(part.image_url), part.weight, served)
-        identity = part.image_id or ""
-        if identity.startswith(PREFIX):
+            data = await self.decoding.run(_unpacked, part.image)
+        elif part.image_url is not None:
+            if self._fetcher is None:
+                raise Problem(
+                    403, "this server fetches no URLs: send the picture's bytes, or start it with --allow-url-queries"
+                )
+            data = await self._fetcher.fetch(part.image_url)
+        elif (identity := part.image_id or "").startswith(QUERY_PREFIX):
             data = await self.decoding.run(self.query_pictures.read, identity)
-            return await self._picture(data, part.weight, served)
-        return Term("id", identity, part.weight)
-
-    async def _fetched(self, url: str) -> bytes:
-        if self._fetcher is None:
-            raise Problem(
-                403, "this server fetches no URLs: send the picture's bytes, or start it with --allow-url-queries"
-            )
-        return await self._fetcher.fetch(url)
+        else:
+            return Term("id", identity, part.weight)
+        return await self._picture(data, part.weight, served)
 
     async def _picture(self, data: bytes, weight: float, served: ServedIndex) -> Term:
         if not served.is_ready:
@@ -121,57 +134,194 @@ def get_state(request: Request) -> AppState:
     return state
 
 
-def _check_size(where: Filter) -> None:
-    """`WhereError` for a filter too large to be a person's."""
-    size, parts = 0, list[Any]([where])
-    while parts:
-        part = parts.pop()
-        size += 1
-        parts += part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
-    if size > _MOST_PARTS:
-        raise WhereError(f"the filter has {size:,} parts, expected at most {_MOST_PARTS:,}: search more coarsely")
-
-
-def answer(request: Request, content: BaseModel | Mapping[str, Any], status: int = 200) -> Response:
-    """JSON, zipped where it is long and the client can take it."""
-    data = content.model_dump_json().encode() if isinstance(content, BaseModel) else _json(content)
-    headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
-    if len(data) > _ZIPPED_BYTES and "gzip" in request.headers.get("accept-encoding", ""):
-        data, headers["Content-Encoding"] = gzip.compress(data, 1), "gzip"
-    return Response(data, status, headers, "application/json")
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
+def _unpacked(text: str) -> bytes:
+    """The bytes that base64 stands for, a piece at a time: others are answered in between."""
+    start = found.end() if (found := _DATA_URL.match(text)) else 0
+    pieces = range(start, len(text), _BASE64_PIECE)
     try:
-        return to_json(content)  # four times as fast as the standard library's
-    except PydanticSerializationError:  # half a surrogate pair, from a file name of another system
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-
-
-def shown(found: Hit | Record, served: ServedIndex, *, named: bool) -> dict[str, Any]:
-    """A hit or a record with its links; `named` puts the index into them."""
-    base = f"/api/images/{quote(found.id, safe='')}"
-    suffix = f"index={quote(served.name, safe='')}" if named else ""
-    gone = served.roots.is_gone(found.uri)
-    links = {
-        "file": None if gone else f"{base}/file" + (f"?{suffix}" if suffix else ""),
-        "thumbnail": f"{base}/thumbnail?size={THUMBNAIL}&v={version(found)}" + (f"&{suffix}" if suffix else ""),
-    }
-    payload = {n: value for n, value in found.payload.items() if n != "stamp" and not is_local_time(n, value)}
-    return {"id": found.id, "uri": found.uri, "payload": plain(payload), "links": links, "gone": gone}
-
-
-def unpacked(text: str) -> bytes:
-    """The bytes that base64 stands for; a `Problem` if it is none."""
-    try:
-        return base64.b64decode(_DATA_URL.sub("", text, count=1), validate=True)
+        return b"".join([base64.b64decode(text[at : at + _BASE64_PIECE], validate=True) for at in pieces])
     except (binascii.Error, ValueError) as error:
         raise Problem(
             422, f"a picture is not valid base64 ({error}): send the bytes of a picture file in it"
         ) from error
 
 
-def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem documents that an operation may answer beside the common ones, for the OpenAPI document."""
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {status: {"description": "A problem", "content": content} for status in statuses}
+def _size(where: Filter) -> int:
+    """How many values and conditions a filter has."""
+    size, parts = 0, list[Any]([where])
+    while parts:
+        part = parts.pop()
+        size += 1
+        parts += part.values() if isinstance(part, Mapping) else part if isinstance(part, list) else ()
+    return size
+
+
+class SharedLRU(LRUCache[Key, Value]):
+    """The values used last, for many threads."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._lock = threading.RLock()
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        """The value of a key, or the default."""
+        with self._lock:
+            return super().get(key, default)
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        with self._lock:
+            super().__setitem__(key, value)
+
+
+class ServedIndex:
+    """An index with everything that answering from it needs."""
+
+    def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics, *, is_first: bool) -> None:
+        self.name, self._settings, self._metrics = name, settings, metrics
+        self._named = "" if is_first else f"index={quote(name, safe='')}"  # what a link says of it
+        remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
+        self.index = Index(url, model=settings.model, hub=settings.hub, cache=remembered)
+        beside = Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
+        self.uploads = settings.uploads or beside
+        """The folder of the uploads; None for an index that is no folder, which needs --uploads."""
+        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
+        kept = (settings.cache or settings.hub.cache) / "pages" / hashlib.sha256(url.reveal().encode()).hexdigest()[:12]
+        self.thumbnails = Thumbnails(kept, self.roots, settings.hub.cache / "pictures")
+        self.writing = Pool("write", threads=1, max_waiting=16)
+        self.retry: dict[str, Any] | None = None
+        self._opening = threading.Lock()
+        self._store: Store | None = None
+        self.is_ready = False
+        """Whether the store and the model are open."""
+        self.takes_words = True
+        """Whether the model has a text encoder; taken for granted as long as it is not loaded."""
+        self._batcher: Batcher[SearchQuery, Hits] | None = None
+        self._facets: tuple[float, float, list[Facet]] | None = None
+        self._counting = threading.Lock()
+
+    @property
+    def depth(self) -> int:
+        """How many queries wait."""
+        return self._batcher.depth if self._batcher else 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next query would be refused."""
+        return bool(self._batcher and self._batcher.is_full)
+
+    def store(self) -> Store:
+        """The store; `StoreNotFound` until somebody has built the index."""
+        if self._store is None:
+            with self._opening:
+                self._store = self.index.store
+        return self._store
+
+    def open(self) -> Index:
+        """The index, its store and model opened at the first call."""
+        if not self.is_ready:
+            with self._opening:
+                self._store = self.index.store
+                try:  # load the model's text side now, which the first query would wait for
+                    self.index.encoder.encode_texts(["warm"])
+                except TextNotSupported:
+                    self.takes_words = False
+                self.is_ready = True
+        return self.index
+
+    async def search(self, query: SearchQuery) -> Hits:
+        """What one query finds, put together with others that wait."""
+        if not self.is_ready:
+            await self.writing.run(self.open)
+        if self._batcher is None:
+            self._batcher = Batcher(self._search_many, max_accepted=self._settings.max_queries, threads=2)
+        try:
+            return await self._batcher.submit(query)
+        except Full as error:
+            self._metrics.refused.labels("queue").inc()
+            raise overloaded(
+                f"{self._settings.max_queries} queries are asked already: try again in a moment"
+            ) from error
+
+    def shown(self, found: Hit | Record) -> dict[str, Any]:
+        """A hit or a record as JSON, with its links."""
+        base, gone = f"/api/images/{quote(found.id, safe='')}", self.roots.is_gone(found.uri)
+        file = f"{base}/file?{self._named}" if self._named else f"{base}/file"
+        thumbnail = f"{base}/thumbnail?size={_THUMBNAIL}&v={version(found)}" + (self._named and f"&{self._named}")
+        links = {"file": None if gone else file, "thumbnail": thumbnail}
+        payload = {n: value for n, value in found.payload.items() if n != "stamp" and not is_local_time(n, value)}
+        return {"id": found.id, "uri": found.uri, "payload": plain(payload), "links": links, "gone": gone}
+
+    def record(self, identity: str) -> Record:
+        """The record of an id, and of nothing else; a `Problem` with status 404 if there is none."""
+        found = self.store().fetch([identity])
+        if not found:
+            raise Problem(404, f"there is no picture with the id {identity[:60]!r}: search again, it may be gone")
+        return found[0]
+
+    def facets(self) -> tuple[list[Facet], bool]:
+        """What can be filtered by, at most a minute or so old, and whether it was counted already."""
+        known = self._facets
+        if known is None or time.monotonic() - known[0] > max(_FACETS_S, _FACETS_SHARE * known[1]):
+            threading.Thread(target=self._count_facets, daemon=True, name="sightline-facets").start()
+        return (known[2], True) if known else ([], False)
+
+    def forget_facets(self) -> None:
+        """Count them anew: something was written."""
+        self._facets = None
+
+    def run_retry(self) -> None:
+        """Read the failed pictures again, with progress in `retry`."""
+
+        def show(summary: Summary) -> None:
+            self.retry = {"is_running": True, **asdict(summary)}
+
+        self.retry = {"is_running": True}
+        try:
+            show(self.index.retry(Options(on_progress=show)))
+        except SightlineError as error:
+            self.retry["problem"] = str(error)
+        finally:
+            self.retry = {**self.retry, "is_running": False}
+
+    async def close(self) -> None:
+        """Finish what was accepted, then give everything back."""
+        if self._batcher:
+            await self._batcher.close()
+        self.writing.close()
+        self.index.close()
+
+    def _search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | Exception]:
+        answers: list[Hits | Exception] = [*self.open().try_search_many(queries)]
+        for took in {id(hits.took_ms): hits.took_ms for hits in answers if isinstance(hits, Hits)}.values():
+            self._metrics.stages.labels("encode").observe(took.encode / 1e3)
+            self._metrics.stages.labels("search").observe(took.search / 1e3)
+        return answers
+
+    def _indexed_roots(self) -> Iterator[str]:
+        try:
+            yield from self.store().notes("root")
+        except StoreNotFound:
+            return
+
+    def _count_facets(self) -> None:
+        """The facets of all pictures, or of as many as a person would wait for, their counts scaled up.
+
+        A store gives its records by id, and ids are hashes: the first ones are a fair sample.
+        """
+        if not self._counting.acquire(blocking=False):
+            return
+        try:
+            began = time.monotonic()
+            found = facets(record.payload for record in islice(self.store().scan(), _FACETS_OF))
+            if (scale := self.store().count() / _FACETS_OF) > 1:
+                found = [_scaled(facet, scale) for facet in found]
+            self._facets = (time.monotonic(), time.monotonic() - began, found)
+        except SightlineError:
+            self._facets = None
+        finally:
+            self._counting.release()
+
+
+def _scaled(facet: Facet, scale: float) -> Facet:
+    values = tuple((value, round(count * scale)) for value, count in facet.values)
+    return replace(facet, count=round(facet.count * scale), values=values)

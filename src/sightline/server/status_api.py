@@ -1,6 +1,5 @@
 """The part of the API that tells how the server and its indexes are."""
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,14 +10,12 @@ from starlette.responses import JSONResponse, Response
 import sightline
 from sightline.errors import SightlineError
 from sightline.server import access
+from sightline.server.answers import Problem, answer, problems_of
 from sightline.server.metrics import MEDIA_TYPE
-from sightline.server.problems import Problem
-from sightline.server.schemas import FailuresAnswer, StatusAnswer
-from sightline.server.served_index import ServedIndex
-from sightline.server.state import AppState, answer, get_state, problems_of
+from sightline.server.schemas import FailuresAnswer, IndexName, StatusAnswer
+from sightline.server.state import ServedIndex, get_state
 
 router = APIRouter(tags=["status"])
-Name = Annotated[str | None, Parameter(max_length=100)]
 
 
 @router.get("/api/status", responses={200: {"model": StatusAnswer}})
@@ -27,14 +24,17 @@ def status(request: Request) -> Response:
     state = get_state(request)
     indexes = [_status(served) for served in state.indexes.values()]
     may_write = not state.settings.read_only and (
-        not state.settings.has_keys or access.is_known(access.key_of(request.headers), state.settings.write_keys)
+        not state.settings.has_keys
+        or access.owner_of(access.key_of(request.headers), access.digests(state.settings.write_keys)) is not None
     )
     body = {"version": sightline.__version__, "indexes": indexes, "may_write": may_write}
     return answer(request, {**body, "needs_key": state.settings.has_keys})
 
 
 @router.get("/api/failures", responses={200: {"model": FailuresAnswer}})
-def failures(request: Request, index: Name = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100) -> Response:
+def failures(
+    request: Request, index: IndexName = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100
+) -> Response:
     """The pictures that could not be indexed, with reasons, newest first."""
     served = get_state(request).index(index)
     served.store()
@@ -43,7 +43,7 @@ def failures(request: Request, index: Name = None, limit: Annotated[int, Paramet
 
 
 @router.post("/api/failures/retry", status_code=202, responses={**problems_of(409)})
-def retry(request: Request, tasks: BackgroundTasks, index: Name = None) -> dict[str, bool]:
+def retry(request: Request, tasks: BackgroundTasks, index: IndexName = None) -> dict[str, bool]:
     """Read the failed pictures again; /api/status tells how it goes."""
     served = get_state(request).index(index)
     if served.retry and served.retry["is_running"]:
@@ -57,16 +57,10 @@ def retry(request: Request, tasks: BackgroundTasks, index: Name = None) -> dict[
 @router.post("/api/session")
 def session(request: Request) -> JSONResponse:
     """Turn the key of the Authorization header into a cookie, for the page."""
-    settings = get_state(request).settings
-    key = access.key_of(request.headers)
-    if settings.has_keys and not access.is_known(key, [*settings.read_keys, *settings.write_keys]):
-        raise Problem(401, "no key, or an unknown one: look at how the server was started")
     reply = JSONResponse({"is_open": True})
-    if settings.has_keys:
-        secure = request.url.scheme == "https"
-        reply.set_cookie(
-            access.COOKIE, access.session(key), httponly=True, samesite="strict", secure=secure, max_age=30 * 86400
-        )
+    if get_state(request).settings.has_keys:
+        held, secure = access.session(access.key_of(request.headers)), request.url.scheme == "https"
+        reply.set_cookie(access.COOKIE, held, httponly=True, samesite="strict", secure=secure, max_age=30 * 86400)
     return reply
 
 
@@ -79,9 +73,9 @@ def healthz() -> dict[str, bool]:
 @router.get("/readyz")
 def readyz(request: Request) -> dict[str, bool]:
     """Stores and models are open."""
-    waiting = [name for name, served in get_state(request).indexes.items() if not served.is_ready]
-    if waiting:
-        raise Problem(503, f"not open yet: {', '.join(waiting)}", {"Retry-After": "2"})
+    indexes = get_state(request).indexes.values()
+    if waiting := sum(not served.is_ready for served in indexes):  # no names: this is answered without a key
+        raise Problem(503, f"not open yet: {waiting} of {len(indexes)} indexes", {"Retry-After": "2"})
     return {"is_ready": True}
 
 
@@ -89,32 +83,23 @@ def readyz(request: Request) -> dict[str, bool]:
 def metrics(request: Request) -> Response:
     """Counters, histograms of each stage, and gauges, for Prometheus."""
     state = get_state(request)
-    return Response(state.metrics.text(_gauges(state)), media_type=MEDIA_TYPE)
-
-
-def _status(served: ServedIndex) -> dict[str, Any]:
-    empty: dict[str, Any] = {
-        "model": None,
-        "dim": None,
-        "pictures": 0,
-        "failures": 0,
-        "size_bytes": None,
-        "roots": {},
-        "problem": None,
-    }
-    try:
-        served.store()
-        known = served.index.info()
-    except SightlineError as error:
-        known = {"problem": str(error)}
-    shown = {name: known.get(name, empty[name]) for name in empty}
-    able = {"words": served.takes_words, "uploads": served.uploads is not None}
-    return {"name": served.name, **shown, **able, "retry": served.retry}
-
-
-def _gauges(state: AppState) -> Iterator[tuple[str, str, float | None]]:
+    gauges = list[tuple[str, str, float | None]]()
     for served in state.indexes.values():
         known = _status(served)
         for name, field in (("pictures", "pictures"), ("failures", "failures"), ("bytes", "size_bytes")):
-            yield f"sightline_index_{name}", served.name, known[field]
-        yield "sightline_queue_depth", served.name, float(served.depth)
+            gauges.append((f"sightline_index_{name}", served.name, known[field]))
+        gauges.append(("sightline_queue_depth", served.name, float(served.depth)))
+    return Response(state.metrics.text(gauges), media_type=MEDIA_TYPE)
+
+
+def _status(served: ServedIndex) -> dict[str, Any]:
+    fields = ("model", "dim", "pictures", "failures", "size_bytes", "roots")
+    empty = {"pictures": 0, "failures": 0, "roots": {}}
+    try:
+        served.store()
+        info = served.index.info()
+        known = {name: info[name] for name in fields} | {"problem": None}
+    except SightlineError as error:
+        known = dict.fromkeys(fields) | empty | {"problem": str(error)}
+    able = {"words": served.takes_words, "uploads": served.uploads is not None}
+    return {"name": served.name, **known, **able, "retry": served.retry}

@@ -74,7 +74,7 @@ class Droppable(Protocol):
 
 
 OPENERS = {
-    "file": "sightline.stores.local.store:open_url",
+    "file": "sightline.stores.local.store:LocalStore",
     "memory": "sightline.stores.memory:open_url",
     "milvus": "sightline.stores.milvus.engine:open_url",
     "pinecone": "sightline.stores.pinecone.engine:open_url",
@@ -93,10 +93,6 @@ def open_store(url: str | StoreUrl, *, dim: int | None = None) -> Store:
     such as those of `OPENERS`. Raises `UsageError` for an unknown scheme and `StoreError` as the store does.
     """
     url = StoreUrl(url)
-    return _opener(url)(url, dim=dim)
-
-
-def _opener(url: StoreUrl) -> Callable[..., Store]:
     scheme = url.scheme
     if scheme in OPENERS:
         module, function = OPENERS[scheme].split(":")
@@ -109,12 +105,12 @@ def _opener(url: StoreUrl) -> Callable[..., Store]:
                 f"a {scheme}: URL needs a package that is not installed or does not load ({error}): "
                 f"pip install 'sightline[{module.split('.')[2]}]'"
             ) from error
-        return opener
+        return opener(url, dim=dim)
     from importlib.metadata import entry_points  # 10 ms that known schemes do not need
 
     others = {point.name: point for point in entry_points(group="sightline.stores")}
     if scheme in others:
-        plugged: Callable[..., Store] = others[scheme].load()
+        plugged: Store = others[scheme].load()(url, dim=dim)
         return plugged
     known = ", ".join(sorted({*OPENERS, *others}))
     raise UsageError(

@@ -30,12 +30,22 @@ def redact(text: str) -> str:
 
 
 class StoreUrl:
-    """The path or URL of a store. As text it has no password: only `reveal()` gives it, to who connects."""
+    """The path or URL of a store. As text it has no password: only `reveal()` gives it, to who connects.
 
-    __slots__ = ("_text",)
+    `scheme` is `qdrant`, `postgresql` and so on; `file` for a path. `path` is that of a path or a file: URL.
+    """
+
+    __slots__ = ("_text", "path", "scheme")
 
     def __init__(self, url: "str | Path | StoreUrl") -> None:
-        self._text: str = url.reveal() if isinstance(url, StoreUrl) else str(url)
+        self._text: str = url._text if isinstance(url, StoreUrl) else str(url)
+        match = _SCHEME.match(self._text)
+        self.scheme = match[1].lower() if match else "file"
+        self.path = Path(self._text)
+        if match and self.scheme == "file":
+            from urllib.request import url2pathname  # 10 ms, for all of HTTP
+
+            self.path = Path(url2pathname(urlsplit(self._text).path))
 
     def __str__(self) -> str:
         text = _SECRET_OPTION.sub(rf"\1{HIDDEN}", self._text)
@@ -66,24 +76,9 @@ class StoreUrl:
         return self._text
 
     @property
-    def scheme(self) -> str:
-        """`qdrant`, `postgresql` and so on; `file` for a path."""
-        match = _SCHEME.match(self._text)
-        return match[1].lower() if match else "file"
-
-    @property
     def is_remote(self) -> bool:
         """Whether a server keeps the store."""
         return self.scheme not in ("file", "memory") and bool(urlsplit(self._text).netloc)
-
-    @property
-    def path(self) -> Path:
-        """Of a path or a file: URL."""
-        if not self._text.lower().startswith("file:"):
-            return Path(self._text)
-        from urllib.request import url2pathname  # 10 ms, for all of HTTP
-
-        return Path(url2pathname(urlsplit(self._text).path))
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ from sightline.encoders.torch.libraries import files_of, library, loading
 from sightline.errors import EncoderError, ImageError, ModelNotFound, SourceError, UsageError
 from sightline.images.read import read
 from sightline.sources.base import open_source
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of
 from sightline.train.model import choose_device
 from sightline.types import Item
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sightline.encoders.families import FAMILIES, loader
+from sightline.encoders.base import FAMILIES, loader
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import Preprocessing
 from sightline.encoders.torch import open_clip, transformers

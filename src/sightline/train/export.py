@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from sightline.encoders import preprocess
+from sightline.encoders.base import FAMILIES
 from sightline.encoders.catalog import BUNDLED, bundled_folder
-from sightline.encoders.families import FAMILIES
 from sightline.encoders.hub import Hub
 from sightline.encoders.torch import open_clip
 from sightline.encoders.torch.towers import Towers

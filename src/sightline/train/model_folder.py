@@ -4,7 +4,6 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +156,6 @@ def traced(
     for stale in folder.iterdir():
         stale.unlink()  # the graph, and its weights where they were too many for one file
     folder.rmdir()
-    _merge_pads(graph)
     if keeps_names:
         _name_weights(graph)
     return graph
@@ -187,33 +185,6 @@ def _write_graph(
         _quantize_linears(graph, exact, path)
     for stale in path.parent.glob("exact*"):
         stale.unlink()
-
-
-def _merge_pads(graph: onnx.ModelProto) -> None:
-    """Lets each convolution do the padding with zeros before it, which TensorFlow's uneven padding is traced as.
-
-    In 8 bits such a step of its own would cost a pass over the map in float.
-    """
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
-    for node in graph.graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    users = Counter(name for node in graph.graph.node for name in node.input)
-    pads = {node.output[0]: node for node in graph.graph.node if node.op_type == "Pad"}
-    for convolution in [node for node in graph.graph.node if node.op_type == "Conv" and node.input[0] in pads]:
-        pad = pads[convolution.input[0]]
-        sides = constants.get(pad.input[1])
-        fill = constants.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
-        own = next((attribute for attribute in convolution.attribute if attribute.name == "pads"), None)
-        mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
-        is_plain = mode == b"constant" and users[pad.output[0]] == 1 and (own is None or not any(own.ints))
-        if not is_plain or sides is None or fill is None or fill.any() or sides[[0, 1, 4, 5]].any() or sides.min() < 0:
-            continue
-        if own is not None:
-            convolution.attribute.remove(own)
-        convolution.attribute.append(helper.make_attribute("pads", [int(sides[n]) for n in (2, 3, 6, 7)]))
-        convolution.input[0] = pad.input[0]
-        graph.graph.node.remove(pad)
 
 
 def _name_weights(graph: onnx.ModelProto) -> None:

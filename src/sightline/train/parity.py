@@ -13,7 +13,7 @@ from PIL import Image
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import SourceError
 from sightline.images.read import read
-from sightline.sources.folder import is_picture
+from sightline.sources.files import is_picture
 from sightline.train.config import DataSettings, Precision
 from sightline.train.data import Captioned, PictureSet, read_set
 from sightline.train.measure import recall_of

@@ -1,4 +1,4 @@
-"""The SQLite database of a local index: connections, transactions, and foreign errors turned into ours."""
+"""The SQLite database of a local index: tables, connections and transactions, and foreign errors turned into ours."""
 
 import contextlib
 import errno
@@ -10,17 +10,68 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sightline.errors import StoreBusy, StoreDamaged, StoreError, StoreFull, StoreNotFound
-from sightline.stores.local.schema import DATABASE
+from sightline.errors import (
+    DimensionMismatch,
+    StoreBusy,
+    StoreDamaged,
+    StoreError,
+    StoreFull,
+    StoreNotFound,
+    StoreTooNew,
+)
+from sightline.stores.local.vectors import create_files, sync_folder
 
+FORMAT = 1
+"""The version of tables and vector files. What reads an older one stays; a newer one is refused."""
+ROTATION = 1
+"""The version of the rotation of `search.py`: with another one, every code stored before is wrong."""
+INDEXED_FIELDS = ("sha256",)
+"""Fields that nearly every record has another value in and that are looked up by equality: SQLite indexes them."""
+
+_FILE = "index.sqlite"
 _WRITER = "writer.json"  # who took the write lock last, for the message of whoever waits in vain
 _ASK_AGAIN_S = 0.002
 _MAPPED_BYTES = 2**30  # of the database: reading ten hits takes 0.12 ms instead of 0.16 (measured after a scan)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_MAGIC = b"SQLite format 3\0"
+_APPLICATION_ID = 0x53_4C_49_31  # "SLI1" in the database's header says whose it is
+
+# `key` names a record for its life, `slot` its row in the vector files: compaction renumbers slots only.
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE state (version INTEGER, generation INTEGER, slots INTEGER, live INTEGER, next_key INTEGER, residual REAL);
+CREATE TABLE records (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, payload TEXT NOT NULL);
+CREATE TABLE slots (slot INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE);
+CREATE TABLE dead (page INTEGER PRIMARY KEY, bits BLOB NOT NULL);
+CREATE TABLE batches (first INTEGER PRIMARY KEY, count INTEGER, codes_crc INTEGER, vectors_crc INTEGER);
+CREATE TABLE notes (kind TEXT, name TEXT, document TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii', detail = 'none', columnsize = 0);
+"""
+_FIND_TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'state'"
+_FIELD_INDEXES = """
+CREATE INDEX records_{field} ON records (json_extract(payload, '$."{field}"'));
+CREATE INDEX records_{field}_lists ON records (key) WHERE json_type(payload, '$."{field}"') = 'array';
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The counters of an index, in one row that every commit of records replaces."""
+
+    version: int
+    """Counts commits: a reader that saw the same version saw the same records."""
+    generation: int
+    slots: int
+    """Rows of the vector files in use, deleted ones included."""
+    live: int
+    next_key: int
+    residual: float
+    """The largest distance between a rotated vector and its codes."""
 
 
 class Database:
@@ -34,37 +85,60 @@ class Database:
         self._is_closed = False
 
     @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Refuse what comes after `close`, and turn the errors of SQLite and of the file system into ours."""
+        if self._is_closed:
+            raise StoreError(f"{self._folder} was closed: open it again")
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _of_sqlite(self._folder, error) from error
+        except OSError as error:
+            raise _of_system(self._folder, error) from error
+
+    @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees the index as it is at its first read, whatever is written meanwhile."""
-        self._check_open()
-        with translated_errors(self._folder):
-            connection = self._take()
+        with self.guarded():
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection = _connect_reader(self._folder, self._timeout_s)
             try:
                 connection.execute("BEGIN")
                 yield connection
             finally:
-                self._give_back(connection)
+                try:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                except sqlite3.Error:
+                    connection.close()
+                    raise
+                self._idle.append(connection)
+                if self._is_closed:
+                    self.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that may write, alone among all processes; durable when this ends without an error."""
-        self._check_open()
-        if not self._writing.acquire(timeout=self._timeout_s):
-            raise _busy(self._folder)
-        try:
-            with translated_errors(self._folder):
-                connection = self._connect_writer()
+        with self.guarded():
+            if not self._writing.acquire(timeout=self._timeout_s):
+                raise _busy(self._folder)
+            try:
+                connection = self._begin_write()
                 try:
-                    self._begin_write(connection)
-                    self._sign()
+                    with contextlib.suppress(OSError):  # only for a better message
+                        name = {"pid": os.getpid(), "host": socket.gethostname(),
+                                "since": datetime.now(UTC).isoformat("T", "seconds")}  # fmt: skip
+                        (self._folder / _WRITER).write_text(json.dumps(name), "utf-8")
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
                     if connection.in_transaction:  # a full disk may already have ended it
                         connection.execute("ROLLBACK")
                     raise
-        finally:
-            self._writing.release()
+            finally:
+                self._writing.release()
 
     def close(self) -> None:
         """Close what is idle; a transaction under way closes its connection when it ends."""
@@ -76,80 +150,118 @@ class Database:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
 
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise StoreError(f"{self._folder} was closed: open it again")
-
-    def _take(self) -> sqlite3.Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return connect_reader(self._folder, self._timeout_s)
-
-    def _give_back(self, connection: sqlite3.Connection) -> None:
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            connection.close()
-            raise
-        self._idle.append(connection)
-        if self._is_closed:
-            self.close()
-
-    def _begin_write(self, connection: sqlite3.Connection) -> None:
+    def _begin_write(self) -> sqlite3.Connection:
         """Wait for other writers by asking often: SQLite asks ten times a second, and busy writers would starve us."""
+        if self._writer is None:
+            if not (self._folder / _FILE).exists():
+                raise StoreNotFound(f"the index at {self._folder} was removed: build it again")
+            self._writer = _connect_writer(self._folder, self._timeout_s)
+            self._writer.execute("PRAGMA busy_timeout = 0")
         deadline = time.monotonic() + self._timeout_s
         while True:
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                return
+                self._writer.execute("BEGIN IMMEDIATE")
+                return self._writer
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
             time.sleep(_ASK_AGAIN_S)
 
-    def _connect_writer(self) -> sqlite3.Connection:
-        if self._writer is None:
-            if not (self._folder / DATABASE).exists():
-                raise StoreNotFound(f"the index at {self._folder} was removed: build it again")
-            self._writer = connect_writer(self._folder, self._timeout_s)
-            self._writer.execute("PRAGMA busy_timeout = 0")  # _begin_write does the waiting
-        return self._writer
 
-    def _sign(self) -> None:
-        name = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
-        with contextlib.suppress(OSError):  # only for a better message
-            (self._folder / _WRITER).write_text(json.dumps(name), "utf-8")
+def check_folder(folder: Path, *, may_create: bool) -> None:
+    """Raise `StoreNotFound` if the index is missing and may not be created, or if the folder is something else's."""
+    file = folder / _FILE
+    if folder.exists() and not folder.is_dir():
+        raise StoreNotFound(f"{folder} is a file, expected the folder of an index: name another path")
+    if not folder.exists() or not any(folder.iterdir()):
+        if may_create:
+            return
+        raise StoreNotFound(f"there is no index at {folder}: check the path, or build one with sightline index")
+    if not file.exists():
+        raise StoreNotFound(
+            f"{folder} holds files but no {_FILE}, expected an index or an empty folder: name another path"
+        )
+    with file.open("rb") as opened:
+        header = opened.read(100)
+    if not header:  # who creates it was interrupted before the first byte, or is at it now
+        if may_create:
+            return
+        raise StoreNotFound(f"the index at {folder} is not finished yet: build it with sightline index")
+    if not header.startswith(_MAGIC):
+        raise StoreDamaged(f"{file} is not a database, expected one: restore it from a backup, or delete {folder}")
+    if int.from_bytes(header[68:72], "big") != _APPLICATION_ID:
+        raise StoreNotFound(f"{file} belongs to another program, expected an index of Sightline: name another path")
 
 
-def connect_reader(folder: Path, timeout_s: float) -> sqlite3.Connection:
+def create_index(folder: Path, dim: int, timeout_s: float) -> None:
+    """Make the folder, the tables and the first vector files, unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.closing(_connect_writer(folder, timeout_s)) as connection:
+        if connection.execute(_FIND_TABLES).fetchone():
+            return
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if not connection.execute(_FIND_TABLES).fetchone():
+            create_files(folder, 0)
+            for statement in _TABLES.strip().split(";\n"):
+                connection.execute(statement)
+            for field in INDEXED_FIELDS:
+                for statement in _FIELD_INDEXES.format(field=field).strip().splitlines():
+                    connection.execute(statement)
+            meta = {"format": FORMAT, "dim": dim, "rotation": ROTATION}
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+            write_state(connection, State(version=0, generation=0, slots=0, live=0, next_key=1, residual=0.0))
+        connection.execute("COMMIT")
+    sync_folder(folder.parent)
+
+
+def read_dim(connection: sqlite3.Connection, folder: Path, dim: int | None) -> int:
+    """The length of the vectors; raises if the index is newer than this program, unfinished, or has another dim."""
+    if not connection.execute(_FIND_TABLES).fetchone():
+        raise StoreNotFound(f"the index at {folder} was never finished: delete the folder and build it again")
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if meta["format"] > FORMAT or meta["rotation"] > ROTATION:
+        raise StoreTooNew(
+            f"{folder} has the format {meta['format']}.{meta['rotation']}, expected at most {FORMAT}.{ROTATION}: "
+            "update Sightline"
+        )
+    if dim is not None and dim != meta["dim"]:
+        raise DimensionMismatch(
+            f"{folder} holds vectors of {meta['dim']} dimensions, not {dim}: open it with the model that built it, "
+            "or build a new index"
+        )
+    return int(meta["dim"])
+
+
+def read_state(connection: sqlite3.Connection) -> State:
+    """The counters as this transaction sees them."""
+    return State(*connection.execute("SELECT * FROM state").fetchone())
+
+
+def write_state(connection: sqlite3.Connection, state: State) -> None:
+    """Replace the counters."""
+    connection.execute("DELETE FROM state")
+    connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", astuple(state))
+
+
+def _connect_reader(folder: Path, timeout_s: float) -> sqlite3.Connection:
     """A connection that never writes records; a folder without permission to write can be read if nobody writes."""
-    if not os.access(folder, os.W_OK) and not _has_log(folder):
+    log = folder / f"{_FILE}-wal"
+    if not os.access(folder, os.W_OK) and not (log.exists() and log.stat().st_size > 0):
         return _connect(folder, "mode=ro&immutable=1", timeout_s)
     return _connect(folder, "mode=rw", timeout_s, "query_only = 1", f"mmap_size = {_MAPPED_BYTES}")
 
 
-def connect_writer(folder: Path, timeout_s: float) -> sqlite3.Connection:
+def _connect_writer(folder: Path, timeout_s: float) -> sqlite3.Connection:
     """A connection whose commits are on the disk when they return."""
     # fullfsync is for macOS and changes nothing elsewhere
     settings = ("synchronous = FULL", "fullfsync = 1", f"journal_size_limit = {64 * 2**20}")
     return _connect(folder, "mode=rwc", timeout_s, *settings)
 
 
-@contextlib.contextmanager
-def translated_errors(folder: Path) -> Iterator[None]:
-    """Turn the errors of SQLite and of the file system into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _of_sqlite(folder, error) from error
-    except OSError as error:
-        raise _of_system(folder, error) from error
-
-
 def _connect(folder: Path, mode: str, timeout_s: float, *settings: str) -> sqlite3.Connection:
-    uri = f"{(folder / DATABASE).absolute().as_uri()}?{mode}"
+    uri = f"{(folder / _FILE).absolute().as_uri()}?{mode}"
     connection = sqlite3.connect(uri, timeout=timeout_s, isolation_level=None, check_same_thread=False, uri=True)
     try:
         for setting in settings:
@@ -158,11 +270,6 @@ def _connect(folder: Path, mode: str, timeout_s: float, *settings: str) -> sqlit
         connection.close()
         raise
     return connection
-
-
-def _has_log(folder: Path) -> bool:
-    log = folder / f"{DATABASE}-wal"
-    return log.exists() and log.stat().st_size > 0
 
 
 def _of_sqlite(folder: Path, error: sqlite3.Error) -> StoreError:
@@ -178,7 +285,7 @@ def _of_sqlite(folder: Path, error: sqlite3.Error) -> StoreError:
                 "index again"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
-            if not (folder / DATABASE).exists():
+            if not (folder / _FILE).exists():
                 return StoreNotFound(f"the index at {folder} was removed: build it again")
             return StoreError(
                 f"{folder} cannot be read and written ({error}), expected permission for both: change its "
@@ -192,7 +299,7 @@ def _of_system(folder: Path, error: OSError) -> StoreError:
         return _full(folder)
     if error.errno in _FORBIDDEN:
         return StoreError(f"{folder} cannot be written ({error}), expected permission: change it, or use another path")
-    if isinstance(error, FileNotFoundError) and not (folder / DATABASE).exists():
+    if isinstance(error, FileNotFoundError) and not (folder / _FILE).exists():
         return StoreNotFound(f"the index at {folder} was removed: build it again")
     if isinstance(error, FileNotFoundError):
         return StoreDamaged(

@@ -1,233 +1,227 @@
-"""A search in a view: slots that pass the filter, a scan of their codes, exact scores of the best, ties by id."""
+"""Search: codes of vectors in int8, a scan for the slots that can hold the best, exact scores of those, ties by id.
 
+A vector is rotated by a fixed pseudorandom rotation, which spreads outlier dimensions evenly, and rounded to int8 with
+one scale for all. The rotation is random signs and a Hadamard transform on the first 2**p dimensions, then the same on
+the last 2**p (Ailon and Chazelle 2009, "The fast Johnson-Lindenstrauss transform"; first and last part, for dimensions
+that are not a power of two, as in the RaBitQ library). It is orthogonal for every dim and needs no stored matrix: with
+other constants below, `database.ROTATION` counts up.
+"""
+
+import contextlib
 import heapq
 import math
+import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import simsimd
 from numpy.typing import NDArray
 
 from sightline.filters.documents import load_payload
-from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
-from sightline.stores.local.scan import NEVER, Quantiser, Scanner, Scores, Slots, exact_scores, near_best
-from sightline.stores.local.schema import INDEXED_FIELDS
-from sightline.stores.local.views import (
-    MISSING,
-    MOMENT,
-    NUMBER,
-    TEXT,
-    TRUTH,
-    Column,
-    Stale,
-    View,
-    microseconds,
-    path_of,
-    text_hash,
-)
-from sightline.types import Hit, Vectors
+from sightline.filters.where import Node
+from sightline.stores.local.vectors import Codes, Slots
+from sightline.stores.local.views import View, passing, rows_of
+from sightline.types import Hit, Vector, Vectors
 
-Mask: TypeAlias = NDArray[np.bool_]
-"""Shape (slots,)."""
+Scores: TypeAlias = NDArray[np.int32]
+"""Shape (q, n): dot products of codes."""
 
-_KINDS = {"number": NUMBER, "truth": TRUTH, "text": TEXT, "time": MOMENT}
-_ORDERINGS: dict[str, Callable[[Any, Any], Any]] = {
-    "$gt": np.greater,
-    "$gte": np.greater_equal,
-    "$lt": np.less,
-    "$lte": np.less_equal,
-}
-_SYMBOLS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_FEW = 8  # values: up to here comparing with each is faster than a binary search
-_MOST_PARAMETERS = 500  # of one statement, well below SQLite's limits
+# Two threads read memory at its speed (measured); four leave room for slower ones.
+THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+"""How many threads scan, with the one that asks."""
+
+_ROUNDS = 2
+_SEED = 0x5167_4417_0000_0001
+_SIGMAS = 8.0
+_WIDEST = 6.0  # in standard deviations of a rotated component: beyond this, two in a billion are clipped
+_NEVER = -2_147_483_648  # the score of a row that must not be found
+_SHARES = 2  # for each thread: more even out a busy core better, but each costs 20 us
+_SMALLEST_SHARE = 8192  # rows: below it, handing work over (50 us) costs more than it saves
+_INT32: Any = "int32"  # which the type hints of simsimd forget
+_BLOCK_BYTES = 1_048_576  # of codes, so that many queries find them in the second-level cache
 _SCORES_BYTES = 32 * 2**20  # of coded scores at a time, so that many queries over many records stay in bounds
 _SCAN_SHARE = 0.15  # of the rows: copying fewer is faster than scanning all (measured)
-_ROWS = 500  # read from SQLite at once
 
 
-def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:
-    """The slots of the records that pass, in order."""
-    mask = _mask(connection, view, node)
-    mask[view.tombstones] = False
-    return np.flatnonzero(mask)
+@dataclass(frozen=True, slots=True)
+class Quantiser:
+    """Rotates and rounds vectors of one dim."""
+
+    dim: int
+    scale: float
+    """What one step of a code is worth."""
+    signs: Vectors
+    """(rounds, span), each -1 or 1 over the square root of the span."""
+    left: Vectors
+    """(a, a) Hadamard matrix, a * b = span."""
+    right: Vectors
+    """(b, b) Hadamard matrix."""
+
+    def rotate(self, vectors: Vectors) -> Vectors:
+        """(n, dim) -> (n, dim), all lengths and angles kept."""
+        rotated = np.array(vectors, np.float32)
+        span, a, b = len(self.left) * len(self.right), len(self.left), len(self.right)
+        for turn, signs in enumerate(self.signs):
+            part = rotated[:, :span] if turn % 2 == 0 else rotated[:, self.dim - span :]
+            grid = (part * signs).reshape(-1, a, b)
+            part[:] = (self.left @ grid @ self.right).reshape(-1, span)  # (a, a) @ (n, a, b) @ (b, b) -> (n, span)
+        return rotated
+
+    def encode(self, vectors: Vectors) -> tuple[Codes, float]:
+        """(n, dim) -> (n, dim) codes, and the largest distance between a rotated vector and its codes."""
+        rotated = self.rotate(vectors)
+        codes = np.clip(np.rint(rotated / self.scale), -127, 127)
+        residuals = np.linalg.norm(rotated - codes * self.scale, axis=1)  # (n, dim) -> (n,)
+        return codes.astype(np.int8), float(residuals.max(initial=0.0))
+
+    def encode_queries(self, queries: Vectors) -> tuple[Codes, list[float], list[float]]:
+        """(q, dim) -> (q, dim) codes with a scale per query, those q scales, and the q distances lost."""
+        rotated = self.rotate(queries)
+        scales = np.maximum(np.abs(rotated).max(axis=1), 1e-30) / 127  # (q, dim) -> (q,)
+        codes = np.rint(rotated / scales[:, None])
+        lost = np.linalg.norm(rotated - codes * scales[:, None], axis=1)  # (q, dim) -> (q,)
+        return codes.astype(np.int8), scales.tolist(), lost.tolist()
+
+    def margin(self, residual: float, lost: float, norm: float) -> float:
+        """How far below the k-th best coded score a record of the true k best may lie, for a query of that norm.
+
+        The worst case is twice the sum of both errors, which only parallel vectors reach. Between randomly rotated
+        vectors an error is spread over all dimensions, and the difference of two has the deviation below.
+        """
+        by_record, by_query = residual * norm, lost
+        deviation = math.sqrt(2 / self.dim) * math.hypot(by_record, by_query)
+        worst = 2 * (by_record + by_query * (1 + residual))
+        return min(worst, _SIGMAS * deviation)
 
 
-def _mask(connection: sqlite3.Connection, view: View, node: Node) -> Mask:
-    match node:
-        case And(parts):
-            return _merged(connection, view, parts, np.logical_and, start=True)
-        case Or(parts):
-            return _merged(connection, view, parts, np.logical_or, start=False)
-        case Not(part):
-            return ~_mask(connection, view, part)
-        case In(field, values):
-            if field in INDEXED_FIELDS and all(isinstance(value, str) for value in values):
-                return _looked_up(connection, view, field, values)
-            return _in(_column(connection, view, field), values)
-        case Compare(field, operator, bound):
-            if isinstance(bound, str):
-                return _compared_texts(connection, view, field, operator, bound)
-            return _compared(_column(connection, view, field), operator, bound)
-        case Exists(field):
-            return np.not_equal(_column(connection, view, field).kinds, MISSING)
-        case Match(words):
-            return _matched(connection, view, words)
+def quantiser(dim: int) -> Quantiser:
+    """The quantiser of a dim: the same on every machine and with every version of NumPy."""
+    power = dim.bit_length() - 1
+    span, a = 2**power, 2 ** (power // 2)
+    # SplitMix64 (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators"); its top bits are signs.
+    state = np.arange(1, _ROUNDS * span + 1, dtype=np.uint64) * np.uint64(0x9E37_79B9_7F4A_7C15) + np.uint64(_SEED)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58_476D_1CE4_E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D0_49BB_1331_11EB)
+    bits = (state ^ (state >> np.uint64(31))) >> np.uint64(63)
+    signs = np.where(bits == 0, 1.0, -1.0).reshape(_ROUNDS, span) / np.sqrt(span)
+    hadamard = [np.ones((1, 1), np.float32)]  # Sylvester's matrices of 1 and -1, of sizes that are powers of two
+    while len(hadamard[-1]) < span // a:
+        hadamard.append(np.kron(np.array([[1, 1], [1, -1]], np.float32), hadamard[-1]))
+    scale = min(1.0, _WIDEST / np.sqrt(dim)) / 127
+    left, right = hadamard[power // 2], hadamard[power - power // 2]
+    return Quantiser(dim, float(scale), signs.astype(np.float32), left, right)
 
 
-def _merged(connection: sqlite3.Connection, view: View, parts: Sequence[Node], merge: Any, *, start: bool) -> Mask:
-    mask = np.full(view.state.slots, start)
-    for part in parts:
-        merge(mask, _mask(connection, view, part), out=mask)
-    return mask
-
-
-def _column(connection: sqlite3.Connection, view: View, field: str) -> Column:
-    column = view.columns.column(connection, field, view.state.slots, view.state.version)
-    if column.version > view.state.version:
-        raise Stale
-    return column
-
-
-def _in(column: Column, values: Sequence[Scalar]) -> Mask:
-    mask = np.zeros(len(column.kinds), np.bool_)
-    by_kind: dict[int, list[Any]] = {}
-    for value in values:
-        by_kind.setdefault(_KINDS[kind_of(value)], []).append(_stored(value))
-    for kind, wanted in by_kind.items():
-        stored = column.numbers() if kind == NUMBER else column.values
-        mask |= (column.kinds == kind) & _is_one_of(stored, wanted)
-    if TEXT in by_kind and len(column.element_slots):
-        mask[column.element_slots[_is_one_of(column.element_hashes, by_kind[TEXT])]] = True
-    return mask
-
-
-def _compared(column: Column, operator: str, bound: Scalar) -> Mask:
-    kind = _KINDS[kind_of(bound)]
-    stored = column.numbers() if kind == NUMBER else column.values
-    with np.errstate(invalid="ignore"):  # the bits of other kinds may spell a NaN
-        held: Mask = _ORDERINGS[operator](stored, _stored(bound))
-    held &= column.kinds == kind
-    return held
-
-
-def _stored(value: Scalar) -> int | float:
-    """A value as `Column.values` holds it."""
-    if isinstance(value, str):
-        return text_hash(value)
-    return value if isinstance(value, bool | int | float) else microseconds(value)
-
-
-def _is_one_of(stored: NDArray[Any], wanted: list[Any]) -> Mask:
-    if len(wanted) > _FEW:
-        return np.isin(stored, np.array(wanted, stored.dtype))
-    mask = np.zeros(len(stored), np.bool_)
-    with np.errstate(invalid="ignore"):
-        for value in wanted:
-            mask |= stored == value
-    return mask
-
-
-def _looked_up(connection: sqlite3.Connection, view: View, field: str, values: Sequence[Scalar]) -> Mask:
-    """By SQLite's index of the field; the second half finds lists of text, by an index that is empty as a rule."""
-    mask = np.zeros(view.state.slots, np.bool_)
-    path = path_of(field)
-    for at in range(0, len(values), _MOST_PARAMETERS):
-        some = values[at : at + _MOST_PARAMETERS]
-        marks = ", ".join("?" * len(some))
-        rows = connection.execute(
-            f"""SELECT slot FROM records JOIN slots USING (key)
-                WHERE json_extract(payload, '{path}') IN ({marks}) AND json_type(payload, '{path}') = 'text'
-                UNION ALL SELECT slot FROM records JOIN slots USING (key), json_each(records.payload, '{path}') AS e
-                WHERE json_type(payload, '{path}') = 'array' AND e.value IN ({marks})""",
-            (*some, *some),
-        )
-        mask[[slot for (slot,) in rows]] = True
-    return mask
-
-
-def _compared_texts(connection: sqlite3.Connection, view: View, field: str, operator: str, bound: str) -> Mask:
-    """By SQLite, which orders text by its UTF-8 bytes, as Python orders it by code points: the same order."""
-    symbol = _SYMBOLS[operator]
-    rows = connection.execute(
-        f"""SELECT slot FROM records JOIN slots USING (key)
-            WHERE json_type(payload, ?1) = 'text' AND json_extract(payload, ?1) {symbol} ?2
-            UNION ALL SELECT slot FROM records JOIN slots USING (key), json_each(records.payload, ?1) AS element
-            WHERE json_type(payload, ?1) = 'array' AND element.value {symbol} ?2""",
-        (path_of(field), bound),
-    )
-    return _mask_of(view, rows)
-
-
-def _matched(connection: sqlite3.Connection, view: View, words: Sequence[str]) -> Mask:
-    wanted = " ".join(f'"{word}"' for word in words)
-    return _mask_of(
-        view,
-        connection.execute("SELECT slot FROM words JOIN slots ON key = words.rowid WHERE words MATCH ?", (wanted,)),
-    )
-
-
-def _mask_of(view: View, rows: sqlite3.Cursor) -> Mask:
-    mask = np.zeros(view.state.slots, np.bool_)
-    mask[[slot for (slot,) in rows]] = True
-    return mask
-
-
-def nearest(
-    view: View, scanner: Scanner, quantiser: Quantiser, queries: Vectors, wanted: int, passing: Slots | None
-) -> Iterator[tuple[Slots, NDArray[np.float32]]]:
-    """For each of (q, dim) queries the slots and exact scores of the `wanted` best and those that tie with the last."""
+def search(
+    connection: sqlite3.Connection,
+    view: View,
+    pool: Executor,
+    quantiser: Quantiser,
+    queries: Vectors,
+    node: Node | None,
+    offset: int,
+    end: int,
+) -> list[list[Hit]]:
+    """For each of (q, dim) queries the hits from `offset` to `end` that pass the filter, best first, ties by id."""
+    slots = passing(connection, view, node) if node else None
     codes, scales, lost = quantiser.encode_queries(queries)
     margins = [
         math.ceil(quantiser.margin(view.state.residual, *one) / (quantiser.scale * scale))
         for scale, *one in zip(scales, lost, np.linalg.norm(queries, axis=1).tolist(), strict=True)
     ]
-    count = view.state.slots if passing is None else len(passing)
+    count, found = view.state.slots if slots is None else len(slots), list[list[Hit]]()
     step = max(1, _SCORES_BYTES // (4 * max(1, count)))
     for at in range(0, len(queries), step):
-        scores = _coded_scores(view, scanner, codes[at : at + step], passing)  # (step, count)
-        for query, some, margin in zip(queries[at:], scores, margins[at:], strict=False):
-            near = near_best(some, wanted, margin)
-            yield _best(view, near if passing is None else passing[near], query, wanted)
+        some = codes[at : at + step]
+        if slots is None:
+            scores = _scanned(pool, view.codes, some)  # (step, slots)
+            scores[:, view.tombstones] = _NEVER
+        elif count > _SCAN_SHARE * view.state.slots:
+            scores = _scanned(pool, view.codes, some)[:, slots]  # (step, count)
+        else:
+            scores = _scanned(pool, view.codes, some, slots)
+        for query, row, margin in zip(queries[at:], scores, margins[at:], strict=False):
+            near = near_best(row, end, margin)
+            found.append(_hits(connection, view, near if slots is None else slots[near], query, offset, end))
+    return found
 
 
-def read_hits(
-    connection: sqlite3.Connection, slots: Slots, scores: NDArray[np.float32], offset: int, end: int
-) -> list[Hit]:
-    """The hits from `offset` to `end`, best first, ties by id."""
-    by_slot = dict(zip(slots.tolist(), scores.tolist(), strict=True))
-    rows = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, by_slot))
+def _scanned(pool: Executor, codes: Codes, queries: Codes, slots: Slots | None = None) -> Scores:
+    """The scores of every row, or of some: (n, dim), (q, dim) and (m,) -> (q, n) or (q, m).
+
+    Copying 10 % of the rows costs half of reading all. Threads take their shares when they are free: a core may be busy
+    with something else.
+    """
+    total = len(codes if slots is None else slots)
+    scores = np.empty((len(queries), total), np.int32)
+    size = max(_SMALLEST_SHARE, -(-total // (_SHARES * THREADS)))
+    step = size if slots is None and len(queries) == 1 else max(64, _BLOCK_BYTES // codes.shape[1])
+    shares = deque(range(0, total, size))
+
+    def work() -> None:
+        block = np.empty((0 if slots is None else min(step, size), codes.shape[1]), np.int8)
+        while shares:
+            try:
+                start = shares.popleft()
+            except IndexError:  # another thread was faster
+                return
+            end = min(start + size, total)
+            for at in range(start, end, step):
+                until = min(at + step, end)
+                if slots is None:
+                    rows = codes[at:until]
+                else:  # mode="raise" would copy once more
+                    rows = np.take(codes, slots[at:until], axis=0, out=block[: until - at], mode="clip")
+                # Not with out=scores: simsimd 6.5.16 then gives back None without counting the reference, which ends
+                # in a crash.
+                scores[:, at:until] = np.asarray(simsimd.cdist(queries, rows, metric="dot", out_dtype=_INT32))
+
+    others = list[Future[None]]()
+    with contextlib.suppress(RuntimeError):  # closed meanwhile: this search ends on its own
+        others.extend(pool.submit(work) for _ in range(min(THREADS, len(shares)) - 1))
+    work()
+    for other in others:
+        if not other.cancel():
+            other.result()
+    return scores
+
+
+def near_best(scores: NDArray[np.int32], k: int, margin: int) -> NDArray[np.int64]:
+    """Where (n,) scores lie within the margin below the k-th best, without those that are never to be found."""
+    width = max(1024, 16 * k)
+    if len(scores) < 4 * width:
+        return np.flatnonzero(scores >= _threshold(scores, k, margin))
+    # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full partition
+    # of a million scores takes 15 ms.
+    rows = len(scores) // width
+    maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
+    near = np.flatnonzero(scores >= _threshold(maxima, k, margin))
+    some = scores[near]
+    return near[some >= _threshold(some, k, margin)]
+
+
+def _threshold(scores: NDArray[np.int32], k: int, margin: int) -> int:
+    last = max(0, len(scores) - k)
+    kth = int(np.partition(scores, last)[last]) if len(scores) else _NEVER
+    return max(kth - margin, _NEVER + 1)
+
+
+def _hits(connection: sqlite3.Connection, view: View, near: Slots, query: Vector, offset: int, end: int) -> list[Hit]:
+    scores = np.empty(len(near), np.float32)
+    for at in range(0, len(near), 4096):
+        rows = view.vectors[near[at : at + 4096]]  # (slots, dim) -> (m, dim)
+        # Not by matrix product: BLAS rounds equal rows differently, by their place.
+        scores[at : at + 4096] = np.asarray(simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32"))[0]
+    if len(scores) > end:
+        kth = np.partition(scores, len(scores) - end)[len(scores) - end]
+        best = np.flatnonzero(scores >= kth)
+        near, scores = near[best], scores[best]
+    by_slot = dict(zip(near.tolist(), scores.tolist(), strict=True))
+    found = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, "slot", by_slot))
     # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for all ties.
-    best = (sorted(rows) if len(by_slot) <= 2 * end else heapq.nsmallest(end, rows))[offset:end]
-    return [Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload)) for score, name, uri, payload in best]
-
-
-def rows_of(connection: sqlite3.Connection, slots: Iterable[int]) -> Iterator[tuple[int, str, str, str]]:
-    """Slot, id, URI and payload as JSON of the records in those slots, in no order."""
-    every = list(slots)
-    for at in range(0, len(every), _ROWS):
-        some = every[at : at + _ROWS]
-        yield from connection.execute(
-            f"""SELECT slot, id, uri, payload FROM slots JOIN records USING (key)
-                WHERE slot IN ({", ".join("?" * len(some))})""",
-            some,
-        )
-
-
-def _coded_scores(view: View, scanner: Scanner, queries: NDArray[np.int8], passing: Slots | None) -> Scores:
-    if passing is None:
-        scores = scanner.scan(view.codes, queries)
-        scores[:, view.tombstones] = NEVER
-        return scores
-    if len(passing) > _SCAN_SHARE * view.state.slots:
-        return scanner.scan(view.codes, queries)[:, passing]
-    return scanner.scan_some(view.codes, passing, queries)
-
-
-def _best(view: View, near: Slots, query: NDArray[np.float32], wanted: int) -> tuple[Slots, NDArray[np.float32]]:
-    scores = exact_scores(view.vectors, near, query)
-    if len(scores) <= wanted:
-        return near, scores
-    kth = np.partition(scores, len(scores) - wanted)[len(scores) - wanted]
-    best = np.flatnonzero(scores >= kth)
-    return near[best], scores[best]
+    first = (sorted(found) if len(by_slot) <= 2 * end else heapq.nsmallest(end, found))[offset:end]
+    return [Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload)) for score, name, uri, payload in first]

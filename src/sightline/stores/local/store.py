@@ -4,6 +4,7 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,14 +12,21 @@ from sightline.errors import StoreDamaged, StoreError
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.checks import check_dim, check_records, check_search
-from sightline.stores.local.database import Database, connect_writer, translated_errors
-from sightline.stores.local.scan import Scanner, Slots, quantiser
-from sightline.stores.local.schema import check_folder, create_index, read_dim, read_state
-from sightline.stores.local.search import nearest, passing, read_hits, rows_of
-from sightline.stores.local.upkeep import Corruption, check_last_batch, compact, find_corruption, repair, should_compact
-from sightline.stores.local.vectors import remove_other_files, sync_folder
-from sightline.stores.local.views import Stale, View, Views
-from sightline.stores.local.writes import delete_records, find, write_documents, write_records
+from sightline.stores.local.database import Database, check_folder, create_index, read_dim, read_state
+from sightline.stores.local.search import THREADS, quantiser, search
+from sightline.stores.local.vectors import remove_other_files
+from sightline.stores.local.views import Stale, View, Views, passing, rows_of
+from sightline.stores.local.writes import (
+    Corruption,
+    check_last_batch,
+    compact,
+    delete_records,
+    find_corruption,
+    repair,
+    should_compact,
+    write_documents,
+    write_records,
+)
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, Where
 
@@ -32,39 +40,34 @@ _MOST_TRIES = 20  # a reader begins again when a compaction overtakes it; more o
 _logger = logging.getLogger(__name__)
 
 
-def open_url(url: StoreUrl, *, dim: int | None = None) -> "LocalStore":
-    """The store at a path or a file: URL, created if `dim` is given and nothing is there."""
-    return LocalStore(url.path, dim)
-
-
 def repair_store(path: str | Path) -> list[Corruption]:
     """Mend an index that `LocalStore` refuses to open because a vector file is missing or truncated."""
-    database = Database(Path(path), _TIMEOUT_S)
-    try:
-        check_folder(Path(path), may_create=False)
+    folder = Path(path)
+    with contextlib.closing(Database(folder, _TIMEOUT_S)) as database:
+        with database.guarded():
+            check_folder(folder, may_create=False)
         with database.reading() as connection:
-            dim = read_dim(connection, Path(path), None)
+            dim = read_dim(connection, folder, None)
         with database.writing() as connection:
-            return repair(connection, Path(path), quantiser(dim))
-    finally:
-        database.close()
+            return repair(connection, folder, quantiser(dim))
 
 
 class LocalStore:
-    """Keeps records in a folder; any number of processes may read while one writes.
+    """Keeps records in a folder, at a path or a file: URL; any number of processes may read while one writes.
 
     Search is exact: every live record is scanned in int8, and those that can be among the best are ranked in float32.
     `dim` creates the folder if it is missing; without it, it must exist.
     """
 
-    def __init__(self, path: str | Path, dim: int | None = None, *, timeout_s: float = _TIMEOUT_S) -> None:
-        self.path = Path(path)
-        with translated_errors(self.path):
-            check_folder(self.path, may_create=dim is not None)
-            if dim is not None:
-                _create_if_missing(self.path, dim, timeout_s)
+    def __init__(self, path: str | Path | StoreUrl, dim: int | None = None, *, timeout_s: float = _TIMEOUT_S) -> None:
+        self.path = path.path if isinstance(path, StoreUrl) else Path(path)
         self._database = Database(self.path, timeout_s)
         try:
+            with self._database.guarded():
+                check_folder(self.path, may_create=dim is not None)
+                if dim is not None:
+                    check_dim(dim)
+                    create_index(self.path, dim, timeout_s)
             with self._database.reading() as connection:
                 self.dim = read_dim(connection, self.path, dim)
             self._views = Views(self.path, self.dim)
@@ -72,7 +75,8 @@ class LocalStore:
         except BaseException:
             self._database.close()
             raise
-        self._quantiser, self._scanner = quantiser(self.dim), Scanner()
+        self._quantiser = quantiser(self.dim)
+        self._threads = ThreadPoolExecutor(max(1, THREADS - 1), "sightline-scan")
         self._is_checked, self._may_compact = False, True
 
     def upsert(self, records: Sequence[Record]) -> None:
@@ -95,22 +99,16 @@ class LocalStore:
         """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
         queries = check_search(vectors, k, offset, self.dim)
         node = parse_where(where) if where else None
-
-        def find_hits(connection: sqlite3.Connection, view: View) -> list[list[Hit]]:
-            slots = passing(connection, view, node) if node else None
-            found = nearest(view, self._scanner, self._quantiser, queries, offset + k, slots)
-            return [read_hits(connection, best, scores, offset, offset + k) for best, scores in found]
-
-        return self._read(find_hits)
+        return self._read(
+            lambda connection, view: search(
+                connection, view, self._threads, self._quantiser, queries, node, offset, offset + k
+            )
+        )
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
         """The records of those ids that exist, in the order asked."""
-
-        def read(connection: sqlite3.Connection, view: View) -> dict[str, Record]:
-            slots = [slot for _, slot in find(connection, ids).values()]
-            return {record.id: record for record in _records(view, rows_of(connection, slots))}
-
-        found = self._read(read)
+        records = self._read(lambda connection, view: _records(view, rows_of(connection, "id", ids)))
+        found = {record.id: record for record in records}
         return [found[name] for name in ids if name in found]
 
     def scan(self, where: Where | None = None) -> Iterator[Record]:
@@ -138,8 +136,8 @@ class LocalStore:
     def close(self) -> None:
         """Give back files and connections; further calls raise `StoreError`."""
         self._database.close()
-        self._scanner.close()
-        self._views.forget()
+        self._threads.shutdown()
+        self._views.newest = None  # which unmaps the files, as soon as nobody searches in them
 
     def verify(self) -> list[Corruption]:
         """Compare everything with the checksums of the commits; gives what is damaged, nothing if all is well."""
@@ -155,8 +153,12 @@ class LocalStore:
 
     def size_bytes(self) -> int:
         """What the folder takes on the disk."""
-        with translated_errors(self.path):
-            return sum(_size_bytes(file) for file in self.path.iterdir())
+        size = 0
+        with self._database.guarded():
+            for file in self.path.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # SQLite's log comes and goes
+                    size += file.stat().st_size
+        return size
 
     def _read(self, action: Callable[[sqlite3.Connection, View], _Result]) -> _Result:
         """Do something in a read transaction, again if a writer overtook it."""
@@ -197,10 +199,13 @@ class LocalStore:
             remove_other_files(self.path, read_state(connection).generation)
 
     def _pages_of(self, node: Node) -> Iterator[list[Record]]:
-        ids = self._read(lambda connection, view: _few_ids(connection, passing(connection, view, node)))
-        if ids is None:
-            pages = self._pages()
-        else:
+        def few_ids(connection: sqlite3.Connection, view: View) -> list[str] | None:
+            slots = passing(connection, view, node)
+            every = slots.tolist() if len(slots) <= _FEW else None
+            return None if every is None else sorted(name for _, name, _, _ in rows_of(connection, "slot", every))
+
+        ids, pages = self._read(few_ids), self._pages()
+        if ids is not None:
             pages = (self.fetch(ids[at : at + _PAGE_ROWS]) for at in range(0, len(ids), _PAGE_ROWS))
         for page in pages:
             yield [record for record in page if matches(record.payload, node)]
@@ -210,28 +215,6 @@ class LocalStore:
         while page := self._read(lambda connection, view: _page(connection, view, last)):  # noqa: B023 (called at once)
             yield page
             last = page[-1].id
-
-
-def _create_if_missing(folder: Path, dim: int, timeout_s: float) -> None:
-    check_dim(dim)
-    folder.mkdir(parents=True, exist_ok=True)
-    connection = connect_writer(folder, timeout_s)
-    try:
-        create_index(connection, folder, dim)
-    finally:
-        connection.close()
-    sync_folder(folder.parent)
-
-
-def _size_bytes(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:  # SQLite's log comes and goes
-        return 0
-
-
-def _few_ids(connection: sqlite3.Connection, slots: Slots) -> list[str] | None:
-    return sorted(name for _, name, _, _ in rows_of(connection, slots.tolist())) if len(slots) <= _FEW else None
 
 
 def _page(connection: sqlite3.Connection, view: View, after: str) -> list[Record]:

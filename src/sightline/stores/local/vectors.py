@@ -1,4 +1,4 @@
-"""The two vector files of a generation: written at their end, mapped for reading, checked by CRC.
+"""The two vector files of a generation: written at their end, mapped for reading.
 
 `vectors-<generation>.int8` is scanned; `vectors-<generation>.float32` holds the vectors themselves, to rank the few
 that came near and to give them back (in float16, one of 500 true neighbours was missed among 300,000: measured). Row
@@ -10,37 +10,36 @@ import contextlib
 import mmap
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import StoreDamaged
-from sightline.stores.local.scan import Codes
 from sightline.types import Vectors
 
+Codes: TypeAlias = NDArray[np.int8]
+"""Shape (n, dim), each from -127 to 127."""
+Slots: TypeAlias = NDArray[np.int64]
+"""Shape (n,): rows of the vector files."""
+
 VECTOR = np.dtype("<f4")
-_CODE = np.dtype(np.int8)
 _FILE = re.compile(r"vectors-(\d+)\.(int8|float32)")
 
 
-def codes_file(folder: Path, generation: int) -> Path:
-    """Where the codes of a generation are."""
-    return folder / f"vectors-{generation}.int8"
-
-
-def vectors_file(folder: Path, generation: int) -> Path:
-    """Where the vectors of a generation are."""
-    return folder / f"vectors-{generation}.float32"
+def files_of(folder: Path, generation: int) -> tuple[Path, Path]:
+    """Where the codes and the vectors of a generation are."""
+    return folder / f"vectors-{generation}.int8", folder / f"vectors-{generation}.float32"
 
 
 def create_files(folder: Path, generation: int) -> None:
     """Make both files of a generation, empty, and their names durable."""
-    for path in (codes_file(folder, generation), vectors_file(folder, generation)):
+    for path in files_of(folder, generation):
         path.write_bytes(b"")
     sync_folder(folder)
 
@@ -54,26 +53,39 @@ def remove_other_files(folder: Path, generation: int) -> None:
                 path.unlink(missing_ok=True)
 
 
-def map_codes(folder: Path, generation: int, dim: int, slots: int) -> Codes:
-    """The first `slots` codes, (slots, dim), read from disk as they are touched; `StoreDamaged` if there are fewer."""
-    return _map(codes_file(folder, generation), _CODE, dim, slots)
+def map_files(folder: Path, generation: int, dim: int, slots: int) -> tuple[Codes, Vectors]:
+    """The first `slots` codes and vectors, (slots, dim) each, read from disk as they are touched.
 
-
-def map_vectors(folder: Path, generation: int, dim: int, slots: int) -> Vectors:
-    """The first `slots` vectors, (slots, dim), likewise."""
-    return _map(vectors_file(folder, generation), VECTOR, dim, slots)
+    Raises `StoreDamaged` if there are fewer, and `FileNotFoundError`.
+    """
+    mapped, dtypes = list[NDArray[Any]](), list[np.dtype[Any]]([np.dtype(np.int8), VECTOR])
+    for path, dtype in zip(files_of(folder, generation), dtypes, strict=True):
+        needed = slots * dim * dtype.itemsize
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < needed:
+                raise StoreDamaged(
+                    f"{path} holds {size} bytes, expected at least {needed}: restore it from a backup, or run "
+                    "sightline status --repair, which removes the records that were lost, and index again"
+                )
+            data = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ) if needed else b""
+        mapped.append(np.frombuffer(data, dtype).reshape(slots, dim))
+    return mapped[0], mapped[1]
 
 
 @contextlib.contextmanager
 def appending(folder: Path, generation: int) -> Iterator[tuple[FileIO, FileIO]]:
     """Both files open for `write_rows`; what was written is on the disk when this ends without an error."""
-    with (
-        codes_file(folder, generation).open("r+b", buffering=0) as codes,
-        vectors_file(folder, generation).open("r+b", buffering=0) as vectors,
-    ):
+    codes_path, vectors_path = files_of(folder, generation)
+    with codes_path.open("r+b", buffering=0) as codes, vectors_path.open("r+b", buffering=0) as vectors:
         yield codes, vectors
-        sync_file(codes)
-        sync_file(vectors)
+        for file in (codes, vectors):
+            if sys.platform == "darwin":
+                import fcntl
+
+                fcntl.fcntl(file.fileno(), fcntl.F_FULLFSYNC)  # fsync leaves the bytes in the disk's own cache there
+            else:
+                getattr(os, "fdatasync", os.fsync)(file.fileno())
 
 
 def write_rows(file: FileIO, first: int, rows: NDArray[Any]) -> int:
@@ -86,31 +98,6 @@ def write_rows(file: FileIO, first: int, rows: NDArray[Any]) -> int:
     return zlib.crc32(data)
 
 
-def read_rows(path: Path, first: int, count: int, row_bytes: int) -> bytes:
-    """The bytes of some rows, fewer if the file is shorter or missing."""
-    try:
-        with path.open("rb") as file:
-            file.seek(first * row_bytes)
-            return file.read(count * row_bytes)
-    except FileNotFoundError:
-        return b""
-
-
-def lengthen(path: Path, size_bytes: int) -> None:
-    """Make a file at least so long, with zeros, creating it if needed."""
-    with path.open("ab") as file:
-        if file.tell() < size_bytes:
-            file.truncate(size_bytes)
-
-
-def sync_file(file: FileIO) -> None:
-    """Return when the file's bytes are on the disk."""
-    if full := _full_sync():
-        full(file.fileno())
-    else:
-        getattr(os, "fdatasync", os.fsync)(file.fileno())
-
-
 def sync_folder(folder: Path) -> None:
     """Return when the names in the folder are on the disk."""
     if os.name == "nt":
@@ -120,28 +107,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _full_sync() -> Any:
-    """On macOS fsync leaves the bytes in the disk's own cache; only this control flushes them."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    control = getattr(fcntl, "F_FULLFSYNC", None)
-    return None if control is None else lambda descriptor: fcntl.fcntl(descriptor, control)
-
-
-def _map(path: Path, dtype: np.dtype[Any], dim: int, slots: int) -> NDArray[Any]:
-    needed = slots * dim * dtype.itemsize
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size < needed:
-            raise StoreDamaged(
-                f"{path} holds {size} bytes, expected at least {needed}: restore it from a backup, or run "
-                "sightline status --repair, which removes the records that were lost, and index again"
-            )
-        if not needed:
-            return np.empty((0, dim), dtype)
-        mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, dtype).reshape(slots, dim)

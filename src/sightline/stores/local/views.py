@@ -1,4 +1,4 @@
-"""What a search needs in memory of one read transaction: mapped vectors, deleted slots, and columns to filter by.
+"""What a read transaction sees of the index: mapped vectors, deleted slots, columns, and the slots that pass a filter.
 
 A slot never changes, so a column is built once, at the first filter on its field, and only extended for new slots. A
 filter over a million records then takes a millisecond.
@@ -8,37 +8,42 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.filters.documents import TIME
-from sightline.stores.local.scan import Codes, Slots
-from sightline.stores.local.schema import State, read_state
-from sightline.stores.local.vectors import map_codes, map_vectors
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
+from sightline.stores.local.database import INDEXED_FIELDS, State, read_state
+from sightline.stores.local.vectors import Codes, Slots, map_files
 from sightline.types import Vectors
+
+Mask: TypeAlias = NDArray[np.bool_]
+"""Shape (slots,)."""
 
 PAGE_SLOTS = 65_536
 """Slots per row of the table `dead`: a bit each, so that a million slots are read in 16 rows."""
-MISSING, NUMBER, TRUTH, TEXT, MOMENT, LIST = range(6)
-"""The kinds of values in `Column.kinds`."""
 
-_KINDS = {
-    "integer": NUMBER,
-    "real": NUMBER,
-    "true": TRUTH,
-    "false": TRUTH,
-    "text": TEXT,
-    "object": MOMENT,
-    "array": LIST,
+_MISSING, _NUMBER, _TRUTH, _TEXT, _MOMENT, _LIST = range(6)  # the kinds of values in a column
+_KINDS_OF_JSON = {"integer": _NUMBER, "real": _NUMBER, "true": _TRUTH, "false": _TRUTH, "text": _TEXT,
+                  "object": _MOMENT, "array": _LIST}  # fmt: skip
+_KINDS = {"number": _NUMBER, "truth": _TRUTH, "text": _TEXT, "time": _MOMENT}
+_ORDERINGS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "$gt": (">", np.greater),
+    "$gte": (">=", np.greater_equal),
+    "$lt": ("<", np.less),
+    "$lte": ("<=", np.less_equal),
 }
 _MOST_COLUMNS = 12  # of 9 bytes a slot
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS = 8192  # read at once
+_FEW = 8  # values: up to here comparing with each is faster than a binary search
+_MOST_PARAMETERS = 500  # of one statement, well below SQLite's limits
 
 
 class Stale(Exception):
@@ -47,188 +52,264 @@ class Stale(Exception):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The index as one read transaction sees it."""
+    """The index as one read transaction sees it; codes and vectors are (slots, dim)."""
 
     state: State
     codes: Codes
-    """(slots, dim)."""
     vectors: Vectors
-    """(slots, dim)."""
     tombstones: Slots
     columns: "Columns"
 
 
+@dataclass(slots=True)
 class Views:
     """Keeps the newest view and gives it to every transaction that sees the same version."""
 
-    def __init__(self, folder: Path, dim: int) -> None:
-        self._folder, self._dim = folder, dim
-        self._lock = threading.Lock()
-        self._newest: View | None = None
+    folder: Path
+    dim: int
+    newest: View | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, connection: sqlite3.Connection) -> View:
         """The view of a transaction; `Stale` if the transaction has to begin again."""
-        state = read_state(connection)
-        view = self._newest
-        if view is None or view.state.version != state.version:
-            with self._lock:
-                view = self._refresh(connection, state)
-        return view
+        state, view = read_state(connection), self.newest
+        if view is not None and view.state.version == state.version:
+            return view
+        with self.lock:
+            view = self.newest
+            if view is not None and view.state.version > state.version:
+                raise Stale
+            if view is None or view.state.version < state.version:
+                view = self.newest = self._loaded(connection, state, view)
+            return view
 
-    def forget(self) -> None:
-        """Unmap the files, as soon as nobody searches in them."""
-        self._newest = None
-
-    def _refresh(self, connection: sqlite3.Connection, state: State) -> View:
-        newest = self._newest
-        if newest is None or newest.state.version < state.version:
-            newest = self._newest = self._load(connection, state, newest)
-        if newest.state.version > state.version:
-            raise Stale
-        return newest
-
-    def _load(self, connection: sqlite3.Connection, state: State, old: View | None) -> View:
+    def _loaded(self, connection: sqlite3.Connection, state: State, old: View | None) -> View:
         tombstones = read_tombstones(connection)
         if old is not None and old.state.generation != state.generation:
             old = None
         if old is not None and old.state.slots == state.slots:
             return View(state, old.codes, old.vectors, tombstones, old.columns)
         try:
-            codes = map_codes(self._folder, state.generation, self._dim, state.slots)
-            vectors = map_vectors(self._folder, state.generation, self._dim, state.slots)
+            mapped = map_files(self.folder, state.generation, self.dim, state.slots)
         except FileNotFoundError as error:
             raise Stale from error
-        return View(state, codes, vectors, tombstones, Columns() if old is None else old.columns)
+        return View(state, *mapped, tombstones, Columns() if old is None else old.columns)
+
+
+def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:
+    """The slots of the records that pass, in order."""
+    mask = _mask(connection, view, node)
+    mask[view.tombstones] = False
+    return np.flatnonzero(mask)
+
+
+def rows_of(connection: sqlite3.Connection, column: str, values: Iterable[Any]) -> Iterator[tuple[int, str, str, str]]:
+    """Slot, id, URI and payload as JSON of the records with those slots or ids, by the column's name; in no order."""
+    every = list(values)
+    for at in range(0, len(every), _MOST_PARAMETERS):
+        some = every[at : at + _MOST_PARAMETERS]
+        marks = ", ".join("?" * len(some))
+        yield from connection.execute(
+            f"SELECT slot, id, uri, payload FROM slots JOIN records USING (key) WHERE {column} IN ({marks})", some
+        )
 
 
 def read_tombstones(connection: sqlite3.Connection) -> Slots:
     """The slots, in order, whose records were replaced or deleted."""
     pages = [
-        page * PAGE_SLOTS + np.flatnonzero(_unpack(bits))
+        page * PAGE_SLOTS + np.flatnonzero(unpacked(bits))
         for page, bits in connection.execute("SELECT page, bits FROM dead ORDER BY page")
     ]
     return np.concatenate(pages) if pages else np.empty(0, np.int64)
 
 
-def mark_deleted(connection: sqlite3.Connection, slots: Slots) -> None:
-    """Note that slots hold no record any more."""
-    for page in np.unique(slots // PAGE_SLOTS).tolist():
-        row = connection.execute("SELECT bits FROM dead WHERE page = ?", (page,)).fetchone()
-        flags = _unpack(row[0]) if row else np.zeros(PAGE_SLOTS, np.uint8)
-        flags[slots[slots // PAGE_SLOTS == page] % PAGE_SLOTS] = 1
-        bits = np.packbits(flags, bitorder="little").tobytes()
-        connection.execute("INSERT OR REPLACE INTO dead VALUES (?, ?)", (page, bits))
-
-
-def _unpack(bits: bytes) -> NDArray[np.uint8]:
+def unpacked(bits: bytes) -> NDArray[np.uint8]:
+    """A row of the table `dead` as a flag for each of its slots."""
     return np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One field of every slot."""
+    """One field of every slot.
+
+    `version` is of the transaction that read the last rows: an older one may still see records that these rows miss.
+    `values` are (slots,): a number's float64 bits, 0 or 1, a text's hash, or microseconds since 1970. The elements of
+    lists of text have their slots and hashes in arrays of their own, (e,).
+    """
 
     version: int
-    """Of the transaction that read the last rows: an older one may still see records that these rows miss."""
     kinds: NDArray[np.uint8]
-    """(slots,)"""
     values: NDArray[np.int64]
-    """(slots,): a number's float64 bits, 0 or 1, a text's hash, or microseconds since 1970."""
     element_slots: NDArray[np.int64]
-    """(e,): the slot of each element of a list of text."""
     element_hashes: NDArray[np.int64]
-    """(e,)"""
 
-    def numbers(self) -> NDArray[np.float64]:
-        """(slots,): the values as numbers; nonsense where the kind is another."""
-        return self.values.view(np.float64)
+    def values_of(self, kind: int) -> NDArray[Any]:
+        """The values as that kind; nonsense where the kind is another."""
+        return self.values.view(np.float64) if kind == _NUMBER else self.values
 
 
+@dataclass(slots=True)
 class Columns:
     """The columns of one generation, the least recently used ones forgotten."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._building: dict[str, threading.Lock] = {}
-        self._columns: OrderedDict[str, Column] = OrderedDict()
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    building: dict[str, threading.Lock] = field(default_factory=dict)
+    kept: OrderedDict[str, Column] = field(default_factory=OrderedDict)
 
-    def column(self, connection: sqlite3.Connection, field: str, slots: int, version: int) -> Column:
-        """The column of a field for at least `slots` slots, built or extended if needed."""
-        with self._lock:
-            building = self._building.setdefault(field, threading.Lock())
+    def column(self, connection: sqlite3.Connection, name: str, state: State) -> Column:
+        """The column of a field for at least the slots of a state, built or extended if needed; may raise `Stale`."""
+        with self.lock:
+            building = self.building.setdefault(name, threading.Lock())
         with building:
-            column = self._columns.get(field)
-            if column is None or len(column.kinds) < slots:
-                column = _extended(connection, field, column, slots, version)
-            with self._lock:
-                self._columns[field] = column
-                self._columns.move_to_end(field)
-                if len(self._columns) > _MOST_COLUMNS:
-                    self._columns.popitem(last=False)
+            column = self.kept.get(name)
+            if column is None or len(column.kinds) < state.slots:
+                column = _extended(connection, name, column, state)
+            with self.lock:
+                self.kept[name] = column
+                self.kept.move_to_end(name)
+                if len(self.kept) > _MOST_COLUMNS:
+                    self.kept.popitem(last=False)
+        if column.version > state.version:
+            raise Stale
         return column
 
 
-def path_of(field: str) -> str:
-    """The field as SQLite's JSON functions name it."""
-    return f'$."{field}"'
-
-
-def microseconds(moment: datetime) -> int:
-    """Since 1970 in UTC."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def text_hash(text: str) -> int:
-    """64 bits that tell texts apart within this process."""
-    return hash(text)
-
-
-def _extended(connection: sqlite3.Connection, field: str, old: Column | None, slots: int, version: int) -> Column:
+def _extended(connection: sqlite3.Connection, name: str, old: Column | None, state: State) -> Column:
     start = 0 if old is None else len(old.kinds)
-    kinds, values = np.zeros(slots - start, np.uint8), np.zeros(slots - start, np.int64)
+    kinds, values = np.zeros(state.slots - start, np.uint8), np.zeros(state.slots - start, np.int64)
     lists = [(np.empty(0, np.int64), np.empty(0, np.int64))]
     rows = connection.execute(
         "SELECT slot, json_type(payload, ?1), json_extract(payload, ?1) FROM slots JOIN records USING (key) "
         "WHERE slot >= ?2 AND json_type(payload, ?1) IS NOT NULL ORDER BY slot",
-        (path_of(field), start),
+        (_path_of(name), start),
     )
     while some := rows.fetchmany(_ROWS):
         numbers, names, found = zip(*some, strict=True)
         at = np.array(numbers, np.int64)
-        of = kinds[at - start] = np.array([_KINDS[name] for name in names], np.uint8)
+        of = kinds[at - start] = np.array([_KINDS_OF_JSON[one] for one in names], np.uint8)
         for kind in np.unique(of).tolist():
             where = np.flatnonzero(of == kind)
             chosen = [found[index] for index in where.tolist()]
-            if kind == LIST:
-                lists.append(_elements(at[where], chosen))
+            if kind == _LIST:  # texts as JSON (n,) -> the slot (e,) and the hash (e,) of each element
+                hashes = [[hash(element) for element in json.loads(text)] for text in chosen]
+                repeated = np.repeat(at[where], [len(one) for one in hashes])
+                lists.append((repeated, np.array([one for few in hashes for one in few], np.int64)))
             else:
                 values[at[where] - start] = _encoded(kind, chosen)
-    new = Column(version, kinds, values, *(np.concatenate(arrays) for arrays in zip(*lists, strict=True)))
-    return new if old is None else _joined(old, new)
+    arrays: list[NDArray[Any]] = [kinds, values, *(np.concatenate(parts) for parts in zip(*lists, strict=True))]
+    if old is not None:
+        before: list[NDArray[Any]] = [old.kinds, old.values, old.element_slots, old.element_hashes]
+        arrays = [np.concatenate(pair) for pair in zip(before, arrays, strict=True)]
+    return Column(state.version, *arrays)
 
 
 def _encoded(kind: int, found: list[Any]) -> NDArray[np.int64]:
-    if kind == NUMBER:
+    if kind == _NUMBER:
         return np.array(found, np.float64).view(np.int64)
-    if kind == TEXT:
-        found = [text_hash(text) for text in found]
-    if kind == MOMENT:
-        found = [microseconds(datetime.fromisoformat(json.loads(text)[TIME])) for text in found]
-    return np.array(found, np.int64)
+    if kind == _MOMENT:
+        found = [datetime.fromisoformat(json.loads(text)[TIME]) for text in found]
+    return np.array(found if kind == _TRUTH else [_stored(value) for value in found], np.int64)
 
 
-def _elements(slots: NDArray[np.int64], found: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lists of text as JSON and their slots, (n,) -> the slot (e,) and the hash (e,) of each element."""
-    hashes = [[text_hash(element) for element in json.loads(text)] for text in found]
-    lengths = [len(some) for some in hashes]
-    return np.repeat(slots, lengths), np.array([one for some in hashes for one in some], np.int64)
+def _stored(value: Scalar) -> int | float:
+    """A value as `Column.values` holds it; a text's 64 bits tell it apart within this process."""
+    if isinstance(value, str):
+        return hash(value)
+    return (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else value
 
 
-def _joined(old: Column, new: Column) -> Column:
-    return Column(
-        new.version,
-        np.concatenate([old.kinds, new.kinds]),
-        np.concatenate([old.values, new.values]),
-        np.concatenate([old.element_slots, new.element_slots]),
-        np.concatenate([old.element_hashes, new.element_hashes]),
+def _path_of(name: str) -> str:
+    """A field as SQLite's JSON functions name it."""
+    return f'$."{name}"'
+
+
+def _mask(connection: sqlite3.Connection, view: View, node: Node) -> Mask:
+    match node:
+        case And(parts) | Or(parts):
+            mask = np.full(view.state.slots, isinstance(node, And))
+            merge = np.logical_and if isinstance(node, And) else np.logical_or
+            for part in parts:
+                merge(mask, _mask(connection, view, part), out=mask)
+            return mask
+        case Not(part):
+            return ~_mask(connection, view, part)
+        case In(name, values):
+            if name in INDEXED_FIELDS and all(isinstance(value, str) for value in values):
+                return _looked_up(connection, view, name, values)
+            return _in(view.columns.column(connection, name, view.state), values)
+        case Compare(name, operator, str() as bound):
+            return _compared_texts(connection, view, name, operator, bound)
+        case Compare(name, operator, bound):
+            return _compared(view.columns.column(connection, name, view.state), operator, bound)
+        case Exists(name):
+            return np.not_equal(view.columns.column(connection, name, view.state).kinds, _MISSING)
+        case Match(words):
+            statement = "SELECT slot FROM words JOIN slots ON key = words.rowid WHERE words MATCH ?"
+            return _mask_of(view, connection.execute(statement, (" ".join(f'"{word}"' for word in words),)))
+
+
+def _in(column: Column, values: Sequence[Scalar]) -> Mask:
+    mask = np.zeros(len(column.kinds), np.bool_)
+    by_kind: dict[int, list[Any]] = {}
+    for value in values:
+        by_kind.setdefault(_KINDS[kind_of(value)], []).append(_stored(value))
+    for kind, wanted in by_kind.items():
+        mask |= (column.kinds == kind) & _is_one_of(column.values_of(kind), wanted)
+    if _TEXT in by_kind and len(column.element_slots):
+        mask[column.element_slots[_is_one_of(column.element_hashes, by_kind[_TEXT])]] = True
+    return mask
+
+
+def _is_one_of(stored: NDArray[Any], wanted: list[Any]) -> Mask:
+    if len(wanted) > _FEW:
+        return np.isin(stored, np.array(wanted, stored.dtype))
+    mask = np.zeros(len(stored), np.bool_)
+    with np.errstate(invalid="ignore"):
+        for value in wanted:
+            mask |= stored == value
+    return mask
+
+
+def _compared(column: Column, operator: str, bound: Scalar) -> Mask:
+    kind = _KINDS[kind_of(bound)]
+    _, is_so = _ORDERINGS[operator]
+    with np.errstate(invalid="ignore"):  # the bits of other kinds may spell a NaN
+        held: Mask = is_so(column.values_of(kind), _stored(bound))
+    held &= column.kinds == kind
+    return held
+
+
+def _looked_up(connection: sqlite3.Connection, view: View, name: str, values: Sequence[Scalar]) -> Mask:
+    """By SQLite's index of the field; the second half finds lists of text, by an index that is empty as a rule."""
+    mask, path = np.zeros(view.state.slots, np.bool_), _path_of(name)
+    for at in range(0, len(values), _MOST_PARAMETERS):
+        some = values[at : at + _MOST_PARAMETERS]
+        marks = ", ".join("?" * len(some))
+        rows = connection.execute(
+            f"""SELECT slot FROM records JOIN slots USING (key)
+                WHERE json_extract(payload, '{path}') IN ({marks}) AND json_type(payload, '{path}') = 'text'
+                UNION ALL SELECT slot FROM records JOIN slots USING (key), json_each(records.payload, '{path}') AS e
+                WHERE json_type(payload, '{path}') = 'array' AND e.value IN ({marks})""",
+            (*some, *some),
+        )
+        mask |= _mask_of(view, rows)
+    return mask
+
+
+def _compared_texts(connection: sqlite3.Connection, view: View, name: str, operator: str, bound: str) -> Mask:
+    """By SQLite, which orders text by its UTF-8 bytes, as Python orders it by code points: the same order."""
+    symbol, _ = _ORDERINGS[operator]
+    rows = connection.execute(
+        f"""SELECT slot FROM records JOIN slots USING (key)
+            WHERE json_type(payload, ?1) = 'text' AND json_extract(payload, ?1) {symbol} ?2
+            UNION ALL SELECT slot FROM records JOIN slots USING (key), json_each(records.payload, ?1) AS element
+            WHERE json_type(payload, ?1) = 'array' AND element.value {symbol} ?2""",
+        (_path_of(name), bound),
     )
+    return _mask_of(view, rows)
+
+
+def _mask_of(view: View, rows: sqlite3.Cursor) -> Mask:
+    mask = np.zeros(view.state.slots, np.bool_)
+    mask[[slot for (slot,) in rows]] = True
+    return mask

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sightline.filters.documents import payload_words
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
-from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 TYPED = ("folders",)

@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from sightline.filters.documents import TIME
+from sightline.filters.documents import TIME, payload_words
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar
-from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 _WORDS = "$words"  # no field of a payload is named so

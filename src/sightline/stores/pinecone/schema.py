@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
-from sightline.filters.documents import dump_note, dump_payload, load_payload
-from sightline.filters.words import payload_words
+from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
 from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960

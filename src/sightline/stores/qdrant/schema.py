@@ -11,9 +11,8 @@ import numpy as np
 from qdrant_client import models
 
 from sightline.errors import UsageError
-from sightline.filters.documents import dump_note, dump_payload, load_payload
+from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
 from sightline.filters.where import kind_of
-from sightline.filters.words import payload_words
 from sightline.stores.qdrant.filters import NAMES, PREFIXES, TEXTS, WORDS, moment
 from sightline.stores.remote import TIMEOUT_S
 from sightline.stores.url import Address, StoreUrl, parse_address

@@ -16,7 +16,6 @@ from requests.exceptions import HTTPError
 from vespa.application import Vespa, VespaSync
 from vespa.exceptions import VespaError
 
-from sightline.chunks import chunks
 from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreachable, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
@@ -48,7 +47,7 @@ from sightline.stores.vespa.filters import (
     places,
 )
 from sightline.stores.vespa.package import EXPLORED, LARGEST_ANSWER, LINKS, NOTES, build, check_name, component_of
-from sightline.types import Hit, Note, Record, Vector, Vectors, Where
+from sightline.types import Hit, Note, Record, Vector, Vectors, Where, chunks
 
 Fields = Mapping[str, Any]
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 
+from sightline.filters.documents import payload_words
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
-from sightline.filters.words import payload_words
 from sightline.types import Payload
 
 ALL, NONE = "true", "false"

@@ -1,6 +1,6 @@
 """The steps in which a student's picture tower learns to give the teacher's vectors, through kills and stops."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,16 @@ from sightline.train.model import device_of
 Batch = tuple[NDArray[np.int64], Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The vectors (t, dim) of all texts; for each picture the numbers of its captions, and of all right ones."""
+
+    vectors: Tensor
+    captions: Sequence[NDArray[np.int64]]
+    right: Sequence[NDArray[np.int64]]
+    scale: float
+
+
 @dataclass(slots=True)
 class Imitation:
     """Everything that changes while a picture tower learns. The same settings and step give the same, resumed or not.
@@ -33,6 +43,7 @@ class Imitation:
     seed: int
     optimiser: torch.optim.Optimizer
     average: dict[str, Tensor]
+    said: Said | None = None
     step: int = 0
     ahead: "Future[Batch] | None" = None
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
@@ -51,6 +62,9 @@ class Imitation:
             others = self.targets[self._others(len(self.targets))]
             temperature = options.neighbours_temperature
             loss = loss + options.neighbours_weight * nearness(vectors, wanted, others, temperature)
+        if self.said is not None and options.texts_weight:
+            chance = np.random.default_rng((self.seed, 3, self.step))
+            loss = loss + options.texts_weight * contrast(vectors, places, self.said, options.texts, chance)
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {self.step} is {loss.item()}: expected a number; lower the rates, "
@@ -117,7 +131,14 @@ class Imitation:
                 self.average[name].lerp_(value, 1 - decay)
 
 
-def imitation(student: Student, settings: PictureSettings, pixels: PixelFile, targets: Tensor, seed: int) -> Imitation:
+def imitation(
+    student: Student,
+    settings: PictureSettings,
+    pixels: PixelFile,
+    targets: Tensor,
+    seed: int,
+    said: Said | None = None,
+) -> Imitation:
     """The start of a run."""
     student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     student.freeze(settings.frozen_stages, trains_depthwise=settings.trains_depthwise)
@@ -137,7 +158,7 @@ def imitation(student: Student, settings: PictureSettings, pixels: PixelFile, ta
         lr=settings.rate,
     )
     average = {name: value.detach().clone() for name, value in student.named_parameters()}
-    return Imitation(student, settings, pixels, targets.to(device_of(student)), seed, optimiser, average)
+    return Imitation(student, settings, pixels, targets.to(device_of(student)), seed, optimiser, average, said)
 
 
 def nearness(vectors: Tensor, wanted: Tensor, others: Tensor, temperature: float) -> Tensor:
@@ -148,3 +169,23 @@ def nearness(vectors: Tensor, wanted: Tensor, others: Tensor, temperature: float
     bank = torch.cat([wanted, others])
     targets = (wanted @ bank.T / temperature).softmax(dim=1)  # (n, dim) @ (dim, n + m) -> (n, n + m)
     return -(targets * (vectors @ bank.T / temperature).log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def contrast(vectors: Tensor, places: NDArray[np.int64], said: Said, count: int, chance: np.random.Generator) -> Tensor:
+    """Cross-entropy in both directions between pictures (n, dim) and one text of each, beside `count` other texts.
+
+    Other texts and pictures that are right too are left out. Pictures of which nothing is said do not count.
+    """
+    rows = [row for row, place in enumerate(places) if len(said.captions[place])]
+    if len(rows) < 2:
+        return vectors.sum() * 0
+    numbers = [int(chance.choice(said.captions[places[row]])) for row in rows]
+    columns = np.concatenate([numbers, chance.integers(len(said.vectors), size=count)])
+    is_right = torch.from_numpy(np.stack([np.isin(columns, said.right[places[row]]) for row in rows])).to(
+        vectors.device
+    )
+    texts = said.vectors[torch.from_numpy(columns)].to(vectors)
+    scores = vectors[rows] @ texts.T * said.scale  # (r, dim) @ (dim, r + count) -> (r, r + count)
+    scores = scores.masked_fill(is_right & ~torch.eye(*scores.shape, dtype=torch.bool).to(scores.device), -torch.inf)
+    square = scores[:, : len(rows)]
+    return -(scores.log_softmax(dim=1).diagonal().mean() + square.log_softmax(dim=0).diagonal().mean()) / 2

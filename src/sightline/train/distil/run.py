@@ -2,9 +2,10 @@
 
 import copy
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import Preprocessing, as_config
 from sightline.encoders.torch.towers import Documents
 from sightline.train import checkpoint, curve
-from sightline.train.config import OptimiserSettings, Settings
-from sightline.train.data import read_set
-from sightline.train.distil.imitate import Imitation, imitation
+from sightline.train.config import DataSettings, OptimiserSettings, Settings
+from sightline.train.data import PictureSet, read_set
+from sightline.train.distil.imitate import Imitation, Said, imitation
 from sightline.train.distil.pictures import PixelFile, pixel_file, resized
-from sightline.train.distil.settings import DistilSettings
+from sightline.train.distil.settings import DistilSettings, StudentSettings
 from sightline.train.distil.student import Student, open_student
 from sightline.train.distil.teacher import Teacher, read_teacher
-from sightline.train.distil.texts import names_of, texts_of
+from sightline.train.distil.texts import Texts, names_of, texts_of
 from sightline.train.distil.words import text_vectors, word_training
 from sightline.train.measure import recall_of
-from sightline.train.mini import TextTower, restored
+from sightline.train.mini import MiniTowers, Shape, TextTower, documents_of, restored
 from sightline.train.model import MOST_CALIBRATION, Say, choose_device
 from sightline.train.model_folder import Sides, write_folder
 from sightline.train.run import RECORD, Listener, Outcome, Progress, Recalls, keep_freed_memory
@@ -35,16 +36,18 @@ from sightline.train.run import RECORD, Listener, Outcome, Progress, Recalls, ke
 LOG = "distillation.jsonl"
 WORDS = "words.pt"
 BATCH = 50
+TRAINABLE = "tf_efficientnet_lite0"  # the picture tower of timm that is one of train/mini.py's networks
 FREE_TO_CHANGE = ("cache", "measure", "words", "pictures")
 
 
 @dataclass(frozen=True, slots=True)
 class TextReader:
-    """A text tower in the teacher's space, how it reads, and the sharpness of scores."""
+    """A text tower in the teacher's space, how it reads, the sharpness of scores, and the vectors of all its texts."""
 
     tower: TextTower
     documents: Documents
     scale: float
+    vectors: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,10 @@ class Distillation:
 
         return pixel_file(self.cache / f"{name.replace('/', '-')}.u8", part.names, self.root, how, say=tell)
 
+    def texts(self, names: Sequence[str]) -> Texts:
+        """What the sets say of these pictures, by their places."""
+        return texts_of(self.settings.data, self.base, self.root, {name: place for place, name in enumerate(names)})
+
     @property
     def cache(self) -> Path:
         """The folder of decoded pictures."""
@@ -113,7 +120,7 @@ def distil(settings: DistilSettings, base: Path, *, listen: Listener, hub: Hub |
     how = seen_by(student, settings)
     reader = train_words(run)
     measured = measured_sets(run, reader, how)
-    finished = train_pictures(run, student, how, measured, listen)
+    finished = train_pictures(run, student, how, reader, measured, listen)
     recalls = {name: recalls_of(finished, one, how.height) for name, one in measured.items()}
     write(run, finished, reader, how)
     record = {"settings": asdict(settings), "recalls": recalls, "pictures": len(run.learned.names)}
@@ -128,7 +135,7 @@ def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation
     names = base / settings.teacher_names if settings.teacher_names else None
     teacher = read_teacher(base / settings.teacher_vectors, names)
     root = base / settings.images
-    apart = {name for one in settings.measure for name in names_of(read_set(one, base), root)}
+    apart = {name for one in settings.measure for name in names_of(measuring_part(one, base), root)}
     for one in settings.data:
         if one.hold_out_percent:
             apart |= set(names_of(read_set(one, base, is_held_out=True), root))
@@ -136,6 +143,11 @@ def distillation(settings: DistilSettings, base: Path, say: Say) -> Distillation
     say(f"{len(learned.names):,} pictures to learn from, {len(teacher.names) - len(learned.names):,} kept apart")
     (base / settings.output).mkdir(parents=True, exist_ok=True)
     return Distillation(settings, base, teacher, learned, say)
+
+
+def measuring_part(settings: DataSettings, base: Path) -> PictureSet:
+    """The pictures of a set that measures: of one that holds some out, those."""
+    return read_set(settings, base, is_held_out=settings.hold_out_percent > 0)
 
 
 def train_words(run: Distillation) -> TextReader:
@@ -152,23 +164,23 @@ def train_words(run: Distillation) -> TextReader:
         tower.projection = torch.nn.Linear(tower.projection.in_features, run.dim, bias=False)
         state = torch.load(path, weights_only=True)
         tower.load_state_dict(state["text"])
-        return TextReader(tower.eval(), start.documents, float(state["log_scale"].exp()))
-    places = {name: place for place, name in enumerate(run.learned.names)}
-    texts = texts_of(settings.data, run.base, run.root, places)
+        return TextReader(tower.eval(), start.documents, float(state["log_scale"].exp()), state["vectors"])
+    texts = run.texts(run.learned.names)
     run.say(f"{len(texts.texts):,} texts of {sum(len(one.places) for one in texts.sets):,} pictures")
     ids = start.ids(texts.texts)
     training = word_training(tower, settings.words, texts, ids, run.learned.vectors, seed=settings.seed, say=run.say)
     training.train_head()
     training.train_tower()
-    torch.save({"text": tower.state_dict(), "log_scale": training.log_scale.detach()}, path)
-    return TextReader(tower.eval(), start.documents, float(training.log_scale.detach().exp()))
+    vectors, log_scale = text_vectors(tower, ids).half(), training.log_scale.detach()
+    torch.save({"text": tower.state_dict(), "log_scale": log_scale, "vectors": vectors}, path)
+    return TextReader(tower.eval(), start.documents, float(log_scale.exp()), vectors)
 
 
 def measured_sets(run: Distillation, reader: TextReader, how: Preprocessing) -> dict[str, MeasuredSet]:
     """The sets that measure; a note says what the teacher's own vectors would reach with these texts."""
     found: dict[str, MeasuredSet] = {}
     for one in run.settings.measure:
-        pictures, name = read_set(one, run.base), one.name or one.table
+        pictures, name = measuring_part(one, run.base), one.name or one.table
         texts = dict(zip(names_of(pictures, run.root), (picture.texts for picture in pictures.pictures), strict=True))
         part = run.teacher.only(texts)
         if not part.names:
@@ -185,13 +197,26 @@ def measured_sets(run: Distillation, reader: TextReader, how: Preprocessing) -> 
 
 
 def train_pictures(
-    run: Distillation, student: Student, how: Preprocessing, measured: Mapping[str, MeasuredSet], listen: Listener
+    run: Distillation,
+    student: Student,
+    how: Preprocessing,
+    reader: TextReader,
+    measured: Mapping[str, MeasuredSet],
+    listen: Listener,
 ) -> Student:
     """The picture tower after all its steps, with averaged weights; an unfinished run goes on."""
     settings, options = run.settings, run.settings.pictures
     pixels = run.pixels(run.learned, how, "pictures")
     targets = run.learned.only(pixels.names).vectors
-    runner = imitation(student, options, pixels, targets, settings.seed)
+    said = None
+    if options.texts_weight:
+        texts = run.texts(run.learned.names)
+        count = len(run.learned.names)
+        place_of = {name: place for place, name in enumerate(run.learned.names)}
+        captions, right = texts.said_of(count), texts.right_for(count)
+        places = [place_of[name] for name in pixels.names]
+        said = Said(reader.vectors, [captions[n] for n in places], [right[n] for n in places], reader.scale)
+    runner = imitation(student, options, pixels, targets, settings.seed, said)
     document = {key: value for key, value in asdict(settings).items() if key not in FREE_TO_CHANGE}
     unfinished = checkpoint.load(run.folder, document)
     history: list[dict[str, Any]] = []
@@ -280,11 +305,40 @@ def seen_by(student: Student, settings: DistilSettings) -> Preprocessing:
 
 
 def write(run: Distillation, student: Student, reader: TextReader, how: Preprocessing) -> None:
-    """The model folder, with a sample of the pictures that were learned from for 8 bits."""
-    settings, documents = run.settings, reader.documents
-    vision = {"image_size": how.height, "architecture": settings.student.picture_tower.partition("@")[0]}
-    config = {"embed_dim": run.dim, "vision_cfg": vision, "text_cfg": documents.config["text_cfg"]}
-    sides = Sides(
+    """The model folder, with a sample of the pictures that were learned from for 8 bits.
+
+    One whose picture tower is `TRAINABLE` can be the start of another training.
+    """
+    pixels = run.pixels(run.learned, how, "pictures")
+    step = max(1, len(pixels) // MOST_CALIBRATION)
+    sample = torch.cat([pixels.picture(n) for n in range(0, len(pixels), step)][:MOST_CALIBRATION])
+    sides = sides_of(run.settings.student, student, reader, how)
+    write_folder(sides, run.folder, run.settings.precision, calibration=sample.contiguous().numpy())
+
+
+def sides_of(settings: StudentSettings, student: Student, reader: TextReader, how: Preprocessing) -> Sides:
+    """What the model folder is written from."""
+    network = settings.picture_tower.partition(":")[2].partition("@")[0]
+    dim, documents = student.projection.out_features, reader.documents
+    if network == TRAINABLE and settings.pooling_heads:
+        shape = replace(
+            Shape(**documents.config["sightline"]["shape"]),
+            dim=dim,
+            image_size=how.height,
+            pooling_heads=settings.pooling_heads,
+            network=network,
+            resize_mode=how.mode,
+        )
+        model = MiniTowers(shape)
+        model.image, model.text = student.image_tower(shape), copy.deepcopy(reader.tower)
+        model.log_scale.data.fill_(math.log(reader.scale))
+        return model.eval().sides(documents_of(shape, documents.tokenizer))
+    config = {
+        "embed_dim": dim,
+        "vision_cfg": {"image_size": how.height, "architecture": settings.picture_tower.partition("@")[0]},
+        "text_cfg": documents.config["text_cfg"],
+    }
+    return Sides(
         image=student.plain(),
         text=reader.tower,
         documents=replace(documents, config=config, preprocess=as_config(how)),
@@ -292,7 +346,3 @@ def write(run: Distillation, student: Student, reader: TextReader, how: Preproce
         context_length=int(documents.config["text_cfg"]["context_length"]),
         has_free_length=True,
     )
-    pixels = run.pixels(run.learned, how, "pictures")
-    step = max(1, len(pixels) // MOST_CALIBRATION)
-    sample = torch.cat([pixels.picture(n) for n in range(0, len(pixels), step)][:MOST_CALIBRATION])
-    write_folder(sides, run.folder, settings.precision, calibration=sample.contiguous().numpy())

@@ -79,6 +79,10 @@ class PictureSettings:
     """Of the loss that compares a picture's nearness to other pictures with the teacher's, beside the distance."""
     neighbours: int = 4096
     neighbours_temperature: float = 0.07
+    texts_weight: float = 0.0
+    """Of the loss that tells a picture's own text from others, and a text's own picture from those of the batch."""
+    texts: int = 2048
+    """Texts beside the batch's own that a picture's text is told from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.torch import timm
 from sightline.errors import TrainingError
 from sightline.train.distil.settings import StudentSettings
-from sightline.train.mini import AttentionPool
+from sightline.train.mini import NETWORKS, AttentionPool, ImageTower, Shape, UnevenConvolution
 
 STEM = ("conv_stem", "bn1", "conv1", "act1", "maxpool", "stem", "patch_embed")
 LARGEST_FOLDING_ERROR = 1e-3
@@ -65,7 +65,7 @@ class Student(nn.Module):
         return functional.normalize(vectors.float(), dim=-1)
 
     def plain(self) -> "Student":
-        """The same without the parts that only training needs: each convolution has one weight."""
+        """The same as it is exported: one weight for each convolution, and padding that a graph can hold."""
         twin = copy.deepcopy(self).cpu().float().eval()
         for module in [one for one in twin.modules() if parametrize.is_parametrized(one)]:
             weight: Any = module.weight
@@ -73,7 +73,24 @@ class Student(nn.Module):
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             module.weight = nn.Parameter(weight.detach().clone())
+        _fix_padding(twin)
         return twin
+
+    def image_tower(self, shape: Shape) -> ImageTower:
+        """The same as a picture tower of ours, which can be trained further; `shape.network` names what it began as."""
+        plain = self.plain()
+        parts = {"first": plain.tower.conv_stem, "last": plain.tower.conv_head, "projection": plain.projection}
+        parts |= {"pool": plain.pool, "pool_projection": plain.pool_projection}
+        blocks = [block for stage in plain.tower.blocks for block in stage]
+        for n, (block, (*_, width)) in enumerate(zip(blocks, NETWORKS[shape.network].blocks, strict=True)):
+            ours = ("expand", "depthwise", "project") if width else ("depthwise", "project")
+            theirs = ("conv_pw", "conv_dw", "conv_pwl") if width else ("conv_dw", "conv_pw")
+            parts |= {f"blocks.{n}.{our}": getattr(block, their) for our, their in zip(ours, theirs, strict=True)}
+        tower = ImageTower(shape).eval()
+        tower.load_state_dict(
+            {f"{part}.{name}": value for part, one in parts.items() for name, value in one.state_dict().items()}
+        )
+        return tower
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that no published weights began: they move at a rate of their own."""
@@ -141,6 +158,13 @@ def fold_norms(tower: Any) -> None:
             f"the picture tower gives features that are {error:.2g} off with its batch norms in its convolutions: "
             "expected norms that follow their convolutions; choose another tower"
         )
+
+
+def _fix_padding(student: Student) -> None:
+    """Replaces timm's convolutions whose padding depends on their input by ours, which are exported as one Conv."""
+    for module in student.tower.modules():
+        if type(module).__name__ == "Conv2dSame":
+            module.__class__ = UnevenConvolution
 
 
 def _fold(convolution: nn.Conv2d, norm: Any) -> None:

@@ -47,6 +47,21 @@ class Texts:
             places.append(one.places[row])
         return np.array(numbers), np.array(places)
 
+    def right_for(self, count: int) -> list[Places]:
+        """For each of the teacher's `count` pictures the numbers of the texts that are right for it."""
+        owners = np.concatenate(list(self.right))
+        numbers = np.repeat(np.arange(len(self.texts)), [len(at) for at in self.right])
+        order = np.argsort(owners, kind="stable")
+        return np.split(numbers[order], np.searchsorted(owners[order], np.arange(1, count)))
+
+    def said_of(self, count: int) -> list[Places]:
+        """The same without bare words that captions agree on."""
+        found: list[list[int]] = [[] for _ in range(count)]
+        for one in self.sets:
+            for place, texts in zip(one.places, one.texts, strict=True):
+                found[place] += texts
+        return [np.unique(np.array(some, np.int64)) for some in found]
+
 
 def texts_of(settings: Sequence[DataSettings], base: Path, root: Path, places: Mapping[str, int]) -> Texts:
     """The texts of all sets; `places` are those of the teacher's pictures by their names, relative to `root`."""
