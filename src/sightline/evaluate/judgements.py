@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import SourceError
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.folder import class_folders
-from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
+from sightline.sources.rows import open_rows
 
 
 @dataclass(frozen=True, slots=True)

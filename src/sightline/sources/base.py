@@ -39,14 +39,15 @@ class Opening:
     """How to open sources, all those of a run alike.
 
     `cache` is the folder that keeps what is fetched from the web, None keeps nothing. Of tables, `image` and `caption`
-    name columns, and relative paths start from `base`. With `archives` the pictures in the archives of a folder are
-    taken too. `headers` (name, value) go with each request for a picture on the web.
+    name columns, relative paths start from `base`, and `encoding` is that of their text. With `archives` the pictures
+    in the archives of a folder are taken too. `headers` (name, value) go with each request for a picture on the web.
     """
 
     cache: Path | None = None
     image: str | None = None
     caption: str | None = None
     base: Path | None = None
+    encoding: str | None = None
     archives: bool = False
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from sightline.errors import SourceError
 from sightline.sources.files import suffix_of
-from sightline.sources.rows import field_of, open_rows, text_of, value_of
+from sightline.sources.rows import fields_of, open_rows, text_of
 from sightline.types import Value
 from sightline.xmp import payload_of
 
@@ -159,12 +159,10 @@ def _read_into(beside: Beside, file: Sidecar) -> None:
 
 
 def _fields(told: Mapping[str, Any]) -> dict[str, Value]:
-    values = {
-        field_of(name): cell if name == "caption" and isinstance(cell, str) else value_of(cell)
-        for name, cell in told.items()
-        if name not in _NOT_KEPT
-    }
-    return {name: value for name, value in values.items() if value not in (None, "")}
+    fields = fields_of({name: cell for name, cell in told.items() if name not in _NOT_KEPT})
+    if isinstance(caption := told.get("caption"), str) and caption:  # of words, and of a year too
+        fields["caption"] = text_of(caption)
+    return {name: value for name, value in fields.items() if value != ""}
 
 
 def _takeout(told: Mapping[str, Any]) -> dict[str, Value]:

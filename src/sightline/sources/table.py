@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from sightline.errors import SourceError
+from sightline.errors import SourceError, summary
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.files import absolute, is_picture, is_skipped, path_of, unreadable_item
 from sightline.sources.folder import SingleFile
 from sightline.sources.rows import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
     Row,
     Rows,
-    field_of,
+    fields_of,
     open_rows,
     text_of,
-    value_of,
 )
 from sightline.sources.web import Downloader, is_url, url_item
 from sightline.types import Item, Value
@@ -111,8 +109,10 @@ class TableSource:
             cell = good[0].get(self.image_column)
             if cell not in (None, ""):
                 yield self._item(number, cell, self._payload(good))
-        except SourceError as error:
-            yield unreadable_item(f"{self.root}#{number}", error, name=f"row {number}", folders=[self.root])
+        except (SourceError, ValueError, RecursionError) as error:  # also a NUL in a path, lone surrogates, deep lists
+            what = f"{self.rows.name}, row {number}"
+            told = error if isinstance(error, SourceError) else SourceError(f"{what} ({summary(error)}): mend it")
+            yield unreadable_item(f"{self.root}#{number}", told, name=f"row {number}", folders=[self.root])
 
     def _item(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
         uri = f"{self.root}#{number}"
@@ -145,19 +145,21 @@ class TableSource:
         return Item(item.uri, stamp, item.read, {**payload, **of_file, "folders": folders}, is_slow=item.is_slow)
 
     def _payload(self, rows: Sequence[Row]) -> dict[str, Value]:
+        """The fields of all the rows of one picture; where they differ, a field has all its values."""
+        said = [fields_of(self._renamed(row)) for row in rows]
         payload = dict[str, Value]()
-        for column in self.rows.columns:
-            if column == self.image_column:
-                continue
-            is_caption = column == self.caption_column and column.lower() != "title"  # a title is looked into as one
-            name = "caption" if is_caption else field_of(column)
-            values = [value for row in rows if (value := value_of(row.get(column))) is not None]
+        for name in dict.fromkeys(name for fields in said for name in fields):
+            values = [fields[name] for fields in said if name in fields]
             if name == "caption":  # of words, and of a year too
                 values = [value if isinstance(value, list) else text_of(value) for value in values]
             different = dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in values)
-            if values:
-                payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
+            payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
+
+    def _renamed(self, row: Row) -> Row:
+        is_title = (self.caption_column or "").lower() == "title"  # a title is looked into as one
+        caption = None if is_title else self.caption_column
+        return {"caption" if name == caption else name: row[name] for name in row if name != self.image_column}
 
 
 def open_table(path: Path, opening: "Opening") -> TableSource:
@@ -165,7 +167,7 @@ def open_table(path: Path, opening: "Opening") -> TableSource:
 
     Raises `SourceError` if no column holds pictures.
     """
-    return table_of(path.as_uri(), open_rows(path), opening, base=opening.base or path.parent)
+    return table_of(path.as_uri(), open_rows(path, opening.encoding), opening, base=opening.base or path.parent)
 
 
 def table_of(root: str, rows: Rows, opening: "Opening", *, base: Path, is_stream: bool = False) -> TableSource:
