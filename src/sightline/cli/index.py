@@ -56,7 +56,9 @@ def add_commands(commands: Commands) -> None:
         command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
     indexing.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
     table = indexing.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
-    table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
+    table.add_argument(
+        "--image-column", metavar="NAME", help="the column with paths or URLs, or of shards the ending: seg.png"
+    )
     table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
     table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
     table.add_argument("--encoding", metavar="NAME", help="of text that is not UTF-8: cp1251, gb18030 ...")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -193,8 +195,9 @@ def row_item(path: Path, fragment: str, opening: "Opening") -> Item:
 class FileFinder:
     """Finds pictures below a folder: by the path that is written, without its suffix, or by its last name alone.
 
-    Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders. These are
-    looked through once, when the first file is not where it is said to be; a name that two files have names neither.
+    Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders, with the
+    slashes, accents and cases of another system. The folders are looked through once, when the first file is not where
+    it is said to be; a name that two files have names neither.
     """
 
     def __init__(self, base: Path) -> None:
@@ -202,23 +205,46 @@ class FileFinder:
 
     def path(self, text: str) -> Path:
         """The file; where nothing is found the path as it is written, so that reading it tells."""
-        written = self._base / Path(text).expanduser()
-        try:
-            if written.exists() or written.is_symlink():
-                return written
-        except (OSError, ValueError):
-            return written
-        candidates = [] if is_picture(written.name) else [written.with_name(written.name + s) for s in _SUFFIXES]
-        beside = next((path for path in candidates if path.exists()), None)
-        return beside or self._named.get(written.name) or written
+        meant = [text, unquote(text)]
+        meant = list(dict.fromkeys([*meant, *(name.replace("\\", "/") for name in meant)]))
+        for name in meant:
+            path = self._base / Path(name).expanduser()
+            suffixes = ("",) if is_picture(path.name) else ("", *_SUFFIXES)
+            try:
+                for candidate in (path.with_name(path.name + suffix) for suffix in suffixes):
+                    if candidate.exists() or candidate.is_symlink():
+                        return candidate
+            except (OSError, ValueError):
+                continue
+        return next(filter(None, map(self._alike, meant)), self._base / Path(text).expanduser())
+
+    def _alike(self, name: str) -> Path | None:
+        """The one file that is called so, whatever its case and how its accents are written."""
+        folded = _folded(name)
+        found = self._named.get(folded.rpartition("/")[2], ())
+        for is_meant in (
+            lambda path: _folded(path.with_suffix("").as_posix()).endswith(f"/{_stem(folded)}"),
+            lambda path: path.as_posix().endswith(f"/{name}"),
+        ):
+            if len(found) > 1:
+                found = tuple(filter(is_meant, found)) or found
+        return found[0] if len(found) == 1 else None
 
     @cached_property
-    def _named(self) -> dict[str, Path | None]:
-        found = dict[str, Path | None]()
+    def _named(self) -> dict[str, tuple[Path, ...]]:
+        found = dict[str, tuple[Path, ...]]()
         for parent, folders, names in os.walk(self._base):
             folders[:] = sorted(name for name in folders if not is_skipped(name))
             for name in names:
                 if is_picture(name) and not name.startswith("."):
-                    for called in (name, os.path.splitext(name)[0]):  # noqa: PTH122
-                        found[called] = None if called in found else Path(parent, name)
+                    for called in (_folded(name), _folded(os.path.splitext(name)[0])):  # noqa: PTH122
+                        found[called] = (*found.get(called, ()), Path(parent, name))
         return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0] if is_picture(name) else name  # noqa: PTH122
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
