@@ -13,7 +13,7 @@ from sightline.text import count, printable
 from sightline.types import Hit, Record
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
-_LINKED = ("file:", "http://", "https://")  # what a page links to; a click on anything else could run code
+_LINKED = ("file:///", "http://", "https://")  # what a page links to; a click on anything else could run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,12 @@ def _plain_hit(hit: Hit) -> dict[str, Any]:
 
 def location(hit: Hit | Record) -> str:
     """Where the picture is, as a person would write it: a path for a file, else the URI."""
-    return str(path_of(hit.uri)) if hit.uri.startswith("file:") else hit.uri
+    return str(path_of(hit.uri)) if hit.uri.startswith("file:///") else hit.uri
+
+
+def link(record: Hit | Record) -> str | None:
+    """The address that a page links to; None for schemes that could run code, and for shares of other machines."""
+    return record.uri if record.uri.startswith(_LINKED) else None
 
 
 def page(results: Sequence[Hits], *, title: str) -> str:
@@ -229,14 +234,19 @@ def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
     """What the templates show of a picture."""
     return {
         "kind": kind,
-        "link": hit.uri if hit.uri.startswith(_LINKED) else None,
+        "link": link(hit),
         "location": printable(location(hit)),
         "name": printable(str(hit.payload.get("name") or hit.uri)),
         "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
         "source": _source(hit.uri),
-        "width": hit.payload.get("width", 1),
-        "height": hit.payload.get("height", 1),
+        "width": _pixels(hit.payload.get("width")),
+        "height": _pixels(hit.payload.get("height")),
     }
+
+
+def _pixels(value: object) -> int:
+    """A side, for a style: a payload from elsewhere may hold anything there."""
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 def _source(uri: str) -> str | None:
