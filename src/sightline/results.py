@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any, overload
 
 from sightline.errors import SightlineError
-from sightline.pages import render
+from sightline.pages import link, render
 from sightline.sources.files import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
-_LINKED = ("file:///", "http://", "https://")  # what a page links to; a click on anything else could run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +146,6 @@ def location(hit: Hit | Record) -> str:
     return str(path_of(hit.uri)) if hit.uri.startswith("file:///") else hit.uri
 
 
-def link(record: Hit | Record) -> str | None:
-    """The address that a page links to; None for schemes that could run code, and for shares of other machines."""
-    return record.uri if record.uri.startswith(_LINKED) else None
-
-
 def page(results: Sequence[Hits], *, title: str) -> str:
     """One self-contained page of HTML: a section for each search, the pictures embedded as thumbnails."""
     return _page(title, has_heading=len(results) > 1, searches=[_search(hits) for hits in results])
@@ -234,7 +228,7 @@ def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
     """What the templates show of a picture."""
     return {
         "kind": kind,
-        "link": link(hit),
+        "link": link(hit.uri),
         "location": printable(location(hit)),
         "name": printable(str(hit.payload.get("name") or hit.uri)),
         "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
