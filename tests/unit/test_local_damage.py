@@ -93,7 +93,7 @@ def test_a_flipped_bit_is_harmless_or_noticed_and_repaired(tmp_path: Path, whole
     records, notes = contents(path)
     assert records.items() <= expected[0].items()
     assert notes.items() <= expected[1].items()
-    assert len(records) >= COUNT - 1
+    assert len(records) >= COUNT - 2  # a slot that names the record of another one loses both
 
 
 def damaged(whole: Path, path: Path, statement: str) -> Path:
