@@ -59,6 +59,14 @@ def add_commands(commands: Commands) -> None:
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
     part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
     command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
+    command.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        default=[],
+        help="leave out what matches in a folder, as in .gitignore: '*.tmp.png', trash/; any number. Patterns that "
+        "always hold go into a file .sightlineignore in the folder",
+    )
     command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
     command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
     add_index(command)
@@ -66,18 +74,28 @@ def add_commands(commands: Commands) -> None:
     _add_reading(command)
     command.add_argument("--retry", action="store_true", help="try them again")
     command = add_command(commands, "remove", remove, "take pictures out of the index; the files stay")
-    command.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
+    command.add_argument(
+        "pictures",
+        metavar="PICTURE",
+        nargs="+",
+        help="an indexed picture: its path, URI or id; a folder, even one that is gone, with all below it; or a "
+        "pattern such as 'shop/*.jpg'",
+    )
     add_index(command)
     add_model(command)
 
 
 def index(options: argparse.Namespace) -> int:
     """Index folders, with a progress bar on a terminal."""
+    from sightline.errors import UsageError
     from sightline.sources.base import open_source
+    from sightline.sources.folder import Folder
 
     opening = _opening(options)
     # A wrong name is said before anything is done.
     sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
+    if options.exclude and (others := [source.root for source, _ in sources if not isinstance(source, Folder)]):
+        raise UsageError(f"--exclude is for folders, and {others[0]} is not one: use --where, or leave --exclude out")
     by = _by(options)
     with _open_for_writing(options) as target:
         for source, items in sources:
@@ -109,9 +127,15 @@ def failures(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     """Take pictures out of the index."""
     with open_index(options) as target:
-        removed = target.remove(options.pictures)
-    print(f"removed {count(removed, 'picture')} from {target.url}")
-    return 0 if removed else 1
+        removed = {picture: target.remove([picture]) for picture in options.pictures}
+    for picture in (picture for picture, number in removed.items() if not number):
+        print(
+            f"sightline: {picture!r} is not in {target.url}, expected the path, URI or id of an indexed picture, a "
+            "folder that holds some, or a pattern: `sightline status` lists the folders",
+            file=sys.stderr,
+        )
+    print(f"removed {count(sum(removed.values()), 'picture')} from {target.url}")
+    return 0 if all(removed.values()) else 1
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -186,6 +210,7 @@ def _opening(options: argparse.Namespace) -> "Opening":
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
         archives=given.get("archives", False),
+        exclude=tuple(given.get("exclude", ())),
         headers=tuple(options.header),
     )
 
@@ -252,12 +277,16 @@ def _count_in_background(source: "Source | Selected", bar: "object") -> None:
 
 
 def _report(summary: "Summary", source: "Source", target: "Index", options: argparse.Namespace) -> None:
+    from sightline.sources.base import file_of
+
     if options.json:
         print(json.dumps({"source": source.root, "index": target.url, **asdict(summary)}))
         return
     new = summary.encoded + summary.reused
     parts = [f"{count(summary.encoded, 'picture')} encoded"]
-    parts += [f"{summary.reused:,} recognised"] if summary.reused else []
+    parts += [f"{summary.moved:,} moved"] if summary.moved else []
+    recognised = summary.reused - summary.moved
+    parts += [f"{recognised:,} recognised"] if recognised > 0 else []
     parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
     parts += [f"{summary.removed:,} removed"] if summary.removed else []
     rate = f", {summary.encoded / summary.seconds:.0f}/s" if summary.encoded and summary.seconds else ""
@@ -274,8 +303,10 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
         what = "passes --where" if is_part else "found"
         _say(f"no picture {what} under {source.root}{'' if is_part else _suggest_other_source(source.root)}", options)
     if summary.kept:
+        place = shlex.quote(str(file_of(source.root) or source.root))
         _say(
-            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
+            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable; "
+            f"if they are gone for good: sightline remove {place}{_named(options)}",
             options,
         )
     if new and not summary.unchanged:

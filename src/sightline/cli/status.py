@@ -81,4 +81,8 @@ def _damage(damage: "Corruption") -> str:
 def _root(uri: str, note: "Note") -> str:
     part = "a part of " if note.get("is_part") else ""
     left_out = f"; left out: {left_out_text(note['left_out'])}" if note.get("left_out") else ""
-    return f"{part}{printable(uri)}, indexed {note['indexed']}{left_out}"
+    from sightline.sources.base import file_of
+
+    folder = file_of(uri)
+    gone = "; not there now" if folder is not None and not folder.exists() else ""
+    return f"{part}{printable(uri)}, indexed {note['indexed']}{left_out}{gone}"
