@@ -321,8 +321,8 @@ class Index:
     def remove(self, pictures: Iterable[str]) -> int:
         """Take pictures out of the index; gives how many were there. No file is touched.
 
-        Each is named by id, URI or path; a folder, even one that is gone, stands for all pictures below it, and a pattern
-        (`shop/*.jpg`, as in .gitignore) for those whose paths it matches.
+        Each is named by id, URI or path; a folder, even one that is gone, stands for all pictures below it, and a
+        pattern (`shop/*.jpg`, as in .gitignore) for those whose paths it matches.
         """
         removed, others = 0, list[str]()
         ids = {_id_of(picture): picture for picture in pictures}

@@ -184,15 +184,18 @@ class _Place:
         names = _names(self.path)
         ignore = self.ignore.within(self.path) if names.has_ignore_file else self.ignore
         if ignore.specs or ignore.excluded:
-            kept = {
-                kind: [
-                    name
-                    for name in getattr(names, kind)
-                    if not ignore.leaves_out(os.path.join(self.path, name), is_folder=kind == "folders")
-                ]
-                for kind in ("pictures", "folders", "linked_folders", "others")
-            }
-            names = replace(names, **kept)
+
+            def kept(found: list[str], *, are_folders: bool = False) -> list[str]:
+                paths = ((name, os.path.join(self.path, name)) for name in found)
+                return [name for name, path in paths if not ignore.leaves_out(path, is_folder=are_folders)]
+
+            names = replace(
+                names,
+                pictures=kept(names.pictures),
+                folders=kept(names.folders, are_folders=True),
+                linked_folders=kept(names.linked_folders, are_folders=True),
+                others=kept(names.others),
+            )
         return replace(self, ignore=ignore), names
 
     def child(self, name: str) -> "_Place":
