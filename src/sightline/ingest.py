@@ -27,7 +27,7 @@ from sightline.stores.base import Store
 from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, chunks, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
-OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags")
+OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags", "damage")
 
 _LOOK_UP = 512  # items whose records are fetched together
 _COMMIT_RECORDS = 512  # a commit costs a few fsyncs; at 60 pictures/s the time limit comes first

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -18,12 +18,16 @@ LARGEST_INTEGER = 2**53 - 1
 
 _FIELD_OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$not")
 _TOP_OPERATORS = ("$and", "$or", "$not", "$match")
-_ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
+ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "$gt": lambda value, bound: bool(value > bound),
     "$gte": lambda value, bound: bool(value >= bound),
     "$lt": lambda value, bound: bool(value < bound),
     "$lte": lambda value, bound: bool(value <= bound),
 }
+"""Whether a value stands so to a bound of its kind."""
+SYMBOLS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+"""The same as most query languages write it."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def matches(payload: Payload, where: Where | Node) -> bool:
         case In(field, values):
             return any(_equal(element, value) for element in _elements(payload, field) for value in values)
         case Compare(field, operator, bound):
-            ordering, kind = _ORDERINGS[operator], kind_of(bound)
+            ordering, kind = ORDERINGS[operator], kind_of(bound)
             return any(kind_of(value) == kind and ordering(value, bound) for value in _elements(payload, field))
         case Exists(field):
             return field in payload
@@ -138,6 +142,19 @@ def kind_of(value: object) -> str:
     if isinstance(value, int | float):
         return "number"
     return "text" if isinstance(value, str) else "time" if isinstance(value, datetime) else ""
+
+
+def by_kind(values: Sequence[Scalar]) -> dict[str, list[Any]]:
+    """The values of each kind, as `kind_of` calls it: engines compare one kind at a time."""
+    found: dict[str, list[Any]] = {}
+    for value in values:
+        found.setdefault(kind_of(value), []).append(value)
+    return found
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970 in UTC: the integer by which engines compare times."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
 
 
 def _elements(payload: Payload, field: str) -> Sequence[object]:
