@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -271,7 +272,7 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
         place = shlex.quote(str(file_of(source.root) or source.root))
         _say(
             f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable; "
-            f"if they are gone for good: sightline remove {place}{_named(options)}",
+            f"if they are gone for good: sightline remove {place}{named(options)}",
             options,
         )
     if new and not summary.unchanged:
