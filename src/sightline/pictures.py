@@ -160,8 +160,9 @@ def _unread(picture: Any) -> bytes | None:
     file.seek(0)
     data = file.read()
     file.seek(position)
-    with suppress(Exception):  # closes a file that Pillow opened, as its other calls do, and leaves the image usable
-        picture.load()
+    if getattr(picture, "_exclusive_fp", False) and picture.format != "TIFF":  # of which Pillow may make garbage
+        with suppress(Exception):  # closes the file that Pillow opened, as its other calls do
+            picture.load()
     return bytes(data)
 
 
