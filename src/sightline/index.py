@@ -141,23 +141,25 @@ class Index:
         from sightline.ingest import Options, ingest, prune
         from sightline.sources.base import open_source
 
+        items: Source | Iterable[Item]
         if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:")):
-            source = open_source(source)
+            items = open_source(source)
         elif isinstance(source, str) or is_picture(source):
-            source = items_of([cast("Picture", source)])
+            items = items_of([cast("Picture", source)])
         elif not isinstance(source, Iterable):
             raise UsageError(f"the source is of type {type(source).__name__}, expected a folder, pictures or items")
-        elif not hasattr(source, "root"):
-            source = items_of(cast("Iterable[Item | Picture]", source))
+        else:
+            given = cast("Iterable[Item | Picture]", source)
+            items = cast("Source", source) if hasattr(source, "root") else items_of(given)
         store = self._open_or_create()
         seen: set[str] = set()
-        summary = (by or ingest)(source, self.encoder, store, options=options or Options(), seen=seen)
+        summary = (by or ingest)(items, self.encoder, store, options=options or Options(), seen=seen)
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
-        if (whole := getattr(source, "part_of", None)) and not store.notes(_ROOT).get(whole):
+        if (whole := getattr(items, "part_of", None)) and not store.notes(_ROOT).get(whole):
             store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
-        summary = replace(summary, left_out=dict(getattr(source, "left_out", {})))
-        root = getattr(source, "root", None)
+        summary = replace(summary, left_out=dict(getattr(items, "left_out", {})))
+        root = getattr(items, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
         removed, kept = prune(store, root, seen)
