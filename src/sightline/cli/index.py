@@ -272,7 +272,7 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
         place = shlex.quote(str(file_of(source.root) or source.root))
         _say(
             f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable; "
-            f"if they are gone for good: sightline remove {place}{named(options)}",
+            f"if they are gone for good: sightline remove {place}{named}",
             options,
         )
     if new and not summary.unchanged:
