@@ -216,7 +216,7 @@ class PgvectorEngine:
         return int(self._rows(_SIZE, [self.table.name, f"{self.table.name}_notes"])[0][0])
 
     def drop(self) -> None:
-        """Remove the tables."""
+        """Remove everything from the server."""
         statement = self.table.query("DROP TABLE IF EXISTS {table}, {notes}")
         self.transact(lambda connection: connection.execute(statement))
         self._written = 0

@@ -6,7 +6,6 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from heapq import merge
 from typing import Any
@@ -23,7 +22,16 @@ from sightline.filters.where import Node
 from sightline.stores.qdrant import schema
 from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_value, looked_into, path, push
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_format, check_marker, missing_index
+from sightline.stores.remote import (
+    EVERYTHING,
+    Calls,
+    TunableStore,
+    Workers,
+    batches,
+    check_format,
+    check_marker,
+    missing_index,
+)
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -93,6 +101,7 @@ class QdrantEngine:
             "wait": True,
             "ordering": models.WriteOrdering(collection.address.options["ordering"]),
         }
+        self._workers = Workers(self.calls, _WRITERS, "qdrant")
         self.client: Any = None
         try:
             self.client = self.calls.make(lambda: _local(collection) if self.is_local else _remote(collection))
@@ -187,6 +196,7 @@ class QdrantEngine:
             if not self.calls.is_closed and self.client is not None:
                 self.client.close()
             self.calls.close()
+        self._workers.close()
 
     def _open(self, dim: int | None) -> int:
         """The length of the vectors; makes the collections if `dim` is given and nothing is there.
@@ -314,12 +324,7 @@ class QdrantEngine:
         def write(batch: list[models.PointStruct]) -> None:
             self._call("upsert", name, batch, **self._writing)
 
-        every = list(batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
-        if len(every) == 1:
-            write(every[0])
-        elif every:
-            with ThreadPoolExecutor(min(_WRITERS, len(every)), "sightline-qdrant") as pool:
-                list(pool.map(write, every))
+        self._workers.map(write, batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
 
     def _remove(self, name: str, points: Sequence[str]) -> None:
         for few in chunks(points, _PAGE):

@@ -4,10 +4,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpr
@@ -19,10 +18,18 @@ from vespa.exceptions import VespaError
 from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreachable, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
-from sightline.stores.checks import check_dim
-from sightline.stores.remote import TIMEOUT_S, Calls, TunableStore, check_marker, check_reach, missing_index, top_k
+from sightline.stores.base import check_dim
+from sightline.stores.remote import (
+    TIMEOUT_S,
+    Calls,
+    TunableStore,
+    Workers,
+    check_marker,
+    check_reach,
+    missing_index,
+    top_k,
+)
 from sightline.stores.url import Address, Option, StoreUrl, parse_address
-from sightline.stores.vespa.deploy import ConfigServer
 from sightline.stores.vespa.filters import (
     ALL,
     NONE,
@@ -37,11 +44,19 @@ from sightline.stores.vespa.filters import (
     payload_ranks,
     places,
 )
-from sightline.stores.vespa.package import EXPLORED, LARGEST_ANSWER, LINKS, NOTES, build, check_name, component_of
+from sightline.stores.vespa.package import (
+    EXPLORED,
+    LARGEST_ANSWER,
+    LINKS,
+    NOTES,
+    ConfigServer,
+    build,
+    check_name,
+    component_of,
+)
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where, chunks
 
 Fields = Mapping[str, Any]
-D = TypeVar("D")
 
 _OPTIONS: Mapping[str, Option] = {
     "config_port": 19071,
@@ -129,7 +144,7 @@ class VespaEngine:
         compress = "auto" if is_safe else False
         session = VespaSync(app, pool_maxsize=_WORKERS, compress=compress, num_retries_429=0)
         self._session: Any = session.__enter__()  # type: ignore[no-untyped-call]
-        self._workers = ThreadPoolExecutor(_WORKERS, "sightline-vespa")
+        self._workers = Workers(self.calls, _WORKERS, "vespa")
         try:
             marker = self._marker()
             if not marker:
@@ -211,7 +226,7 @@ class VespaEngine:
         """Vespa does not tell."""
 
     def drop(self) -> None:
-        """Remove both schemas and their documents from the server."""
+        """Remove everything from the server."""
         self.close()
         self._server.remove(self.name)
 
@@ -219,7 +234,7 @@ class VespaEngine:
         """Finish what is under way and close the connections."""
         if not self.calls.is_closed:
             self.calls.close()
-            self._workers.shutdown()
+            self._workers.close()
             self._session.__exit__(None, None, None)
 
     def pages(self, schema: str, condition: str, summary: str, *, page: int = _PAGE) -> Iterator[Fields]:
@@ -361,28 +376,14 @@ class VespaEngine:
             name, fields = encode(*document)
             self.calls.make(lambda: self._session.feed_data_point(schema, name, dict(fields), namespace=schema))
 
-        self._each(write, documents)
+        for few in chunks(documents, _AT_ONCE):
+            self._workers.map(write, few)
 
     def _remove(self, schema: str, names: Iterable[str]) -> None:
         def remove(name: str) -> None:
             self.calls.make(lambda: self._session.delete_data(schema, name, namespace=schema))
 
-        self._each(remove, names)
-
-    def _each(self, do: Callable[[D], Any], documents: Iterable[D]) -> None:
-        self.calls.check_open()
-        for few in chunks(documents, _AT_ONCE):
-            try:
-                futures = [self._workers.submit(do, document) for document in few]
-            except RuntimeError:  # closed meanwhile by another thread
-                self.calls.check_open()
-                raise
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:  # one failed: those under way end, the others never begin
-                future.cancel()
-            wait(waiting)
-            for future in done:
-                future.result()
+        self._workers.map(remove, names)
 
     def _translated(self, error: Exception) -> StoreError | None:
         if not isinstance(error, VespaError | HTTPError | httpr.HTTPError):
