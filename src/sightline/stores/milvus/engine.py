@@ -374,7 +374,9 @@ class MilvusEngine:
         self._text_index = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
         self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
 
-    def _translated(self, error: Exception) -> StoreError:
+    def _translated(self, error: Exception) -> StoreError | None:
+        if isinstance(error, ImportError):
+            return None
         what, words = self.place.text, _message(error)
         if set(_statuses(error)) & set(_FORBIDDEN):
             return StoreForbidden(
