@@ -26,6 +26,7 @@ FLOORS = {
     "sources": 1,
     "encoders": 1,
     "stores": 1,
+    "pictures": 1.5,
     "query": 2,
     "ingest": 2,
     "results": 2,

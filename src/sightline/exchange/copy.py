@@ -22,7 +22,7 @@ _WRITERS = 2  # one batch is written while the next is prepared; more only moves
 _WAITING = 2  # batches in memory besides: 16 MB each
 _K = 10
 _NAMED = 10  # URIs that are named of each fault
-_KINDS = ("index", "root", FAILURE)  # the notes that make an index; what a store measured of itself stays behind
+_KINDS = ("index", "root", "imported", FAILURE)  # make an index; what a store measured of itself stays behind
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,10 @@ class MemoryStore:
         with self._lock:
             self._records = None
 
+    def drop(self) -> None:
+        """As `close`: nothing is kept."""
+        self.close()
+
     def _open(self) -> dict[str, Record]:
         if self._records is None:
             raise StoreError("the store in memory was closed: make another one")
