@@ -20,8 +20,8 @@ _OFFSET = re.compile(
 def moment(text: str, offset: str = "") -> datetime | None:
     """The moment that a text names, year first: `2021:07:05 14:03:22`, `2021/7/5 2:03 PM`, `2021-07-05T14:03Z`.
 
-    Also RFC 5322 (`Mon, 5 Jul 2021 14:03:22 +0200`). The time zone is the text's, else that of `offset`, else UTC. A day
-    without a time begins it; None for what is impossible, incomplete, or has more than one meaning (`05/07/2021`).
+    Also RFC 5322 (`Mon, 5 Jul 2021 14:03:22 +0200`). The time zone is the text's, else that of `offset`, else UTC.
+    A day without a time begins it; None for what is impossible, incomplete, or has more than one meaning (`05/07/2021`).
     """
     text = " ".join(text.replace("\0", " ").split())
     match = _WRITTEN.fullmatch(text)
@@ -37,9 +37,9 @@ def moment(text: str, offset: str = "") -> datetime | None:
     if half and hour <= 12:
         hour = hour % 12 + (12 if half == "p" else 0)
     written = _zone(match["offset"]) if match["offset"] else _zone(offset) or UTC
-    numbers = [int(match[name] or 0) for name in ("year", "month", "day", "minute", "second")]
+    year, month, day, minute, second = (int(match[n] or 0) for n in ("year", "month", "day", "minute", "second"))
     with suppress(ValueError):  # 0000:00:00 is what a camera writes whose clock was never set
-        found = datetime(*numbers[:3], hour, *numbers[3:])
+        found = datetime(year, month, day, hour, minute, second)
         return found.replace(tzinfo=written) if written and found.year >= _FIRST_YEAR else None
     return None
 
