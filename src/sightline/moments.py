@@ -21,7 +21,7 @@ def moment(text: str, offset: str = "") -> datetime | None:
     """The moment that a text names, year first: `2021:07:05 14:03:22`, `2021/7/5 2:03 PM`, `2021-07-05T14:03Z`.
 
     Also RFC 5322 (`Mon, 5 Jul 2021 14:03:22 +0200`). The time zone is the text's, else that of `offset`, else UTC.
-    A day without a time begins it; None for what is impossible, incomplete, or has more than one meaning (`05/07/2021`).
+    A day without a time begins it; None for what is impossible, incomplete, or ambiguous (`05/07/2021`).
     """
     text = " ".join(text.replace("\0", " ").split())
     match = _WRITTEN.fullmatch(text)
