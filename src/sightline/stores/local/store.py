@@ -11,7 +11,7 @@ from typing import TypeVar
 from sightline.errors import StoreDamaged, StoreError
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
-from sightline.stores.checks import check_dim, check_records, check_search
+from sightline.stores.base import check_dim, check_records, check_search
 from sightline.stores.local.database import Database, check_folder, create_index, read_dim, read_state
 from sightline.stores.local.search import THREADS, quantiser, search
 from sightline.stores.local.vectors import remove_other_files
