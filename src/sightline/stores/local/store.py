@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sightline.errors import SightlineError, StoreDamaged, StoreError
+from sightline.errors import SightlineError, StoreDamaged, StoreError, StoreNotFound
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.base import check_dim, check_records, check_search
@@ -173,7 +173,11 @@ class LocalStore:
 
     def is_current(self) -> bool:
         """Whether the index still lies where it was opened: false once it was deleted or another one put there."""
-        return self._database.is_current()
+        try:
+            self._database.check_current()
+        except StoreNotFound:
+            return False
+        return True
 
     def size_bytes(self) -> int:
         """What the folder takes on the disk."""

@@ -174,7 +174,7 @@ def repair(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -
             delete_records(connection, damage.ids)
             connection.execute("DELETE FROM batches WHERE first = ?", (damage.first_slot,))
             continue
-        _, vectors = map_files(folder, state.generation, dim, state.slots)
+        _, vectors, _ = map_files(folder, state.generation, dim, state.slots)
         codes, worst = quantiser.encode(vectors[damage.first_slot : damage.first_slot + damage.count])
         with appending(folder, state.generation) as (codes_file, _):
             crc = write_rows(codes_file, damage.first_slot, codes)
@@ -298,7 +298,7 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
         return False
     state = replace(old, version=old.version + 1, generation=old.generation + 1, slots=len(kept))
     create_files(folder, state.generation)
-    codes, vectors = map_files(folder, old.generation, dim, old.slots)
+    codes, vectors, _ = map_files(folder, old.generation, dim, old.slots)
     connection.execute("DELETE FROM batches")
     rows = (kept[at : at + _BATCH_ROWS] for at in range(0, len(kept), _BATCH_ROWS))
     _append(connection, folder, state.generation, 0, ((codes[some], vectors[some]) for some in rows))
