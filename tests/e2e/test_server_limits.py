@@ -20,6 +20,7 @@ import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
 
+from sightline.exchange.files import load, write_folder
 from sightline.index import Index
 from sightline.types import record_id
 from sightline.web.addresses import is_public
@@ -509,3 +510,19 @@ def test_indexes_and_uploads_are_for_their_owner(tmp_path: Path, folder: Path, c
         files = [*path.glob("index.sqlite*"), *path.glob("vectors-*"), *uploads.glob("*/*")]
         assert len(files) >= 4
         assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_imported_records_show_no_file_outside_of_the_roots(tmp_path: Path, folder: Path, cache: Path) -> None:
+    private = tmp_path / "private.png"
+    scene(70).save(private)
+    with Index(str(tmp_path / "theirs.index"), model="pixels") as theirs:
+        theirs.add(private)
+        write_folder(theirs.store, tmp_path / "files")
+    path = built(tmp_path / "some.index", folder, 6)
+    load(tmp_path / "files", str(path))
+    identity, own = record_id(private.as_uri()), record_id((folder / "1.png").as_uri())
+    for options, status in (((), 403), (("--root", str(tmp_path)), 200)):
+        with serving(path, *options, cache=cache) as running:
+            assert running.ask(f"/api/images/{identity}/file").status == status
+            assert running.ask(f"/api/images/{identity}/thumbnail?size={160 if options else 320}").status == status
+            assert running.ask(f"/api/images/{own}/file").status == 200

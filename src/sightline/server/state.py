@@ -192,7 +192,7 @@ class ServedIndex:
         beside = Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
         self.uploads = settings.uploads or beside
         """The folder of the uploads; None for an index that is no folder, which needs --uploads."""
-        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
+        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._notes)
         kept = (settings.cache or settings.hub.cache) / "pages" / hashlib.sha256(url.reveal().encode()).hexdigest()[:12]
         self.thumbnails = Thumbnails(kept, self.roots, settings.hub.cache / "pictures")
         self.writing = Pool("write", threads=1, max_waiting=16)
@@ -285,7 +285,7 @@ class ServedIndex:
 
     def shown(self, found: Hit | Record) -> dict[str, Any]:
         """A hit or a record as JSON, with its links."""
-        base, gone = f"/api/images/{quote(found.id, safe='')}", self.roots.is_gone(found.uri)
+        base, gone = f"{self._settings.prefix}/api/images/{quote(found.id, safe='')}", self.roots.is_gone(found.uri)
         file = f"{base}/file?{self._named}" if self._named else f"{base}/file"
         thumbnail = f"{base}/thumbnail?size={_THUMBNAIL}&v={version(found)}" + (self._named and f"&{self._named}")
         links = {"file": None if gone else file, "thumbnail": thumbnail}
@@ -338,9 +338,9 @@ class ServedIndex:
             self._metrics.stages.labels("search").observe(took.search / 1e3)
         return answers
 
-    def _indexed_roots(self) -> Iterator[str]:
+    def _notes(self, kind: str) -> Iterator[str]:
         try:
-            yield from self.store().notes("root")
+            yield from self.store().notes(kind)
         except StoreNotFound:
             return
 

@@ -41,8 +41,8 @@ class Opening:
 
     `cache` is the folder that keeps what is fetched from the web, None keeps nothing. Of tables, `image` and `caption`
     name columns, relative paths start from `base`, and `encoding` is that of their text; of shards `image` names the
-    ending of the pictures, `seg.png`. With `archives` the pictures in the archives of a folder are taken too. `headers`
-    (name, value) go with each request for a picture on the web.
+    ending of the pictures, `seg.png`. With `archives` the pictures in the archives of a folder are taken too, and
+    without what the patterns of `exclude` match. `headers` (name, value) go with each request for a picture on the web.
     """
 
     cache: Path | None = None
@@ -51,6 +51,7 @@ class Opening:
     base: Path | None = None
     encoding: str | None = None
     archives: bool = False
+    exclude: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @cached_property
@@ -222,4 +223,4 @@ def _local(path: Path, opening: Opening) -> Source:
         from sightline.sources.video import open_video
 
         return open_video(absolute(path), opening.cache)
-    return open_path(path, with_archives=opening.archives)
+    return open_path(path, with_archives=opening.archives, exclude=opening.exclude)
