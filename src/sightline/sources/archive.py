@@ -12,7 +12,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
 from sightline.sources.files import is_picture, is_skipped, suffix_of, unreadable, unreadable_item, valid
-from sightline.sources.members import Member, members
+from sightline.sources.members import Member, members, small_contents
 from sightline.sources.sidecars import LARGEST_BYTES, Sidecar, Sidecars, is_sidecar, read_sidecars
 from sightline.text import printable
 from sightline.types import Item, Value
@@ -118,9 +118,12 @@ def _samples(path: str) -> Iterator[list[Member]]:
         yield from (list(group) for _, group in groupby(members(path), _key))
         return
     samples, broken = defaultdict[str, list[Member]](list), None
+    texts = small_contents(path, is_sidecar, LARGEST_BYTES)  # a compressed archive would be read anew for each
     try:
         for member in members(path):
-            samples[_key(member)].append(_held(member) if is_sidecar(member.name) else member)
+            if (text := texts.get(member.name)) is not None:
+                member = replace(member, read=partial(bytes, text))
+            samples[_key(member)].append(member)
     except SourceError as error:
         broken = error
     yield from samples.values()
@@ -136,14 +139,6 @@ def _is_scattered(path: str) -> bool:
                 return True
             seen.add(hash(key))
     return False
-
-
-def _held(text: Member) -> Member:
-    """A text with its content: a compressed archive would be read from its start for each."""
-    try:
-        return replace(text, read=partial(bytes, text.read())) if text.size_bytes <= LARGEST_BYTES else text
-    except SourceError:
-        return text
 
 
 def _pictures(group: list[Member], stems: set[str], image: str | None) -> list[Member]:
