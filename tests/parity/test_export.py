@@ -21,8 +21,7 @@ from sightline.cli.main import main  # noqa: E402
 from sightline.encoders.base import load_encoder  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
-from sightline.encoders.preprocess import as_config, preprocessing  # noqa: E402
-from sightline.encoders.torch.transformers import preprocessing_of  # noqa: E402
+from sightline.encoders.preprocess import as_config, preprocessing, preprocessing_of  # noqa: E402
 from sightline.errors import EncoderError, TrainingError  # noqa: E402
 from sightline.train import checkpoint, clip  # noqa: E402
 from sightline.train.config import Settings  # noqa: E402

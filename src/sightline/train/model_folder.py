@@ -1,6 +1,5 @@
 """A model folder in the open_clip ONNX layout, written from torch modules by tracing, in 32, 16 or 8 bits."""
 
-import logging
 import shutil
 import tempfile
 import warnings
@@ -19,6 +18,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import Tensor, nn
 
+from sightline.encoders.torch.libraries import quietly
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import TrainingError
 from sightline.train.config import Precision
@@ -179,7 +179,7 @@ def _write_graph(
     exact = path.with_name("exact.onnx")
     _save(graph, exact)
     operations = Counter(node.op_type for node in graph.graph.node)
-    with _without_advice():
+    with quietly():
         if operations["Conv"] > operations["MatMul"] + operations["Gemm"]:
             _quantize_convolutions(graph, exact, path, calibration, is_float)
         else:
@@ -292,20 +292,6 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carr
         """The next few, None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {"image": batch}
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """The quantiser advises on the root logger to pre-process the graph first; ours has nothing left to fold."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return "pre-processing" not in record.getMessage()
-
-    logging.getLogger().addFilter(is_news)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeFilter(is_news)
 
 
 def _keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +14,18 @@ from typing import Any
 
 import torch
 
-from sightline.encoders.hub import Hub
+from sightline.encoders.hub import Hub, forbids_commercial_use
 from sightline.encoders.torch import needed
 from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
-_FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECASE)  # cc-by-nc-4.0, apple-amlr
 _NESTED = ("state_dict", "model_state_dict", "model", "state", "net", "module")  # where trainers keep the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled models
 _SHOWN = 3
 _HARMLESS_LOGS = (
     "No pretrained weights loaded for model",  # open_clip, of an architecture whose weights we put in, or want random
+    "pre-processing before quantization",  # onnxruntime; a graph of ours has nothing left to fold
 )
 _HARMLESS_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, "Importing from timm.models"),  # an older open_clip with a newer timm
@@ -111,7 +110,7 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
             ) from error
         card = answer.get("cardData") if isinstance(answer, dict) else None
         licence = str((card or {}).get("license") or "")
-        if _FORBIDS.search(licence):
+        if forbids_commercial_use(licence):
             _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = is_here or before

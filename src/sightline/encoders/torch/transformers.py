@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.encoders.hub import Hub
-from sightline.encoders.preprocess import RESAMPLING, Preprocessing
+from sightline.encoders.preprocess import preprocessing_of
 from sightline.encoders.torch.libraries import files_of, fit, is_path, library, loading, read_state, split_state
 from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, scale_and_bias
 from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
@@ -26,7 +26,6 @@ _DINOV2: Mapping[str, str] = {
 _DINOV2_OF_PAPER = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
 _SENTENCE_OWNER = "sentence-transformers"
 _HARMLESS = ("Normalize",)  # modules of sentence-transformers: our vectors have norm 1 anyway
-_BILINEAR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,44 +230,6 @@ def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextHead
         },
         tokenizer_config={"pad_token": tokenizer.pad_token, "model_max_length": length},
         tokenizer=tokenizer_json,
-    )
-
-
-def preprocessing_of(processor: Mapping[str, Any], name: str) -> Preprocessing:
-    """What preprocessor_config.json says; raises `EncoderError` where the two cannot agree.
-
-    Theirs crops from the whole pixel below the middle. Its mean and deviation are of `pixel * factor - offset`, and
-    EfficientNet's may be divided twice; ours are of values 0 to 1.
-    """
-    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    is_cropped = bool(processor.get("do_center_crop"))
-    short = size.get("shortest_edge")
-    sides = [short] * 2 if short else [size.get("height"), size.get("width")]
-    wanted: list[Any] = [crop.get("height"), crop.get("width")] if is_cropped else sides
-    resample = int(processor.get("resample", _BILINEAR))
-    is_odd = None in (*sides, *wanted) or "crop_pct" in processor or resample not in RESAMPLING.values()
-    if is_odd or (short and not is_cropped) or (is_cropped and sides[0] != sides[1]):
-        raise EncoderError(
-            f"{name} resizes pictures to {dict(size)} and cuts {dict(crop)}, expected a square, or a short side and a "
-            "square cut from the middle: change preprocessor_config.json if the model bears it"
-        )
-    factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
-    offset = 1.0 if processor.get("rescale_offset") else 0.0
-    is_normal = processor.get("do_normalize", True)
-    means, stds = (processor["image_mean"], processor["image_std"]) if is_normal else ([0.0] * 3, [1.0] * 3)
-    again = processor["image_std"] if processor.get("include_top") else [1.0] * 3
-    span = 255 * factor  # a pixel of 255 comes to this before the offset
-    mean, std = [(offset + value) / span for value in means], [a * b / span for a, b in zip(stds, again, strict=True)]
-    return Preprocessing(
-        height=wanted[0],
-        width=wanted[1],
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-        resample=resample,
-        mode="shortest" if short else "squash",
-        fill=0,
-        resized=sides[0] if sides != wanted else None,
-        crops_down=True,
     )
 
 
