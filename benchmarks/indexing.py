@@ -21,7 +21,7 @@ from tests.pictures import scene
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.images.read import open_picture
 from sightline.index import Index
-from sightline.sources.folder import SUFFIXES
+from sightline.sources.files import SUFFIXES
 
 CORES = os.cpu_count() or 1
 

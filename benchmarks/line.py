@@ -15,7 +15,7 @@ from sightline.calibration.phrases import phrases
 from sightline.calibration.relevance import RelevanceCalibration, fit, judged_together
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.evaluate.judgements import Judgements, load
-from sightline.evaluate.vectors import image_vectors, text_vectors
+from sightline.evaluate.run import image_vectors, text_vectors
 from sightline.stores.memory import MemoryStore
 from sightline.text import table
 from sightline.types import Record, Vectors, record_id

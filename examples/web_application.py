@@ -17,7 +17,7 @@ import numpy as np
 import sightline
 from sightline.evaluate import metrics
 from sightline.sources.base import open_source
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of
 from sightline.sources.rows import Row, open_rows
 
 K = 10

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, TiffImagePlugin
@@ -97,6 +97,111 @@ def photograph(**tags: Any) -> bytes:
         if value is not None:
             directory[GPS[name] if name.startswith("GPS") else Base[name]] = value
     return encoded(quarters(), "JPEG", exif=exif)
+
+
+def tiff(
+    *pages: np.ndarray,
+    photometric: int = 1,
+    is_planar: bool = False,
+    is_big_endian: bool = False,
+    is_deflated: bool = False,
+    predictor: int = 1,
+    rows_per_strip: int = 7,
+    extra: int | None = None,
+) -> bytes:
+    """A TIFF of pages (height, width) or (height, width, channels), in layouts that Pillow does not write."""
+    order: Literal["<", ">"] = ">" if is_big_endian else "<"
+    data, directories = bytearray(struct.pack(f"{order}2sHI", b"MM" if is_big_endian else b"II", 42, 0)), [4]
+    for page in pages:
+        stored = page[..., None] if page.ndim == 2 else page
+        height, width, channels = stored.shape
+        planes = np.moveaxis(stored, -1, 0)[..., None] if is_planar else stored[None]  # -> (planes, h, w, channels)
+        if predictor == 2:
+            planes = np.diff(planes, axis=2, prepend=planes.dtype.type(0)).astype(stored.dtype)
+        strips = [
+            plane[top : top + rows_per_strip].astype(stored.dtype.newbyteorder(order)).tobytes()
+            for plane in planes
+            for top in range(0, height, rows_per_strip)
+        ]
+        strips = [zlib.compress(strip) for strip in strips] if is_deflated else strips
+        offsets = [len(data) + sum(map(len, strips[:position])) for position in range(len(strips))]
+        data += b"".join(strips)
+        kind = {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
+        tags = {256: [width], 257: [height], 258: [8 * stored.dtype.itemsize] * channels}
+        tags |= {
+            259: [8 if is_deflated else 1],
+            262: [photometric],
+            273: offsets,
+            277: [channels],
+            278: [rows_per_strip],
+        }
+        tags |= {279: [len(strip) for strip in strips], 284: [2 if is_planar else 1], 317: [predictor]}
+        tags |= {338: [extra]} if extra is not None else {}
+        tags |= {339: [kind] * channels}
+        lists = {}
+        for tag, values in tags.items():
+            lists[tag] = len(data)
+            data += struct.pack(f"{order}{len(values)}I", *values)
+        data[directories[-1] : directories[-1] + 4] = struct.pack(f"{order}I", len(data))
+        data += struct.pack(f"{order}H", len(tags))
+        for tag, values in tags.items():
+            value = values[0] if len(values) == 1 else lists[tag]
+            data += struct.pack(f"{order}HHII", tag, 4, len(values), value)
+        directories.append(len(data))
+        data += bytes(4)
+    return bytes(data)
+
+
+def profile(space: str, tags: dict[bytes, bytes]) -> bytes:
+    """An ICC profile (ISO 15076-1) of that colour space with those tags."""
+    body, table = b"", struct.pack(">I", len(tags))
+    for name, value in tags.items():
+        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(value))
+        body += value + bytes(-len(value) % 4)
+    size, white = 128 + len(table) + len(body), struct.pack(">3I", 0xF6D6, 0x10000, 0xD32D)
+    connection = b"Lab " if space == "CMYK" else b"XYZ "
+    kind = b"prtr" if space == "CMYK" else b"mntr"
+    header = struct.pack(">I4sI4s4s4s", size, b"\0" * 4, 0x02400000, kind, space.ljust(4).encode(), connection)
+    header += bytes(12) + b"acsp" + bytes(28) + white
+    return header.ljust(128, b"\0") + table + body
+
+
+def swapped_profile() -> bytes:
+    """An RGB profile like sRGB, but with the primaries of red and green exchanged: its red is sRGB's green."""
+    colours = {
+        b"rXYZ": (0.3851, 0.7169, 0.0971),
+        b"gXYZ": (0.4361, 0.2225, 0.0139),
+        b"bXYZ": (0.1431, 0.0606, 0.7141),
+        b"wtpt": (0.9642, 1.0, 0.8249),
+    }
+    tags = {
+        name: b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(part * 65536) for part in parts))
+        for name, parts in colours.items()
+    }
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(2.2 * 256))
+    return profile("RGB", tags | {b"rTRC": curve, b"gTRC": curve, b"bTRC": curve})
+
+
+def grey_profile(gamma: float) -> bytes:
+    """A grey profile of that gamma."""
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
+    return profile("GRAY", {b"wtpt": white, b"kTRC": curve})
+
+
+def ink_profile() -> bytes:
+    """A CMYK profile whose inks mix as they like: paper is white, any cyan is green, all else black."""
+    grid = bytearray()
+    for cyan in (0, 1):
+        for others in range(8):
+            lightness, a, b = (
+                (255, 128, 128) if not (cyan or others) else (200, 40, 200) if not others else (0, 128, 128)
+            )
+            grid += bytes([lightness, a, b])
+    identity = bytes(range(256))
+    unit = struct.pack(">9i", *(65536 if position % 4 == 0 else 0 for position in range(9)))
+    table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + unit + identity * 4 + bytes(grid) + identity * 3
+    return profile("CMYK", {b"A2B0": table})
 
 
 def bomb() -> bytes:

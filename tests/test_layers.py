@@ -18,7 +18,6 @@ FLOORS = {
     "errors": 0.2,
     "xmp": 0.5,
     "text": 0,
-    "chunks": 0,
     "files": 0,
     "pages": 0,
     "filters": 0.5,  # also on the ground: on values and errors, below every room
@@ -27,6 +26,7 @@ FLOORS = {
     "sources": 1,
     "encoders": 1,
     "stores": 1,
+    "pictures": 1.5,
     "query": 2,
     "ingest": 2,
     "results": 2,

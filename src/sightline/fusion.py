@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from sightline.analysis.duplicates import fold_hits
 from sightline.errors import SightlineError, TextNotSupported, UsageError
 from sightline.filters.where import matches
 from sightline.index import MOST_FOLDED, Index
-from sightline.query import Picture, SearchQuery, Term, describe
+from sightline.pictures import Picture
+from sightline.query import SearchQuery, Term, describe
 from sightline.results import Hits, Took
-from sightline.types import Filter, Hit, Record, Vector, Where
+from sightline.types import Hit, Record, Vector, Where
 
 _FIRST_WIDTH = 64  # candidates asked of each index at first; each further round asks for four times as many
 _GROWTH = 4
@@ -37,51 +39,41 @@ class _Member:
     vector: Vector
 
 
-def search(
-    parts: Sequence[Part],
-    terms: Sequence[Term],
-    *,
-    k: int = 10,
-    where: Filter | None = None,
-    min_score: float | None = None,
-    offset: int = 0,
-    fold: bool = False,
-) -> Hits:
+def search(parts: Sequence[Part], query: SearchQuery) -> Hits:
     """The pictures with the largest weighted mean of their cosines in every index, best first: late fusion.
 
     Pictures are the same where their ids are, which come from their URIs; one that an index lacks is not found. An
-    index whose model knows no words takes part by the pictures of the query, and not at all where there are none.
-    Payload, `where` and, with `fold`, what counts as a near-duplicate are those of the first index that takes part.
+    index whose model has no text encoder takes part by the pictures of the query, and not at all where there are none.
+    Payload, filter and, with `fold`, what counts as a near-duplicate are those of the first index that takes part.
 
     Candidates come from the top of each index. A picture below all of them scores at most the weighted mean of the
     lowest candidates: the search widens until the last hit is better than that, so the ranking is exact where the
     stores are (the threshold algorithm of Fagin, Lotem and Naor 2001, doi:10.1145/375551.375567), up to 10,000
     candidates of each.
     """
-    last = offset + SearchQuery(tuple(terms), k, offset).k
+    last = query.offset + query.k
     began = time.perf_counter()
-    members = _members(parts, terms)
+    members = _members(parts, query.terms)
     encoded = time.perf_counter()
-    count, filtered = last, members[0].index.filter(where)
+    width = last
     while True:
-        ranked = _ranked(members, count, filtered)
-        kept = [hit for hit in ranked if min_score is None or hit.score >= min_score]
-        if fold:
-            from sightline.analysis.duplicates import fold_hits
-
-            few = kept[:count]
-            kept = [few[group[0]] for group in fold_hits(members[0].index.store, few)]
-        if not fold or len(kept) >= last or len(few) < count or count >= MOST_FOLDED:
+        ranked = _ranked(members, width, query.where)
+        kept = [hit for hit in ranked if query.min_score is None or hit.score >= query.min_score]
+        if not query.fold:
             break
-        count = min(4 * count, MOST_FOLDED)
-    if not ranked and where is None and all(member.index.count() for member in members):
+        few = kept[:width]
+        kept = [few[group[0]] for group in fold_hits(members[0].index.store, few, query.fold_score)]
+        if len(kept) >= last or len(few) < width or width >= MOST_FOLDED:
+            break
+        width = min(4 * width, MOST_FOLDED)
+    if not ranked and query.where is None and all(member.index.count() for member in members):
         raise UsageError(
             f"{' and '.join(member.index.url for member in members)} have no picture in common, expected indexes of "
             "the same files, each by another model: index the same folder into both"
         )
     took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
     models = " + ".join(f"{member.share:.2g} {member.index.encoder.name}" for member in members)
-    return Hits(describe(terms), models, took, tuple(kept[offset:last]))
+    return Hits(describe(query.terms), models, took, tuple(kept[query.offset : last]))
 
 
 def search_each(indexes: Mapping[str, Index | str], queries: Sequence[Picture], *, k: int) -> dict[str, list[Hits]]:

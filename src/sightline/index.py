@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
+from html import escape
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -26,12 +27,14 @@ from sightline.errors import (
     SightlineError,
     SourceError,
     StoreNotFound,
+    UsageError,
 )
 from sightline.filters.fields import Fields
-from sightline.query import Picture, SearchQuery, Term, describe, embed_many
+from sightline.pictures import Picture, is_picture, items_of
+from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
 from sightline.results import Hits, Took, grid
-from sightline.sources.folder import file_uri
-from sightline.stores.base import Store, Tunable, open_store
+from sightline.sources.files import file_uri
+from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
 from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id
 
@@ -74,6 +77,10 @@ class Index:
         hub: Hub | None = None,
         cache: SearchCache | None = None,
     ) -> None:
+        if not isinstance(url, str | Path | StoreUrl):
+            raise UsageError(f"the index is of type {type(url).__name__}, expected a path or a URL")
+        if not (model is None or isinstance(model, str) or hasattr(model, "encode_images")):
+            raise UsageError(f"the model is of type {type(model).__name__}, expected a name, a folder or an encoder")
         self._address = StoreUrl(url)
         self._model, self._hub, self._cache = model, hub, cache
         self._judge: RelevanceJudge | None = None
@@ -88,9 +95,13 @@ class Index:
         self.close()
 
     def __repr__(self) -> str:
+        if not self._is_built():
+            return f"Index({self.url!r}, not built yet)"
         return f"Index({self.url!r}, {self.count()} pictures, model {self.info()['model']!r})"
 
     def _repr_html_(self) -> str:
+        if not self._is_built():
+            return f"<p>{escape(repr(self))}</p>"
         return grid(repr(self), list(islice(self.store.scan(), _SHOWN)))
 
     @property
@@ -117,7 +128,7 @@ class Index:
 
     def add(
         self,
-        source: str | Path | Source | Iterable[Item],
+        source: str | Path | Source | Picture | Iterable[Item | Picture],
         options: Options | None = None,
         *,
         by: Callable[..., Summary] | None = None,
@@ -130,17 +141,25 @@ class Index:
         from sightline.ingest import Options, ingest, prune
         from sightline.sources.base import open_source
 
-        if isinstance(source, str | Path):
-            source = open_source(source)
+        items: Source | Iterable[Item]
+        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:")):
+            items = open_source(source)
+        elif isinstance(source, str) or is_picture(source):
+            items = items_of([cast("Picture", source)])
+        elif not isinstance(source, Iterable):
+            raise UsageError(f"the source is of type {type(source).__name__}, expected a folder, pictures or items")
+        else:
+            given = cast("Iterable[Item | Picture]", source)
+            items = cast("Source", source) if hasattr(source, "root") else items_of(given)
         store = self._open_or_create()
         seen: set[str] = set()
-        summary = (by or ingest)(source, self.encoder, store, options=options or Options(), seen=seen)
+        summary = (by or ingest)(items, self.encoder, store, options=options or Options(), seen=seen)
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
-        if (whole := getattr(source, "part_of", None)) and not store.notes(_ROOT).get(whole):
+        if (whole := getattr(items, "part_of", None)) and not store.notes(_ROOT).get(whole):
             store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
-        summary = replace(summary, left_out=dict(getattr(source, "left_out", {})))
-        root = getattr(source, "root", None)
+        summary = replace(summary, left_out=dict(getattr(items, "left_out", {})))
+        root = getattr(items, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
         removed, kept = prune(store, root, seen)
@@ -202,7 +221,7 @@ class Index:
 
     def search(
         self,
-        text: str | None = None,
+        text: Query | None = None,
         *,
         image: Picture | None = None,
         terms: Sequence[Term] = (),
@@ -212,19 +231,21 @@ class Index:
         offset: int = 0,
         fold: bool = False,
     ) -> Hits:
-        """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
+        """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
+        Text is read as on the command line: `./photo.jpg` is a picture, `dog - snow` subtracts. A picture is whatever
+        `Picture` takes: a path, a URL, bytes, an open file, a Pillow image, an array.
         `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
         `fold` near-duplicates of an earlier hit are left out, and counted as one.
         """
-        given = [Term("text", text)] if text is not None else []
+        given = terms_of(text) if text is not None else []
         given += [Term("image", image)] if image is not None else []
         query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
-        return self.search_many([query])[0]
+        return self.search_many([query])[0].with_plain_payloads()
 
     def similar(
         self,
-        picture: str,
+        picture: str | Path,
         *,
         k: int = 10,
         where: Filter | None = None,
@@ -235,7 +256,7 @@ class Index:
         """The pictures nearest to an indexed one, named by id, URI or path, without that one itself."""
         name = self.record(picture).id
         query = SearchQuery((Term("id", name),), k, offset, self.filter(where), min_score, without=name, fold=fold)
-        return self.search_many([query])[0]
+        return self.search_many([query])[0].with_plain_payloads()
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[Hits]:
         """What each query finds: one run of the model for all, and one look into the store for those that are alike."""
@@ -291,15 +312,17 @@ class Index:
             vectors.append(vector)
         return np.array(vectors, np.float32).reshape(len(vectors), self.encoder.dim)
 
-    def record(self, picture: str) -> Record:
+    def record(self, picture: str | Path) -> Record:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
         found = self.store.fetch([_id_of(picture)])
         if not found:
-            raise PictureNotFound(f"{picture!r} is not in {self.url}: it has no picture with the id, path or URI")
+            raise PictureNotFound(f"{str(picture)!r} is not in {self.url}: it has no picture with the id, path or URI")
         return found[0]
 
-    def remove(self, pictures: Iterable[str]) -> int:
+    def remove(self, pictures: str | Path | Iterable[str | Path]) -> int:
         """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
+        if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
+            pictures = [pictures]
         return self.store.delete([_id_of(picture) for picture in pictures])
 
     def count(self, where: Filter | None = None) -> int:
@@ -335,11 +358,24 @@ class Index:
             "tuning": self.store.notes("recall").get("recall"),
         }
 
+    def drop(self) -> None:
+        """Delete the index itself, with all that was noted; no picture is touched. There is nothing to undo it."""
+        if not isinstance(self.store, Droppable):
+            raise UsageError(f"{self.url} is in a store that cannot delete it: delete it there")
+        self.store.drop()
+        self._store = self._judge = None
+
     def close(self) -> None:
         """Give back the store's files and connections."""
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _is_built(self) -> bool:
+        try:
+            return bool(self.store)
+        except StoreNotFound:
+            return False
 
     def _open_or_create(self) -> Store:
         try:
@@ -451,9 +487,10 @@ def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub:
             f"{url} was built with {built_with!r}, not {encoder.name!r}: "
             f"open it with --model {built_with}, or build a new index"
         )
+    build = f"build a new index with `sightline index FOLDER --index NEW --model {encoder.name}`"
     raise IndexMismatch(
-        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, "
-        f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
+        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
+        f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
     )
 
 
@@ -471,7 +508,10 @@ def _builders_picture_fingerprint(identity: Mapping[str, Any], hub: Hub | None) 
     return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
 
-def _id_of(picture: str) -> str:
+def _id_of(picture: str | Path) -> str:
+    if not isinstance(picture, str | Path):
+        raise UsageError(f"a picture is named by {type(picture).__name__}, expected its id, path or URI as text")
+    picture = str(picture)
     try:
         return str(UUID(picture))
     except ValueError:

@@ -6,32 +6,36 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import ImageError, SourceError
 from sightline.filters.dates import with_local_times
 from sightline.filters.documents import dump_payload
 from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
-from sightline.sources.ahead import forget_frames, read_ahead
+from sightline.sources.files import refuse
 from sightline.stores.base import Store
-from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, record_id
+from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, chunks, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
-OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags")
+OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags", "damage")
 
 _LOOK_UP = 512  # items whose records are fetched together
 _COMMIT_RECORDS = 512  # a commit costs a few fsyncs; at 60 pictures/s the time limit comes first
 _COMMIT_SECONDS = 2.0  # the most finished work that a kill can lose
 _WINDOW = 3  # batches in flight for each worker, so that a commit leaves no worker idle
 
-T = TypeVar("T")
+_READERS = 64  # downloads at the same time
+_READ_AHEAD = 128  # pictures that are being downloaded or wait to be encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,52 @@ def work(items: Sequence[Item], encoder: Encoder, store: Store, limit_megapixels
         batch.records += [_joined(item, vector, told) for (item, told), vector in zip(fresh, vectors, strict=True)]
     batch.encoded = len(fresh)
     return batch
+
+
+def read_ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, those that wait on a network read many at once, in the order in which they come.
+
+    At most `_READ_AHEAD` of them are held, so memory does not grow. The threads are daemons: an interrupt need not
+    wait for a server that does not answer.
+    """
+    asked: SimpleQueue[Item | None] = SimpleQueue()
+    come: SimpleQueue[Item] = SimpleQueue()
+    waiting = threads = 0
+    try:
+        for item in items:
+            if not item.is_slow:
+                yield item
+                continue
+            asked.put(item)
+            waiting += 1
+            if threads < min(waiting, _READERS):
+                threads += 1
+                Thread(target=_read_all, args=(asked, come), daemon=True, name="sightline-read").start()
+            while waiting >= _READ_AHEAD or (waiting and not come.empty()):
+                yield come.get()
+                waiting -= 1
+        for _ in range(waiting):
+            yield come.get()
+    finally:
+        with suppress(Empty):
+            while True:
+                asked.get_nowait()
+        for _ in range(threads):
+            asked.put(None)
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """A trace holds the batch with all its pictures, and the batch the error: 10 MB a thousand URLs, collected late."""
+    while error is not None:
+        error.__traceback__, error = None, error.__cause__ or error.__context__
+
+
+def _read_all(asked: "SimpleQueue[Item | None]", come: "SimpleQueue[Item]") -> None:
+    while item := asked.get():
+        try:
+            come.put(replace(item, read=partial(bytes, item.read())))
+        except Exception as error:  # handed to whoever reads the item
+            come.put(replace(item, read=partial(refuse, error)))
 
 
 def prune(store: Store, root: str, seen: set[str]) -> tuple[int, int]:
@@ -221,10 +271,13 @@ def _read(items: Sequence[Item], batch: BatchResult) -> Iterator[tuple[Item, byt
 
 
 def _known(store: Store, hashes: set[str]) -> Mapping[str, Record]:
-    """Records with the same content as one of the hashes, by hash."""
-    if not hashes:
-        return {}
-    return {str(record.payload["sha256"]): record for record in store.scan({"sha256": {"$in": sorted(hashes)}})}
+    """For each of the hashes a record with the same content, if there is one: of thousands of copies one is enough."""
+    known = dict[str, Record]()
+    for record in store.scan({"sha256": {"$in": sorted(hashes)}}) if hashes else ():
+        known.setdefault(str(record.payload["sha256"]), record)
+        if len(known) == len(hashes):
+            break
+    return known
 
 
 def _record(item: Item, vector: np.ndarray, content: Payload) -> Record:

@@ -2,18 +2,20 @@
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
+from textwrap import shorten
 from typing import Any, overload
 
-from sightline.errors import SightlineError
-from sightline.pages import render
-from sightline.sources.folder import path_of
+from sightline.errors import ExtraMissing, SightlineError
+from sightline.pages import link, render
+from sightline.sources.files import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
-_LINKED = ("file:", "http://", "https://")  # what a page links to; a click on anything else could run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,48 @@ class Hits(Sequence[Hit]):
         """What a notebook shows of the hits, as a value to keep."""
         return Display(self._repr_html_(), str(self))
 
+    def with_plain_payloads(self) -> "Hits":
+        """The same with payloads that `json.dumps` takes: moments as text in ISO 8601."""
+        return replace(self, hits=tuple(replace(hit, payload=plain(hit.payload)) for hit in self.hits))
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`, a row for each hit: id, uri, path, score, and a column for each field of a payload."""
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ExtraMissing("a table of hits needs pandas, which is not installed: pip install pandas") from error
+        known = ("id", "uri", "path", "score")
+        return DataFrame(
+            [
+                {"id": hit.id, "uri": hit.uri, "path": hit.path, "score": hit.score}
+                | {name if name not in known else f"payload_{name}": value for name, value in hit.payload.items()}
+                for hit in self
+            ],
+            columns=None if self.hits else known,
+        )
+
+    def plot(self, *, columns: int = 5, side: float = 2.4) -> Any:
+        """A `matplotlib` figure with the pictures in a grid, each `side` inches wide, below it score and caption."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ExtraMissing("a plot needs matplotlib, which is not installed: pip install matplotlib") from error
+        columns = max(1, min(columns, len(self)))
+        rows = max(1, -(-len(self) // columns))
+        figure = Figure(figsize=(columns * side, rows * side * 1.25), layout="constrained")
+        figure.suptitle(printable(self.query))
+        for axes, hit in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, self):
+            axes.axis("off")
+            if hit is None:
+                continue
+            text = hit.payload.get("caption") or hit.payload.get("title") or hit.payload.get("name") or hit.uri
+            axes.set_title(f"{hit.score:.3f}\n{shorten(printable(str(text)), 36)}", fontsize=8)
+            with suppress(OSError, SightlineError, ValueError):  # one that is gone leaves its place empty
+                image = hit.image()
+                image.thumbnail((_SIDE, _SIDE))
+                axes.imshow(image)
+        return figure
+
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints and the HTTP API answers: plain values, datetimes in ISO 8601."""
         took = {"encode": self.took_ms.encode, "search": self.took_ms.search, "total": self.took_ms.total}
@@ -144,7 +188,7 @@ def _plain_hit(hit: Hit) -> dict[str, Any]:
 
 def location(hit: Hit | Record) -> str:
     """Where the picture is, as a person would write it: a path for a file, else the URI."""
-    return str(path_of(hit.uri)) if hit.uri.startswith("file:") else hit.uri
+    return str(path_of(hit.uri)) if hit.uri.startswith("file:///") else hit.uri
 
 
 def page(results: Sequence[Hits], *, title: str) -> str:
@@ -229,14 +273,19 @@ def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
     """What the templates show of a picture."""
     return {
         "kind": kind,
-        "link": hit.uri if hit.uri.startswith(_LINKED) else None,
+        "link": link(hit.uri),
         "location": printable(location(hit)),
         "name": printable(str(hit.payload.get("name") or hit.uri)),
         "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
         "source": _source(hit.uri),
-        "width": hit.payload.get("width", 1),
-        "height": hit.payload.get("height", 1),
+        "width": _pixels(hit.payload.get("width")),
+        "height": _pixels(hit.payload.get("height")),
     }
+
+
+def _pixels(value: object) -> int:
+    """A side, for a style: a payload from elsewhere may hold anything there."""
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 def _source(uri: str) -> str | None:

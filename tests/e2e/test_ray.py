@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +25,10 @@ from sightline.index import Index
 from sightline.stores.base import Store, open_store
 
 PICTURES, MANY = 150, 3000
+TIMEOUT = 600  # seconds: only what hangs takes as long, however busy the machine is
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="no Ray: pip install 'sightline[ray]'"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(3 * TIMEOUT),
 ]
 
 
@@ -68,14 +69,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(cluster: str, url: str, source: Path) -> "subprocess.Popen[str]":
+@contextmanager
+def started(cluster: str, url: str, source: Path) -> "Iterator[subprocess.Popen[str]]":
+    """`sightline index` on the cluster; it is killed when the test leaves it."""
     command = [sys.executable, "-m", "sightline", "index", str(source), "--index", url, "--model", "pixels", "--json"]
-    return subprocess.Popen([*command, "--workers", cluster], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += ["--workers", cluster]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def index(cluster: str, url: str, source: Path) -> dict[str, int]:
     """The summary of a run that must succeed without a word on stderr."""
-    out, err = (process := start(cluster, url, source)).communicate(timeout=200)
+    with started(cluster, url, source) as process:
+        out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, err) == (0, "")
     return dict(json.loads(out))
 
@@ -92,10 +101,12 @@ def uris(store: Store) -> list[str]:
     return [record.uri for record in store.scan()]
 
 
-def wait_for(is_so: Callable[[], bool]) -> None:
-    until = time.monotonic() + 90
+def wait_for(is_so: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+    """Waits until it is so, while the process runs."""
+    until = time.monotonic() + TIMEOUT
     while not is_so():
         assert time.monotonic() < until
+        assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
@@ -134,13 +145,13 @@ def test_changed_and_vanished_pictures_are_seen(cluster: str, url: str, folder: 
 
 
 def test_a_killed_worker_loses_nothing(head: Head, url: str, many: Path) -> None:
-    process = start(head.address, url, many)
-    wait_for(lambda: counted(url) > 0)
-    victims = list(head.workers())
-    assert len(victims) == 2
-    os.kill(victims[0], signal.SIGKILL)
-    at_the_kill = counted(url)
-    out, err = process.communicate(timeout=200)
+    with started(head.address, url, many) as process:
+        wait_for(lambda: counted(url) > 0, process)
+        victims = list(head.workers())
+        assert len(victims) == 2
+        os.kill(victims[0], signal.SIGKILL)
+        at_the_kill = counted(url)
+        out, err = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, err) == (0, "")
     assert at_the_kill < MANY
     summary = json.loads(out)
@@ -151,10 +162,10 @@ def test_a_killed_worker_loses_nothing(head: Head, url: str, many: Path) -> None
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_the_run_after_a_stopped_driver_does_the_rest(head: Head, url: str, many: Path, how: signal.Signals) -> None:
-    process = start(head.address, url, many)
-    wait_for(lambda: counted(url) > 0)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    with started(head.address, url, many) as process:
+        wait_for(lambda: counted(url) > 0, process)
+        process.send_signal(how)
+        _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     if how == signal.SIGINT:
         assert err == "\nsightline: stopped; what is done is kept; run the same command to continue\n"
@@ -193,15 +204,15 @@ def test_a_picture_that_ends_its_workers_fails_alone(cluster: str, url: str, fol
 
 def test_a_head_that_is_not_there_is_said_soon(url: str, folder: Path) -> None:
     began = time.monotonic()
-    process = start("ray://127.0.0.1:9", url, folder)
-    _, err = process.communicate(timeout=60)
+    with started("ray://127.0.0.1:9", url, folder) as process:
+        _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 2
     assert "does not answer" in err
     assert time.monotonic() - began < 30
 
 
 def test_more_workers_than_there_is_room_for_are_refused(cluster: str, url: str, folder: Path) -> None:
-    process = start(f"{cluster}?workers=2&cpus=2", url, folder)
-    _, err = process.communicate(timeout=60)
+    with started(f"{cluster}?workers=2&cpus=2", url, folder) as process:
+        _, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 2
     assert "expected room for 2 workers of 2 CPUs" in err

@@ -1,20 +1,26 @@
 """What the server does not do for strangers: fetch from its own network, wait for ever, guess at misspelt fields."""
 
+import base64
 import json
+import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
 
+from sightline.exchange.files import load, write_folder
 from sightline.index import Index
 from sightline.types import record_id
 from sightline.web.addresses import is_public
@@ -305,3 +311,218 @@ def test_an_index_without_pictures_takes_any_field(tmp_path: Path, cache: Path) 
         opened.add([])
     with serving(tmp_path / "empty.index", cache=cache) as running:
         assert running.ask('/api/images?where={"anything":1}').json["total_estimate"] == 0
+
+
+def stalled_s(server: Server, path: str, body: bytes) -> tuple[float, Answer]:
+    """For how long the server gives no sign of life while it is busy with that body."""
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(server.ask, path, data=body, Content_Type="application/json")
+        longest = 0.0
+        while not sending.done():
+            began = time.monotonic()
+            assert server.ask("/healthz").status == 200
+            longest = max(longest, time.monotonic() - began)
+        return longest, sending.result()
+
+
+@pytest.mark.parametrize(
+    ("path", "start", "part", "end"),
+    [
+        ("/api/search", '{"where": {"a": [', "{},", "{}]}}"),
+        ("/api/search", '{"where": {"$and": [', "1,", "1]}}"),
+        ("/api/search", '{"terms": [', "1,", "1]}"),
+        ("/api/embeddings", '{"texts": [', "1,", "1]}"),
+        ("/api/classify", '{"labels": [', '"a",', '"a"]}'),
+    ],
+)
+def test_a_body_of_millions_of_parts_is_refused_before_it_is_parsed(
+    strict: Server, path: str, start: str, part: str, end: str
+) -> None:
+    answer = strict.ask(path, data=(start + part * 5_000_000 + end).encode(), Content_Type="application/json")
+    assert answer.status == 413
+    assert "more than 400,000 values" in answer.json["detail"]
+
+
+def test_no_request_silences_the_server(strict: Server) -> None:
+    calm = max(stalled_s(strict, "/api/search", b'{"text": "a"}')[0] for _ in range(3))
+    keys = "{" + ",".join(f'"k{number}":1' for number in range(390_000)) + "}"
+    for body in (keys, '{"where":{"a":[' + "{}," * 190_000 + "{}]}}", '{"image":"' + "A" * 60_000_000 + '"}'):
+        longest, answer = stalled_s(strict, "/api/search", body.encode())
+        assert answer.status == 422
+        assert len(answer.body) < 20_000
+        assert longest < 3 + 10 * calm  # 22 s before; a busy machine may stretch it
+
+
+def test_errors_are_listed_up_to_a_number(strict: Server) -> None:
+    answer = strict.ask("/api/embeddings", {"texts": [1] * 250})
+    assert (answer.status, len(answer.json["errors"])) == (422, 20)
+
+
+def test_bodies_that_are_held_have_a_bound_together(index: Path, cache: Path) -> None:
+    with serving_with(index, "max_upload_bytes=1_000_000, patience_s=30.0", cache=cache) as running:
+        head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        head += "Content-Length: 999999\r\n\r\n"
+        waiting = [connect(running) for _ in range(20)]
+        for connection in waiting:
+            connection.sendall(head.encode() + b" " * 900_000)
+        time.sleep(0.5)
+        waiting[-1].sendall(b" " * 99_999)
+        assert waiting[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+        for connection in waiting:
+            connection.close()
+        until = time.monotonic() + 10
+        while running.ask("/api/search", {"text": "a" * 2000}).status == 503 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert running.ask("/api/search", data=b" " * 900_000 + b"{}", Content_Type="application/json").status == 422
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the number of open files is bounded on Unix")
+def test_a_burst_of_silent_connections_keeps_nobody_out(index: Path, cache: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # what the server inherits
+    try:
+        with serving(index, cache=cache) as running:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+            silent = list[socket.socket]()
+            for number in range(1500):
+                silent.append(connect(running))
+                silent[-1].sendall(b"GET / HTTP/1.1\r\n" if number % 2 else b"")
+                if number % 300 == 299:
+                    began = time.monotonic()
+                    assert running.ask("/healthz").status == 200
+                    assert time.monotonic() - began < 5
+            if sys.platform == "linux":
+                assert len(list(Path(f"/proc/{running.process.pid}/fd").iterdir())) < 1000
+            for connection in silent:
+                connection.close()
+            log = (cache / f"server-{running.url.rsplit(':', 1)[1]}.log").read_text("utf-8")
+            assert "Too many open files" not in log
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_keys_cannot_be_guessed_quickly(index: Path, cache: Path) -> None:
+    with serving(index, cache=cache, SIGHTLINE_API_KEY="the-right-key") as running:
+        right: dict[str, Any] = {"Authorization": "Bearer the-right-key"}
+        assert running.ask("/api/status", **right).status == 200
+        paths = ("/api/status", "/api/session")
+        guesses = [
+            running.ask(
+                path, method="POST" if "session" in path else "GET", Authorization=f"Bearer guess-{number}-{path}"
+            )
+            for number in range(40)
+            for path in paths
+        ]
+        statuses = [answer.status for answer in guesses]
+        assert statuses[:10] == [401] * 10
+        assert statuses.count(401) < 30
+        assert statuses[-1] == 429
+        assert int(guesses[-1].headers["Retry-After"]) >= 1
+        assert running.ask("/api/status", **right).status == 200  # who had the key before is not kept out
+        assert running.ask("/api/status").status == 401  # no key is no guess
+        repeated = [running.ask("/api/status", Authorization="Bearer guess-1-/api/status").status for _ in range(5)]
+        assert repeated == [401] * 5  # an old cookie of a page, sent with each picture, is one guess
+
+
+def test_an_open_server_names_no_index_to_strangers(tmp_path: Path, cache: Path) -> None:
+    with serving(tmp_path / "secret-name", cache=cache, is_ready=False, SIGHTLINE_API_KEY="the-right-key") as running:
+        answer = running.ask("/readyz")
+        assert answer.status == 503
+        assert b"secret-name" not in answer.body
+
+
+def test_of_several_uploads_the_broken_ones_are_named(tmp_path: Path, cache: Path, index: Path) -> None:
+    good = encoded(scene(90), "PNG")
+    with serving_with(
+        index, f"uploads=__import__('pathlib').Path({str(tmp_path / 'uploads')!r})", cache=cache
+    ) as running:
+        answer = running.send(
+            "/api/images", [("files", "a.png", good), ("files", "b.jpg", b"\xff\xd8\xff broken"), ("files", "c", b"c")]
+        )
+        assert answer.status == 422
+        assert [error["where"] for error in answer.json["errors"]] == ["file 2 of 3, 'b.jpg'", "file 3 of 3, 'c'"]
+        assert "b.jpg" in answer.json["detail"]
+        assert not list(tmp_path.glob("uploads/*/*"))
+
+
+def built(path: Path, folder: Path, count: int) -> Path:
+    with Index(str(path), model="pixels") as opened:
+        opened.add(sorted(folder.glob("*.png"))[0] if count == 1 else folder)
+    return path
+
+
+def pictures_of(running: Server) -> int:
+    return int(running.ask("/api/images?k=100").json["total_estimate"])
+
+
+def test_an_index_that_is_replaced_or_deleted_is_followed_within_a_second(
+    tmp_path: Path, folder: Path, cache: Path
+) -> None:
+    path, new = built(tmp_path / "some.index", folder, 6), built(tmp_path / "new.index", folder, 1)
+    query = {"image": base64.b64encode(encoded(scene(5), "PNG")).decode()}
+    with serving(path, cache=cache) as running:
+        assert len(running.ask("/api/search", query).json["hits"]) == pictures_of(running) == 6
+        path.rename(tmp_path / "old.index")
+        new.rename(path)
+        time.sleep(1)
+        assert len(running.ask("/api/search", query).json["hits"]) == pictures_of(running) == 1
+        assert running.ask("/api/status").json["indexes"][0]["pictures"] == 1
+        assert running.ask("/readyz").status == 200
+        uploaded = running.send("/api/images", [("files", "x.png", encoded(scene(80), "PNG"))])
+        assert uploaded.status == 201, uploaded.body
+        assert pictures_of(running) == 2
+        shutil.rmtree(path)
+        time.sleep(1)
+        for answer in (running.ask("/api/search", query), running.ask("/api/images"), running.ask("/readyz")):
+            assert answer.status == 503
+        assert "no index" in running.ask("/api/search", query).json["detail"]
+        (tmp_path / "old.index").rename(path)
+        assert running.ask("/readyz").status == 200
+        assert len(running.ask("/api/search", query).json["hits"]) == 6
+
+
+@pytest.mark.parametrize("file", ["vectors-0.int8", "vectors-0.float32", "index.sqlite"])
+def test_a_shortened_file_is_an_error_and_not_the_end(tmp_path: Path, folder: Path, cache: Path, file: str) -> None:
+    path = built(tmp_path / "some.index", folder, 6)
+    query = {"image": base64.b64encode(encoded(scene(5), "PNG")).decode()}
+    with serving(path, cache=cache) as running:
+        assert running.ask("/api/search", query).status == 200
+        whole = (path / file).read_bytes()
+        os.truncate(path / file, 100)
+        for _ in range(3):
+            answer = running.ask("/api/search", query)
+            assert answer.status in (500, 503), answer.body
+            assert answer.json["detail"]
+        (path / file).write_bytes(whole)
+        assert running.ask("/api/search", query).status == 200
+        assert running.process.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are of Unix")
+def test_indexes_and_uploads_are_for_their_owner(tmp_path: Path, folder: Path, cache: Path) -> None:
+    path = built(tmp_path / "some.index", folder, 6)
+    with serving(path, cache=cache) as running:
+        assert running.send("/api/images", [("files", "x.png", encoded(scene(81), "PNG"))]).status == 201
+        uploads = tmp_path / "some.index.uploads"
+        assert {place.stat().st_mode & 0o777 for place in (path, uploads)} == {0o700}
+        files = [*path.glob("index.sqlite*"), *path.glob("vectors-*"), *uploads.glob("*/*")]
+        assert len(files) >= 4
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_imported_records_show_no_file_outside_of_the_roots(tmp_path: Path, folder: Path, cache: Path) -> None:
+    private = tmp_path / "private.png"
+    scene(70).save(private)
+    with Index(str(tmp_path / "theirs.index"), model="pixels") as theirs:
+        theirs.add(private)
+        write_folder(theirs.store, tmp_path / "files")
+    path = built(tmp_path / "some.index", folder, 6)
+    load(tmp_path / "files", str(path))
+    identity, own = record_id(private.as_uri()), record_id((folder / "1.png").as_uri())
+    for options, status in (((), 403), (("--root", str(tmp_path)), 200)):
+        with serving(path, *options, cache=cache) as running:
+            assert running.ask(f"/api/images/{identity}/file").status == status
+            assert running.ask(f"/api/images/{identity}/thumbnail?size={160 if options else 320}").status == status
+            assert running.ask(f"/api/images/{own}/file").status == 200

@@ -14,8 +14,7 @@ from tests.pictures import encoded, scene, write
 from sightline.cli.main import main
 from sightline.errors import SourceError
 from sightline.index import Index
-from sightline.sources.base import Opening, file_of, open_source, read_here, read_uri
-from sightline.sources.patterns import expand
+from sightline.sources.base import Opening, expand, file_of, open_source, read_here, read_uri
 
 PICTURES = {f"some folder/{n} ü.jpg": encoded(scene(n), "JPEG") for n in range(4)}
 MAKERS: dict[str, Callable[[Path, Mapping[str, bytes]], Path]] = {
@@ -172,7 +171,8 @@ def test_the_archives_in_a_folder_are_taken_if_asked(tmp_path: Path) -> None:
     make_zip(tmp_path / "set" / "more.zip", PICTURES)
     with Index(str(tmp_path / "a.index"), model="pixels") as index:
         assert index.add(tmp_path / "set").encoded == 1
-        assert index.add(open_source(tmp_path / "set", Opening(archives=True))).encoded == 4
+        summary = index.add(open_source(tmp_path / "set", Opening(archives=True)))
+        assert (summary.encoded, summary.left_out) == (4, {})
         (tmp_path / "set" / "more.zip").unlink()
         assert index.add(open_source(tmp_path / "set", Opening(archives=True))).removed == 4
 

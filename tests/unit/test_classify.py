@@ -13,7 +13,8 @@ from sightline.analysis.classify import TEMPLATES, classify, label_vectors, prob
 from sightline.cli.main import main
 from sightline.encoders.base import load_encoder
 from sightline.errors import UsageError
-from sightline.evaluate.confusion import confusion, html
+from sightline.evaluate.report import confusion_html
+from sightline.evaluate.run import confusion
 from sightline.index import Index
 from sightline.stores.memory import MemoryStore
 from sightline.types import Payload, Record, Vectors, record_id
@@ -102,7 +103,7 @@ def test_class_folders_give_an_accuracy_and_what_is_confused(tmp_path: Path) -> 
     assert found.counts.sum(axis=1).tolist() == [3, 3]
     assert found.top1.mean == pytest.approx(np.trace(found.counts) / 6)
     assert sum(times for _, _, times in found.mistakes) == 6 - np.trace(found.counts)
-    assert html(found, "a & b").count("<rect") == 1 + np.count_nonzero(found.counts)
+    assert confusion_html(found, "a & b").count("<rect") == 1 + np.count_nonzero(found.counts)
 
 
 @pytest.fixture(scope="module")

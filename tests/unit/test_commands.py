@@ -3,12 +3,17 @@
 import argparse
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.pictures import scene
 
 from sightline.cli.main import COMMANDS, main, parser
+from sightline.errors import SourceError
+from sightline.sources import base as sources
+from sightline.types import Item
 
 
 def names_of(root: argparse.ArgumentParser) -> list[str]:
@@ -80,3 +85,25 @@ def test_a_command_imports_no_other_command() -> None:
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     others = {f"sightline.cli.{module}" for module in COMMANDS.values()} - {"sightline.cli.search"}
     assert others.isdisjoint(modules)
+
+
+def test_a_source_that_breaks_while_it_is_counted_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal a thread counts the pictures for the time left; what it meets is the run's to tell."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+
+    class Broken:
+        root = tmp_path.as_uri()
+
+        def __iter__(self) -> Iterator[Item]:
+            raise SourceError("the disk is gone: mount it")
+
+    monkeypatch.setattr(sources, "open_source", lambda *_: Broken())
+    assert main(["index", "x", "--index", str(tmp_path / "a.index"), "--model", "pixels"]) == 2
+    for thread in threading.enumerate():
+        if thread.name == "sightline-count":
+            thread.join(10)
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert "sightline: the disk is gone: mount it" in err

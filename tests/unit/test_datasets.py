@@ -16,8 +16,7 @@ from tests.pictures import encoded, scene
 from tests.serving import answering
 
 from sightline.cli.main import main
-from sightline.datasets.get import fetch, get
-from sightline.datasets.recipes import File, Recipe, recipe, recipes
+from sightline.datasets.recipes import File, Recipe, fetch, get, recipe, recipes
 from sightline.errors import SourceError, UsageError
 from sightline.evaluate.judgements import load
 from sightline.index import Index

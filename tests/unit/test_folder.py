@@ -13,7 +13,8 @@ from tests.pictures import encoded, odd_names, scene, write
 
 from sightline.errors import SourceError
 from sightline.sources.base import open_source
-from sightline.sources.folder import Folder, path_of
+from sightline.sources.files import path_of
+from sightline.sources.folder import Folder
 from sightline.types import Item
 
 JPEG = encoded(scene(1), "JPEG")

@@ -12,7 +12,7 @@ from sightline.cli.main import main
 from sightline.errors import TextNotSupported, UsageError
 from sightline.fusion import Part
 from sightline.index import Index
-from sightline.query import Term, embed_image
+from sightline.query import SearchQuery, Term, embed_image
 from sightline.types import Record, Vectors, record_id
 
 PICTURES = 40
@@ -49,11 +49,11 @@ def test_the_ranking_is_that_of_the_weighted_scores(indexes: list[Index], folder
     fused = {uri: 0.7 * one[uri] + 0.3 * other[uri] for uri in one}
     expected = sorted(fused, key=lambda uri: (-fused[uri], record_id(uri)))
     parts = [Part(index, weight) for index, weight in zip(indexes, (7, 3), strict=False)]
-    hits = fusion.search(parts, [Term("image", query)], k=10)
+    hits = fusion.search(parts, SearchQuery((Term("image", query),), k=10))
     assert [hit.uri for hit in hits] == expected[:10]
     np.testing.assert_allclose([hit.score for hit in hits], [fused[uri] for uri in expected[:10]], atol=1e-5)
     assert hits.model == "0.7 mini + 0.3 colour"
-    page = fusion.search(parts, [Term("image", query)], k=4, offset=3)
+    page = fusion.search(parts, SearchQuery((Term("image", query),), k=4, offset=3))
     assert [hit.uri for hit in page] == expected[3:7]
 
 
@@ -63,13 +63,13 @@ def test_weights_lead_from_the_one_ranking_to_the_other(indexes: list[Index], fo
     assert alone[0] != alone[1]
     for weights, expected in (((1, 1e-6), alone[0]), ((1e-6, 1), alone[1])):
         parts = [Part(index, weight) for index, weight in zip(indexes, weights, strict=False)]
-        assert [hit.uri for hit in fusion.search(parts, terms, k=5)] == expected
+        assert [hit.uri for hit in fusion.search(parts, SearchQuery(tuple(terms), k=5))] == expected
 
 
 def test_an_index_without_words_sees_the_pictures_of_the_query_alone(indexes: list[Index], folder: Path) -> None:
     mini, colour = indexes[:2]
     terms = [Term("text", "a red circle"), Term("image", folder / "3.png")]
-    hits = fusion.search([Part(mini), Part(colour)], terms, k=PICTURES)
+    hits = fusion.search([Part(mini), Part(colour)], SearchQuery(tuple(terms), k=PICTURES))
     meaning = {hit.uri: hit.score for hit in mini.search(terms=terms, k=PICTURES)}
     look = {hit.uri: hit.score for hit in colour.search(image=folder / "3.png", k=PICTURES)}
     for hit in hits:
@@ -77,18 +77,18 @@ def test_an_index_without_words_sees_the_pictures_of_the_query_alone(indexes: li
 
 
 def test_words_alone_are_answered_by_the_index_that_knows_them(indexes: list[Index]) -> None:
-    hits = fusion.search([Part(indexes[1], 5), Part(indexes[0])], [Term("text", "a red circle")], k=5)
+    hits = fusion.search([Part(indexes[1], 5), Part(indexes[0])], SearchQuery((Term("text", "a red circle"),), k=5))
     alone = indexes[0].search("a red circle", k=5)
     assert [hit.uri for hit in hits] == [hit.uri for hit in alone]
     assert hits.model == "1 mini"
     with pytest.raises(TextNotSupported, match="has a text encoder: add --image"):
-        fusion.search([Part(indexes[1]), Part(indexes[2])], [Term("text", "a red circle")])
+        fusion.search([Part(indexes[1]), Part(indexes[2])], SearchQuery((Term("text", "a red circle"),)))
 
 
 def test_the_filter_and_the_payload_are_those_of_the_first_index(indexes: list[Index], folder: Path) -> None:
     parts = [Part(index) for index in indexes]
     names = [f"{number}.png" for number in (1, 5, 9)]
-    hits = fusion.search(parts, [Term("image", folder / "3.png")], where={"name": {"$in": names}})
+    hits = fusion.search(parts, SearchQuery((Term("image", folder / "3.png"),), where={"name": {"$in": names}}))
     assert sorted(str(hit.payload["name"]) for hit in hits) == names
 
 
@@ -98,7 +98,7 @@ def test_a_picture_that_one_index_lacks_is_not_found(folder: Path, tmp_path: Pat
         other.add(folder)
         best = one.search(image=folder / "3.png", k=1)[0]
         other.remove([best.uri])
-        hits = fusion.search([Part(one), Part(other)], [Term("image", folder / "3.png")], k=PICTURES)
+        hits = fusion.search([Part(one), Part(other)], SearchQuery((Term("image", folder / "3.png"),), k=PICTURES))
         assert len(hits) == PICTURES - 1
         assert best.uri not in [hit.uri for hit in hits]
 
@@ -106,7 +106,7 @@ def test_a_picture_that_one_index_lacks_is_not_found(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_is_a_number_above_zero(weight: float, indexes: list[Index], folder: Path) -> None:
     with pytest.raises(UsageError, match="expected a number above 0"):
-        fusion.search([Part(indexes[0], weight)], [Term("image", folder / "3.png")])
+        fusion.search([Part(indexes[0], weight)], SearchQuery((Term("image", folder / "3.png"),)))
 
 
 def test_it_widens_until_nothing_unseen_can_be_better(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_it_widens_until_nothing_unseen_can_be_better(tmp_path: Path) -> None:
             index.add(_saved(tmp_path))  # makes the store; the records that count follow
             index.remove([hit.uri for hit in index.store.scan()])
             index.store.upsert(_records(_at(embed_image(query, index.encoder), values)))
-        hits = fusion.search([Part(one), Part(other)], [Term("image", query)], k=3)
+        hits = fusion.search([Part(one), Part(other)], SearchQuery((Term("image", query),), k=3))
     assert hits[0].uri == f"test:/{count - 1}"
     assert hits[0].score == pytest.approx(0.8, abs=1e-5)
 
@@ -159,7 +159,7 @@ class TestCommandLine:
         arguments = ["search", "--image", str(folder / "7.png"), *urls, "--weight", "0.7", "--weight", "0.3", "--paths"]
         assert main([*arguments, "-k", "6"]) == 0
         parts = [Part(indexes[0], 0.7), Part(indexes[1], 0.3)]
-        expected = fusion.search(parts, [Term("image", folder / "7.png")], k=6)
+        expected = fusion.search(parts, SearchQuery((Term("image", folder / "7.png"),), k=6))
         assert capsys.readouterr().out.split() == [hit.uri.removeprefix("file://") for hit in expected]
 
     @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ def test_indexes_of_different_pictures_are_told_apart_from_nothing_found(indexes
     with Index(str(tmp_path / "other.index"), model="mini") as other:
         other.add(tmp_path / "other.png")
         with pytest.raises(UsageError, match="have no picture in common, expected indexes of the same files"):
-            fusion.search([Part(indexes[0]), Part(other)], [Term("text", "a red circle")])
+            fusion.search([Part(indexes[0]), Part(other)], SearchQuery((Term("text", "a red circle"),)))

@@ -11,7 +11,7 @@ from tests.pictures import scene
 from sightline.encoders.base import load_encoder, picture_fingerprint
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
-from sightline.evaluate.vectors import image_vectors, text_vectors
+from sightline.evaluate.run import image_vectors, text_vectors
 from sightline.index import Index, check_identity
 from sightline.stores.base import open_store
 
@@ -101,6 +101,21 @@ def test_the_bundled_model_opens_an_index_from_before(folder: Path) -> None:
     _forget_the_picture_fingerprint(url)
     with Index(url) as index:
         assert len(index.search("a dog")) == PICTURES
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_an_index_of_an_earlier_bundled_model_is_refused_and_says_what_to_do(folder: Path, forgets: bool) -> None:
+    url = str(folder / "earlier.index")
+    with Index(url, model="mini") as index:
+        index.add(folder / "photos")
+        identity = index.store.notes("index")["index"]
+        earlier = {**identity, "fingerprint": "0123456789abcdef", "pictures": "an earlier one"}
+        index.store.write_notes("index", {"index": earlier})
+    if forgets:
+        _forget_the_picture_fingerprint(url)
+    for model in (None, "mini", "auto"):
+        with pytest.raises(IndexMismatch, match="sightline index FOLDER --index NEW --model mini"):
+            Index(url, model=model).search("a dog")
 
 
 def test_encoders_of_others_are_told_apart_by_name_and_fingerprint(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What an indexing run does, and does not do again."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from tests.pictures import scene
 from sightline.encoders.base import Encoder, load_encoder
 from sightline.errors import SourceError
 from sightline.index import Index
-from sightline.ingest import Options
-from sightline.types import Pixels, Vectors
+from sightline.ingest import Options, ingest
+from sightline.stores.memory import MemoryStore
+from sightline.types import Item, Pixels, Record, Vectors, Where
 
 
 @dataclass
@@ -192,3 +193,25 @@ def test_progress_counts_every_picture(index: Index, folder: Path) -> None:
     index.add(folder, Options(on_progress=lambda summary: seen.append(summary.encoded)))
     assert seen[-1] == 10
     assert seen == sorted(seen)
+
+
+def test_of_a_thousand_copies_one_record_is_looked_at(folder: Path) -> None:
+    looked_at = list[str]()
+
+    class Watched(MemoryStore):
+        def scan(self, where: Where | None = None) -> Iterator[Record]:
+            for record in super().scan(where):
+                looked_at.append(record.id)
+                yield record
+
+    picture, encoder = (folder / "0.png").read_bytes(), Counting()
+    store = Watched(dim=encoder.dim)
+
+    def copies(first: int, last: int) -> list[Item]:
+        return [Item(f"file:///{number}.png", "1", lambda: picture) for number in range(first, last)]
+
+    options = Options(workers=1)
+    ingest(copies(0, 100), encoder, store, options=options, seen=set())
+    looked_at.clear()
+    assert ingest(copies(100, 104), encoder, store, options=options, seen=set()).reused == 4
+    assert len(looked_at) == 1

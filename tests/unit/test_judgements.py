@@ -6,6 +6,7 @@ import pytest
 from tests.pictures import scene
 
 from sightline.errors import SourceError
+from sightline.evaluate import report
 from sightline.evaluate.judgements import load, load_qrels
 
 
@@ -65,6 +66,15 @@ def test_trec_qrels_are_read(folder: Path) -> None:
     topics.write_text("7\ta dog\n")
     judged = load_qrels(table(folder, "7 0 a.png 2\n7 0 b.png 0\n"), topics, images=folder)
     assert (list(judged.queries), judged.grades.tolist()) == (["a dog"], [2.0])
+
+
+def test_what_is_left_out_of_class_folders_is_counted_and_said(tmp_path: Path) -> None:
+    for name in ("cat/a.png", "cat/notes.md", "dog/b.png", "dog/raw.cr2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        scene(1).resize((32, 32)).save(tmp_path / name, "PNG")
+    judged = load(tmp_path)
+    assert (len(judged.images), judged.left_out) == (2, 2)
+    assert "2 pictures, 2 queries, left out: 2 files not named like a picture" in report.terminal([], judged)
 
 
 def test_class_folders_are_queries(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tests.pictures import (
 
 from sightline.errors import ImageError, ImageTooLarge
 from sightline.images.read import open_picture, read
-from sightline.sources.folder import SUFFIXES
+from sightline.sources.files import SUFFIXES
 
 RED, GREEN, BLUE, YELLOW, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 255, 255)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sightline.errors import SourceError
-from sightline.sources.rows import is_table, open_rows
+from sightline.sources.files import is_table
+from sightline.sources.rows import open_rows
 
 ROWS = [{"image": "a.jpg", "caption": 'a "red" car, fast'}, {"image": "ü.jpg", "caption": "zwei Hunde"}]
 

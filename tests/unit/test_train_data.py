@@ -58,13 +58,13 @@ def test_only_the_rows_of_the_split_are_used(folder: Path) -> None:
 
 def test_an_empty_split_names_the_splits_there_are(folder: Path) -> None:
     (folder / "table").write_text("image\tcaption\tsplit\na.jpg\tone\ttrain\nb.jpg\ttwo\tdev\n")
-    with pytest.raises(SourceError, match="no row of split 'test': it has train, dev"):
+    with pytest.raises(SourceError, match="no split 'test', expected one of dev, train"):
         texts(folder, split="test")
 
 
 def test_a_missing_column_names_the_columns_there_are(folder: Path) -> None:
     (folder / "table").write_text("one\ttwo\na.jpg\tone\n")
-    with pytest.raises(SourceError, match="no column 'image': it has one, two"):
+    with pytest.raises(SourceError, match="no column 'image', expected the configured one to be one of one, two"):
         texts(folder)
 
 

@@ -19,12 +19,20 @@ if find_spec("timm") is None:
 from tests import tiny  # noqa: E402
 
 from sightline.cli.main import main  # noqa: E402
-from sightline.encoders.base import load_encoder  # noqa: E402
+from sightline.encoders.base import load_encoder, picture_fingerprint  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.torch.libraries import library  # noqa: E402
 from sightline.errors import TrainingError, UsageError  # noqa: E402
 from sightline.train import checkpoint  # noqa: E402
-from sightline.train.config import DataSettings, read_document, record  # noqa: E402
+from sightline.train.config import (  # noqa: E402
+    DataSettings,
+    Mode,
+    OptimiserSettings,
+    Settings,
+    StartSettings,
+    read_document,
+    record,
+)
 from sightline.train.distil.imitate import Said, contrast, nearness  # noqa: E402
 from sightline.train.distil.pictures import glimpse  # noqa: E402
 from sightline.train.distil.run import LOG, WORDS, distil  # noqa: E402
@@ -37,8 +45,9 @@ from sightline.train.distil.settings import (  # noqa: E402
 from sightline.train.distil.student import open_student  # noqa: E402
 from sightline.train.distil.teacher import read_teacher  # noqa: E402
 from sightline.train.distil.texts import texts_of  # noqa: E402
+from sightline.train.mini import restored  # noqa: E402
 from sightline.train.model_folder import traced  # noqa: E402
-from sightline.train.run import Outcome, Progress  # noqa: E402
+from sightline.train.run import Outcome, Progress, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
 COLOURS = {"red": (210, 30, 30), "green": (30, 190, 40), "blue": (40, 50, 210), "yellow": (230, 220, 40)}
@@ -266,16 +275,16 @@ def test_norms_in_convolutions_change_nothing_and_are_gone_from_the_plain_studen
         pixels = (pictures.float() - one.mean) * one.scale
         before, after = tower.eval().forward_features(pixels), one.eval().tower.forward_features(pixels)
         torch.testing.assert_close(before, after, atol=1e-3, rtol=1e-3)
-        torch.testing.assert_close(one.plain(64)(pictures), one(pictures), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(one.plain()(pictures), one(pictures), atol=1e-4, rtol=1e-4)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
-    assert all(".parametrizations." not in name for name in one.plain(64).state_dict())
+    assert all(".parametrizations." not in name for name in one.plain().state_dict())
 
 
 def test_uneven_padding_is_left_to_the_convolutions(made: Path, settings: DistilSettings, tmp_path: Path) -> None:
     torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), tmp_path / "lite.pt")
     whole = replace(settings.student, picture_tower=f"timm:tf_efficientnet_lite0@{tmp_path / 'lite.pt'}")
     one = open_student(whole, made, DIM, Hub()).eval()
-    plain = one.plain(32)
+    plain = one.plain()
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(plain(pictures), one(pictures), atol=1e-4, rtol=1e-4)
@@ -283,6 +292,61 @@ def test_uneven_padding_is_left_to_the_convolutions(made: Path, settings: Distil
     assert not [node.name for node in graph.graph.node if node.op_type in ("Pad", "Shape") and "conv" in node.name]
     session = InferenceSession(graph.SerializeToString())
     np.testing.assert_allclose(session.run(None, {"image": pictures.numpy()})[0], one(pictures).detach(), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def grown(made: Path) -> Path:
+    """A folder that a distillation with the bundled model's picture tower wrote, at the head of its training."""
+    torch.save(library("timm").create_model("tf_efficientnet_lite0").state_dict(), made / "lite.pt")
+    how = StudentSettings(
+        text_tower="start", picture_tower="timm:tf_efficientnet_lite0@lite.pt", image_size=64, pooling_heads=2
+    )
+    train_set = DataSettings(name="train", table="captions.tsv", images="pictures", split="train")
+    settings = DistilSettings(
+        teacher_vectors="vectors.npz",
+        output="grown",
+        precision="float32",
+        device="cpu",
+        data=(train_set,),
+        student=how,
+        words=WordSettings(head_steps=5, head_batch_size=8, steps=1, batch_size=4, others=8),
+        pictures=PictureSettings(steps=1, decay_steps=1, batch_size=4, side=32, neighbours=4),
+    )
+    run(settings, made)
+    return made / "grown"
+
+
+def test_the_folder_holds_what_the_student_sees(made: Path, grown: Path) -> None:
+    how = StudentSettings(picture_tower="timm:tf_efficientnet_lite0@lite.pt", pooling_heads=2)
+    one = open_student(how, made, DIM, Hub())
+    one.load_state_dict(checkpoint.read(grown / checkpoint.NAME)["state"]["pictures"]["average"], strict=False)
+    restored_one = restored(grown, Settings()).model.image.eval()
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(restored_one(pictures), one.eval()(pictures), atol=1e-4, rtol=1e-4)
+        odd = torch.randint(0, 256, (2, 3, 50, 50), dtype=torch.uint8)
+        torch.testing.assert_close(restored_one(odd), one(odd), atol=1e-4, rtol=1e-4)
+    seen = np.asarray(load_encoder(str(grown)).encode_images(pictures.numpy()))
+    np.testing.assert_allclose(seen, one(pictures).detach(), atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["whole", "query_adapter"])
+def test_a_model_that_was_distilled_can_be_trained_further(made: Path, grown: Path, tmp_path: Path, mode: Mode) -> None:
+    optimiser = OptimiserSettings(steps=3, batch_size=4, warm_up_steps=1, window_slack=1, head_rate=3e-3)
+    settings = Settings(
+        output=str(tmp_path / "out"),
+        mode=mode,
+        precision="int8",
+        data=(DataSettings(table="captions.tsv", images="pictures", split="train"),),
+        start=StartSettings(model="grown"),
+        optimiser=optimiser,
+    )
+    train(settings, made)
+    before, after = load_encoder(str(grown)), load_encoder(str(tmp_path / "out"))
+    assert after.dim == DIM
+    assert (picture_fingerprint(after) == picture_fingerprint(before)) == (mode == "query_adapter")
+    again = restored(tmp_path / "out", Settings()).model.image
+    assert again.network.pads_unevenly
 
 
 def test_frozen_stages_do_not_move(made: Path) -> None:

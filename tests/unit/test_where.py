@@ -8,8 +8,8 @@ import pytest
 from tests.records import random_payload, random_where
 
 from sightline.errors import WhereError
+from sightline.filters.documents import words_of
 from sightline.filters.where import check_where, matches
-from sightline.filters.words import words_of
 from sightline.types import Value
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)

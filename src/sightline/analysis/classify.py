@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import UsageError
 from sightline.stores.base import Store
-from sightline.types import Record, Vectors, Where
+from sightline.types import Record, Vectors, Where, chunks
 
 _SCALE = 100.0
 """What CLIP's learned temperature converges to (Radford et al. 2021, section 2.5), for models that name none."""

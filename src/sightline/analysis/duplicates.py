@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.errors import UsageError
 from sightline.sources.base import file_of
 from sightline.stores.base import Store
-from sightline.types import Hit, Note, Payload, Record, Vectors, Where
+from sightline.types import Hit, Note, Payload, Record, Vectors, Where, chunks
 
 SAME = 0.93
 """Cosine from which two pictures count as copies of one another.

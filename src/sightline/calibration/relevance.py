@@ -23,9 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.chunks import chunks
 from sightline.errors import TextNotSupported
-from sightline.types import Hit, Note, Vector, Vectors
+from sightline.types import Hit, Note, Vector, Vectors, chunks
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder

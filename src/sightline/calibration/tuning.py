@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.stores.base import Store, Tunable
-from sightline.types import Hit, Vectors
+from sightline.types import Hit, Vectors, chunks
 
 GOAL = 0.98
 """The recall that a width must reach, for each kind of query apart."""

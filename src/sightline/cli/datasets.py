@@ -1,78 +1,108 @@
-"""The command datasets: list and fetch published data sets."""
+"""The commands datasets and demo: pictures to try things on."""
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command
-from sightline.text import count, size, table
+from sightline.cli.options import Commands, add_command, hub, show
+from sightline.errors import ExtraMissing, UsageError
+from sightline.text import count, duration, size, table
 
 if TYPE_CHECKING:
     from sightline.datasets.recipes import Recipe
 
-_EXAMPLES = """\
-examples:
-  sightline datasets list
-  sightline datasets get flickr8k --output data/flickr8k
-  sightline index data/flickr8k/captions.tsv --images data/flickr8k/images
-"""
+_QUERIES = ("a motorcycle", "a printed page", "a cup of coffee")
+_PHOTOGRAPHS = {"skimage": "data", "sklearn": "datasets/images"}  # in the packages of the extra `demo`
 
 
 def add_commands(commands: Commands) -> None:
-    """Add datasets."""
-    command = add_command(
-        commands, "datasets", datasets, "fetch published data sets to try things on", epilog=_EXAMPLES
-    )
+    """Add datasets and demo."""
+    command = add_command(commands, datasets, "json")
     command.add_argument("action", choices=("list", "get"), help="list: the names and licences; get: fetch one")
     command.add_argument("name", metavar="NAME", nargs="?", help="the data set to get")
     command.add_argument("--output", metavar="DIR", help="where to put it (default: its name)")
     command.add_argument("--mirror", metavar="URL", help="fetch its files from here, where they have the same names")
     command.add_argument("--keep", action="store_true", help="keep the archives that were fetched")
-    command.add_argument("--json", action="store_true", help="print JSON")
+    command = add_command(commands, demo)
+    command.add_argument("--index", metavar="URL", default="demo.index", help="where to keep it (default: demo.index)")
+    command.add_argument("--html", metavar="FILE", default="demo.html", help="the page (default: demo.html)")
+    command.add_argument("--model", metavar="NAME", default="mini", help="the model (default: mini, which is bundled)")
 
 
 def datasets(options: argparse.Namespace) -> int:
-    """List, or fetch one."""
+    """Fetch published data sets to try things on.
+
+    Examples:
+      sightline datasets list
+      sightline datasets get flickr8k --output data/flickr8k
+      sightline index data/flickr8k/captions.tsv --images data/flickr8k/images
+    """
     from sightline.datasets.recipes import recipe, recipes
-    from sightline.errors import UsageError
 
     if options.action == "list":
-        known = recipes().values()
-        if options.json:
-            print(json.dumps([asdict(one) for one in known], indent=2))
-            return 0
-        print("\n\n".join(f"{one.name}\n  {one.title}\n  licence: {one.licence}\n  {one.page}" for one in known))
-        return 0
+        known = list(recipes().values())
+        text = "\n\n".join(f"{one.name}\n  {one.title}\n  licence: {one.licence}\n  {one.page}" for one in known)
+        return show(options, [asdict(one) for one in known], text)
     if options.name is None:
         raise UsageError("datasets get needs a name: one of " + ", ".join(recipes()))
     return _get(recipe(options.name), options)
 
 
 def _get(recipe: "Recipe", options: argparse.Namespace) -> int:
-    from sightline.datasets.get import get
     from sightline.datasets.layouts import count_rows, pictures_of
+    from sightline.datasets.recipes import get
 
     print(f"{recipe.title}\nlicence: {recipe.licence}\n{recipe.page}", file=sys.stderr)
     rows = [[file.local_name, file.size, "" if file.sha256 else "no checksum is published"] for file in recipe.files]
     print(table(rows), file=sys.stderr)
     came = 0
 
-    def show(more: int) -> None:
+    def progress(more: int) -> None:
         nonlocal came
         came += more
         if sys.stderr.isatty():
             print(f"\r{size(came)} ", end="", file=sys.stderr, flush=True)
 
-    place = get(recipe, Path(options.output or recipe.name), base_url=options.mirror, keep=options.keep, on_bytes=show)
+    folder = Path(options.output or recipe.name)
+    place = get(recipe, folder, base_url=options.mirror, keep=options.keep, on_bytes=progress)
     images = pictures_of(place) if place.is_file() else None
     lines = count_rows(place)
     command = f"sightline index {place}{f' --images {images}' if images else ''}"
-    if options.json:
-        print(json.dumps({"name": recipe.name, "place": str(place), "rows": lines, "index": command}))
-    else:
-        print(place if lines is None else f"{place} has {count(lines, 'row')}")
-        print(command)
+    plain = {"name": recipe.name, "place": str(place), "rows": lines, "index": command}
+    rows_text = "" if lines is None else f" has {count(lines, 'row')}"
+    return show(options, plain, f"{place}{rows_text}\n{command}")
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Index a few photographs, search them, write a page of results."""
+    from sightline.index import Index
+    from sightline.results import location, page
+
+    folders = []
+    for package, part in _PHOTOGRAPHS.items():
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise ExtraMissing(
+                f"the demo needs the photographs of {package!r}, which is not installed: pip install 'sightline[demo]'"
+            )
+        folders.append(Path(spec.origin).parent / part)
+    with Index(options.index, model=options.model, hub=hub()) as index:
+        for folder in folders:
+            summary = index.add(folder)
+            took = f"{summary.encoded} encoded in {duration(summary.seconds)}"
+            print(f"{count(summary.seen, 'photograph')} in {folder.parent.name}: {took}")
+        results = [index.search(query, k=4) for query in _QUERIES]
+        results.append(replace(index.search(image=folders[1] / "china.jpg", k=4), query="like china.jpg"))
+    for hits in results:
+        likely, rest = hits.sides
+        lines = [f"  {hit.score:.3f}  {Path(location(hit)).name}" for hit in (*likely, *rest)]
+        lines.insert(len(likely), f"  {hits.verdict}:") if rest else None
+        print("\n".join(["", hits.query, *lines]))
+    Path(options.html).write_text(page(results, title="Sightline demo"), "utf-8")
+    print(f"\nThe same with pictures: open {options.html} in a browser.")
+    print("Your own folder:        sightline index ~/Pictures")
+    print('then:                   sightline search "a dog in the snow"')
     return 0

@@ -4,13 +4,15 @@ import argparse
 import json
 import re
 import shlex
-import sys
 import threading
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, open_index
+from sightline.cli.options import MANY, Commands, add_command, hub, index_url, model_name, open_index, progress_bar
+from sightline.errors import StoreNotFound, TextNotSupported, UsageError
 from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
@@ -21,80 +23,97 @@ if TYPE_CHECKING:
     from sightline.sources.base import Opening, Source
     from sightline.sources.select import Selected
 
-_EXAMPLES = """\
-examples:
-  sightline index ~/Pictures
-  sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
-  sightline index captions.tsv --images photos
-"""
-
 
 def add_commands(commands: Commands) -> None:
     """Add index, failures and remove."""
-    command = add_command(commands, "index", index, "index pictures; again after changes", epilog=_EXAMPLES)
-    command.add_argument(
+    indexing = add_command(commands, index, "index model json quiet")
+    indexing.add_argument(
         "source",
         metavar="SOURCE",
         nargs="+",
         help="a folder, with all folders below it; a table of paths or URLs; a zip or tar file, or a pattern of "
         "them (shards/{0000..0010}.tar); a picture or its URL",
     )
-    add_index(command)
-    add_model(command)
-    _add_reading(command)
-    table = command.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
+    listing = add_command(commands, failures, "index model json quiet")
+    for command in (indexing, listing):
+        command.add_argument(
+            "--workers",
+            metavar="N",
+            type=_workers,
+            help="how many work at once (default: one a core), or a Ray cluster: ray://head:10001",
+        )
+        command.add_argument(
+            "--max-megapixels", metavar="N", type=float, help="lift or lower the limit on a picture's size"
+        )
+        command.add_argument(
+            "--header",
+            metavar="'NAME: VALUE'",
+            type=_header,
+            **MANY,
+            help="send this with every request for a picture on the web, such as 'Authorization: Bearer ...'; any "
+            "number",
+        )
+        command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
+    indexing.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
+    table = indexing.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
     table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
     table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
     table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
     table.add_argument("--no-cache", action="store_true", help="do not keep what is fetched from the web")
-    part = command.add_argument_group("a part of the source; what is left out stays in the index as it is")
+    part = indexing.add_argument_group("a part of the source; what is left out stays in the index as it is")
     part.add_argument(
         "--where",
         metavar="FILTER",
-        action="append",
-        default=[],
+        **MANY,
         help="only pictures that match: split=train, price>=10, or JSON; by what is known before they are read",
     )
     part.add_argument("--sample", metavar="N", type=int, help="N random ones, the same each time")
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
     part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
-    command.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
-    command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
-    command = add_command(commands, "failures", failures, "list the pictures that could not be indexed, and why")
-    add_index(command)
-    add_model(command)
-    _add_reading(command)
-    command.add_argument("--retry", action="store_true", help="try them again")
-    command = add_command(commands, "remove", remove, "take pictures out of the index; the files stay")
-    command.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
-    add_index(command)
-    add_model(command)
+    removing = add_command(commands, remove, "index model")
+    removing.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
 
 
 def index(options: argparse.Namespace) -> int:
-    """Index folders, with a progress bar on a terminal."""
+    """Index pictures; again after changes.
+
+    Examples:
+      sightline index ~/Pictures
+      sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
+      sightline index captions.tsv --images photos
+    """
     from sightline.sources.base import open_source
 
     opening = _opening(options)
     # A wrong name is said before anything is done.
     sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
-    by = _by(options)
+    by, reading = _by(options), _reading(options)
     with _open_for_writing(options) as target:
         for source, items in sources:
-            summary = _with_progress(items, target, _reading(options), by)
+            with progress_bar(" pictures", smoothing=0.05) as bar:
+
+                def listen(summary: "Summary", bar: Any = bar) -> None:
+                    if bar.total and bar.n >= bar.total:
+                        bar.set_description_str("finishing: measuring which scores are likely", refresh=False)
+                    done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
+                    bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
+                    bar.update(done - bar.n)
+
+                if not bar.disable:
+                    reading = replace(reading, on_progress=listen)
+                    threading.Thread(target=_count, args=(items, bar), daemon=True, name="sightline-count").start()
+                summary = target.add(items, reading, by=by)
             _report(summary, source, target, options)
     return 0
 
 
 def failures(options: argparse.Namespace) -> int:
-    """List the failures table, or work it off."""
+    """List the pictures that could not be indexed, and why."""
     with open_index(options) as target:
         if options.retry:
             summary = target.retry(_reading(options), _opening(options), by=_by(options))
-            _say(
-                f"read {count(summary.encoded + summary.reused, 'picture')} of {summary.seen:,} that failed before",
-                options,
-            )
+            read = count(summary.encoded + summary.reused, "picture")
+            _say(f"read {read} of {summary.seen:,} that failed before", options)
         found = target.failures()
     if options.json:
         print(json.dumps([asdict(failure) for failure in found], indent=2))
@@ -107,34 +126,11 @@ def failures(options: argparse.Namespace) -> int:
 
 
 def remove(options: argparse.Namespace) -> int:
-    """Take pictures out of the index."""
+    """Take pictures out of the index; the files stay."""
     with open_index(options) as target:
         removed = target.remove(options.pictures)
     print(f"removed {count(removed, 'picture')} from {target.url}")
     return 0 if removed else 1
-
-
-def _add_reading(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--workers",
-        metavar="N",
-        type=_workers,
-        default=None,
-        help="how many work at once (default: one a core), or a Ray cluster: ray://head:10001",
-    )
-    command.add_argument(
-        "--max-megapixels", metavar="N", type=float, default=None, help="lift or lower the limit on a picture's size"
-    )
-    command.add_argument(
-        "--header",
-        metavar="'NAME: VALUE'",
-        action="append",
-        type=_header,
-        default=[],
-        help="send this with every request for a picture on the web, such as 'Authorization: Bearer ...'; any number",
-    )
-    command.add_argument("--json", action="store_true", help="print the result as JSON")
-    command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -145,7 +141,6 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _reading(options: argparse.Namespace) -> "Options":
-    from sightline.errors import UsageError
     from sightline.ingest import Options
 
     workers = options.workers if isinstance(options.workers, int) else None  # else a cluster's, which has its own
@@ -174,8 +169,6 @@ def _by(options: argparse.Namespace) -> "Callable[..., Summary] | None":
 
 
 def _opening(options: argparse.Namespace) -> "Opening":
-    from pathlib import Path
-
     from sightline.sources.base import Opening
 
     given = vars(options)
@@ -208,7 +201,6 @@ def _selected(source: "Source", options: argparse.Namespace) -> "Source | Select
 def _open_for_writing(options: argparse.Namespace) -> "Index":
     """The index; for a new one the choice of a model is made, and said, here."""
     from sightline.encoders.base import choose_model
-    from sightline.errors import StoreNotFound
 
     target = open_index(options)
     try:
@@ -221,34 +213,10 @@ def _open_for_writing(options: argparse.Namespace) -> "Index":
     return target
 
 
-def _with_progress(
-    source: "Source | Selected", target: "Index", reading: "Options", by: "Callable[..., Summary] | None"
-) -> "Summary":
-    """Add the source while a bar on the terminal shows pictures/s, time left and failures."""
-    if not sys.stderr.isatty():
-        return target.add(source, reading, by=by)
-    from tqdm import tqdm
-
-    with tqdm(unit=" pictures", dynamic_ncols=True, smoothing=0.05, leave=False) as bar:
-        _count_in_background(source, bar)
-
-        def show(summary: "Summary") -> None:
-            if bar.total and bar.n >= bar.total:
-                bar.set_description_str("finishing: measuring which scores are likely", refresh=False)
-            done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
-            bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
-            bar.update(done - bar.n)
-
-        return target.add(source, replace(reading, on_progress=show), by=by)
-
-
-def _count_in_background(source: "Source | Selected", bar: "object") -> None:
+def _count(source: "Source | Selected", bar: Any) -> None:
     """Find out how many pictures there are while the first ones are worked on, for the time left."""
-
-    def work() -> None:
-        bar.total = sum(1 for _ in source)  # type: ignore[attr-defined]
-
-    threading.Thread(target=work, daemon=True, name="sightline-count").start()
+    with suppress(Exception):  # whatever is wrong with the source is said by the run itself
+        bar.total = sum(1 for _ in source)
 
 
 def _report(summary: "Summary", source: "Source", target: "Index", options: argparse.Namespace) -> None:
@@ -261,59 +229,44 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
     parts += [f"{summary.removed:,} removed"] if summary.removed else []
     rate = f", {summary.encoded / summary.seconds:.0f}/s" if summary.encoded and summary.seconds else ""
-    _say(
-        f"{', '.join(parts)} in {duration(summary.seconds)}{rate}; {target.url} has {count(target.count(), 'picture')}",
-        options,
-    )
+    now = f"{target.url} has {count(target.count(), 'picture')}"
+    _say(f"{', '.join(parts)} in {duration(summary.seconds)}{rate}; {now}", options)
+    named = f" --index {options.index}" if options.index else ""
     if failed := summary.failed + summary.skipped:
-        _say(f"{count(failed, 'picture')} could not be read: sightline failures{_named(options)}", options)
+        _say(f"{count(failed, 'picture')} could not be read: sightline failures{named}", options)
     if summary.left_out:
         _say(f"left out: {left_out_text(summary.left_out)}", options)
     if not summary.seen:
-        is_part = bool(getattr(options, "where", None))
-        what = "passes --where" if is_part else "found"
-        _say(f"no picture {what} under {source.root}{'' if is_part else _suggest_other_source(source.root)}", options)
+        what = f"passes --where under {source.root}" if options.where else f"found under {source.root}"
+        _say(f"no picture {what}{'' if options.where else _suggest_other_source(source.root)}", options)
     if summary.kept:
-        _say(
-            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable",
-            options,
-        )
+        kept = count(summary.kept, "picture")
+        _say(f"{kept} not found this time but kept: their folder was empty or unreadable", options)
     if new and not summary.unchanged:
-        _say(f"search: sightline {_example_query(target)}{_named(options)}", options)
-
-
-def _example_query(target: "Index") -> str:
-    """A search that the model of the index can do."""
-    from sightline.errors import TextNotSupported
-
-    try:
-        target.encoder.encode_texts(["a picture"])
-    except TextNotSupported:
-        return "search ./photo.jpg"
-    return 'search "what you look for"'
+        example = "search ./photo.jpg"
+        with suppress(TextNotSupported):
+            target.encoder.encode_texts(["a picture"])
+            example = 'search "what you look for"'
+        _say(f"search: sightline {example}{named}", options)
 
 
 def _suggest_other_source(root: str) -> str:
     """What a folder without pictures holds that pictures can be taken from, and how."""
-    from sightline.sources import archive, rows, video
     from sightline.sources.base import file_of
+    from sightline.sources.files import is_archive, is_table, is_video
 
     folder = file_of(root)
     names = sorted(folder.iterdir()) if folder and "#" not in root and folder.is_dir() else []
     kinds = (
-        ("archive", archive.is_archive, "take the pictures in them with --archives"),
-        ("video", video.is_video, "index their scenes with sightline index {}"),
-        ("table", lambda path: rows.is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
+        ("archive", is_archive, "take the pictures in them with --archives"),
+        ("video", is_video, "index their scenes with sightline index {}"),
+        ("table", lambda path: is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
     )
     for noun, is_one, advice in kinds:
         if found := [path for path in names if is_one(path)]:
             one = found[0] if len(found) == 1 else found[0].with_name(f"*{found[0].suffix}")
             return f", but {count(len(found), noun)}: {advice.format(shlex.quote(str(one)))}"
     return ""
-
-
-def _named(options: argparse.Namespace) -> str:
-    return f" --index {options.index}" if options.index else ""
 
 
 def _say(text: str, options: argparse.Namespace) -> None:

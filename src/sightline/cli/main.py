@@ -31,16 +31,16 @@ COMMANDS = {
     "import-index": "export_index",
     "serve": "serve",
     "evaluate": "evaluate",
-    "compare": "compare",
+    "compare": "evaluate",
     "classify": "classify",
     "tag": "classify",
     "duplicates": "duplicates",
     "map": "map",
-    "caption": "caption",
+    "caption": "train",
     "train": "train",
-    "export": "export",
+    "export": "train",
     "datasets": "datasets",
-    "demo": "demo",
+    "demo": "datasets",
 }
 """Every command, in the order of the help, and the module of this package that adds it; only that one is imported."""
 

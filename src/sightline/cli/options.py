@@ -1,15 +1,23 @@
-"""What several commands share: their options, the environment, and the index that both name."""
+"""What several commands share: their options, the environment, the index that both name, and how results are shown."""
 
 import argparse
+import json
 import os
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sightline.errors import ExtraMissing, UsageError
+from sightline.stores.url import StoreUrl
+from sightline.text import printable
 
 if TYPE_CHECKING:
     from sightline.encoders.hub import Hub
     from sightline.index import Index
-    from sightline.stores.url import StoreUrl
+    from sightline.types import Hit, Record
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -33,44 +41,49 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """Every variable that Sightline reads, and what it means."""
 
+MANY: Mapping[str, Any] = {"action": "append", "default": []}
+"""An option that may be given several times."""
+
 
 def add_command(
-    commands: Commands, name: str, run: Run, help_text: str, *, is_resumable: bool = True, **more: Any
+    commands: Commands, run: Run, shared: str = "", *, name: str = "", is_resumable: bool = True
 ) -> argparse.ArgumentParser:
-    """One command with its help; `run` gets the parsed options and returns the exit code.
+    """A command that a function runs, named after it unless a name is given; its docstring is the command's help.
 
-    `is_resumable` says that a second run goes on where an interrupted one stopped.
+    The function gets the parsed options and returns the exit code. `shared` names options that others have too, some of
+    index, model, json and quiet. `is_resumable` says that a second run goes on where an interrupted one stopped.
     """
-    command: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=help_text,
-        description=f"{help_text[0].upper()}{help_text[1:]}.",
+    summary, _, rest = cleandoc(run.__doc__ or name).partition("\n")
+    command = commands.add_parser(
+        name or run.__name__.replace("_", "-"),
+        help=summary[0].lower() + summary[1:].removesuffix("."),
+        description=summary,
+        epilog=rest.strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        **more,
     )
     command.set_defaults(run=run, is_resumable=is_resumable, parser=command)
+    options = shared.split()
+    if "index" in options:
+        text = f"the index: a folder, or the URL of a server (default: {DEFAULT_INDEX}, here or in a folder above)"
+        command.add_argument("--index", metavar="URL", type=store_url, help=text)
+    if "model" in options:
+        text = "a model's name or folder (default: the index's own, else auto)"
+        command.add_argument("--model", metavar="NAME", help=text)
+    if "json" in options:
+        command.add_argument("--json", action="store_true", help="print JSON")
+    if "quiet" in options:
+        command.add_argument("--quiet", "-q", action="store_true", help="print nothing but errors")
     return command
 
 
-def add_index(command: argparse.ArgumentParser) -> None:
-    """`--index`."""
-    command.add_argument(
-        "--index",
-        metavar="URL",
-        type=store_url,
-        default=None,
-        help="the index: a folder, or the URL of a server (default: photos.index, here or in a folder above)",
-    )
+def positive(text: str) -> int:
+    """The argument as a whole number of at least 1."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid, expected a whole number of at least 1")
+    return int(text)
 
 
-def add_model(command: argparse.ArgumentParser) -> None:
-    """`--model`."""
-    command.add_argument(
-        "--model", metavar="NAME", default=None, help="a model's name or folder (default: the index's own, else auto)"
-    )
-
-
-def index_url(options: argparse.Namespace) -> "StoreUrl":
+def index_url(options: argparse.Namespace) -> StoreUrl:
     """Which index the user means: the one that is named, else photos.index here or in a folder above, as git does."""
     named: StoreUrl | None = options.index
     if named or "SIGHTLINE_INDEX" in os.environ:
@@ -90,10 +103,8 @@ def no_default_index(options: argparse.Namespace) -> str | None:
     )
 
 
-def store_url(text: str) -> "StoreUrl":
+def store_url(text: str) -> StoreUrl:
     """The argument as the URL of an index, with the key that the environment holds for its server."""
-    from sightline.stores.url import StoreUrl
-
     return StoreUrl(text).with_key(os.environ.get("SIGHTLINE_STORE_KEY"))
 
 
@@ -114,8 +125,44 @@ def open_index(options: argparse.Namespace, *, model: str | None = None) -> "Ind
     return open_at(index_url(options), model or model_name(options))
 
 
-def open_at(url: "StoreUrl", model: str | None = None) -> "Index":
+def open_at(url: StoreUrl, model: str | None = None) -> "Index":
     """The index of that URL, opened with the model that built it unless another is given."""
     from sightline.index import Index
 
     return Index(url, model=model, hub=hub())
+
+
+def need(what: str, extra: str, *packages: str) -> None:
+    """Say which package is missing before anything is begun; `ExtraMissing`."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ExtraMissing(f"{what} needs {package!r}, which is not installed: pip install 'sightline[{extra}]'")
+
+
+def progress_bar(unit: str, *, quiet: bool = False, **more: Any) -> Any:
+    """A bar of tqdm with the rate and the time left on a terminal, one that shows nothing elsewhere."""
+    from tqdm import tqdm
+
+    return tqdm(unit=unit, dynamic_ncols=True, disable=quiet or not sys.stderr.isatty(), **{"leave": False, **more})
+
+
+def show(options: argparse.Namespace, plain: Any, text: str) -> int:
+    """Print a result as it was asked for, as JSON or as text; gives the exit code of a command that is done."""
+    print(json.dumps(plain, indent=2, default=str) if options.json else text)
+    return 0
+
+
+def shown_path(hit: "Hit | Record") -> str:
+    """Where a picture is, from the current folder on if it lies below it."""
+    from sightline.results import location
+
+    here = os.path.join(os.getcwd(), "")  # noqa: PTH109, PTH118  the user's own spelling, links not resolved
+    return printable(location(hit).removeprefix(here))
+
+
+def write_page(path: str, text: str) -> None:
+    """Write a page where the user wants it; `UsageError` where that is not possible."""
+    try:
+        Path(path).write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -3,73 +3,45 @@
 import argparse
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from sightline.cli.options import Commands, add_command, add_index, add_model, hub, index_url, model_name, store_url
+from sightline.cli.options import (
+    MANY,
+    Commands,
+    add_command,
+    hub,
+    index_url,
+    model_name,
+    open_at,
+    positive,
+    store_url,
+)
+from sightline.errors import ExtraMissing, StoreNotFound, UsageError
 from sightline.text import count
-
-if TYPE_CHECKING:
-    from sightline.stores.url import StoreUrl
-
-_EXAMPLES = """\
-examples:
-  sightline serve                                    http://127.0.0.1:8000, for this machine only
-  sightline serve --index photos.index --compare siglip.index
-  sightline serve --host 0.0.0.0 --api-key readers.txt --write-key writers.txt
-"""
 
 
 def add_commands(commands: Commands) -> None:
     """Add serve."""
-    command = add_command(commands, "serve", serve, "show an index as a web page and an HTTP API", epilog=_EXAMPLES)
-    add_index(command)
-    add_model(command)
-    command.add_argument(
-        "--compare",
-        metavar="URL",
-        type=store_url,
-        action="append",
-        default=[],
-        help="another index, to be seen side by side",
-    )
+    command = add_command(commands, serve, "index model")
+    command.add_argument("--compare", metavar="URL", type=store_url, **MANY, help="another index, shown side by side")
     command.add_argument(
         "--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)"
     )
     command.add_argument("--port", metavar="N", type=int, default=8000, help="the port (default: 8000)")
     command.add_argument(
-        "--workers", metavar="N", type=int, default=1, help="processes that share the port (default: 1)"
+        "--workers", metavar="N", type=positive, default=1, help="processes that share the port (default: 1)"
     )
-    _add_who(command)
-    _add_limits(command)
-
-
-def _add_who(command: argparse.ArgumentParser) -> None:
-    """Who may do what."""
-    command.add_argument("--api-key", metavar="FILE", default=None, help="keys that may search, one per line")
-    command.add_argument("--write-key", metavar="FILE", default=None, help="keys that may also upload and remove")
+    command.add_argument("--api-key", metavar="FILE", help="keys that may search, one per line")
+    command.add_argument("--write-key", metavar="FILE", help="keys that may also upload and remove")
     command.add_argument(
         "--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it"
     )
     command.add_argument("--read-only", action="store_true", help="refuse all uploads and removals")
+    command.add_argument("--uploads", metavar="DIR", help="where uploads are kept (default: INDEX.uploads)")
     command.add_argument(
-        "--uploads", metavar="DIR", default=None, help="where uploads are kept (default: INDEX.uploads)"
+        "--root", metavar="DIR", **MANY, help="a folder whose indexed pictures may be shown, beside the indexed folders"
     )
-    command.add_argument(
-        "--root",
-        metavar="DIR",
-        action="append",
-        default=[],
-        help="a folder whose indexed pictures may be shown, beside the indexed folders",
-    )
-    command.add_argument(
-        "--cors", metavar="ORIGIN", action="append", default=[], help="a web site that may call the API"
-    )
-
-
-def _add_limits(command: argparse.ArgumentParser) -> None:
-    """What is fetched, and how much is taken."""
+    command.add_argument("--cors", metavar="ORIGIN", **MANY, help="a web site that may call the API")
     command.add_argument(
         "--allow-url-queries",
         action="store_true",
@@ -79,7 +51,6 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
         "--rate",
         metavar="N",
         type=float,
-        default=None,
         help="requests a second for each key (default: 100 with keys, else any number)",
     )
     command.add_argument(
@@ -91,9 +62,13 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Start the server."""
-    from sightline.errors import ExtraMissing
+    """Show an index as a web page and an HTTP API.
 
+    Examples:
+      sightline serve                                    http://127.0.0.1:8000, for this machine only
+      sightline serve --index photos.index --compare siglip.index
+      sightline serve --host 0.0.0.0 --api-key readers.txt --write-key writers.txt
+    """
     try:
         from sightline.server.app import serve as run
     except ModuleNotFoundError as error:
@@ -122,33 +97,21 @@ def serve(options: argparse.Namespace) -> int:
         urls=Limits() if options.allow_url_queries else None,
     )
     check_address(options.host, settings)
-    _look(settings.indexes, settings.model)
+    for url in settings.indexes:  # a wrong model is an error now, a missing index may still come
+        with open_at(url, settings.model) as index:
+            try:
+                print(f"{url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
+            except StoreNotFound:
+                how = f"sightline index FOLDER --index {url}, or upload pictures on the page"
+                print(f"{url} does not exist yet: {how}")
     shown = f"[{options.host}]" if ":" in options.host else options.host
     print(f"open http://{shown}:{options.port} in a browser; Ctrl-C stops", flush=True)
     run(settings, host=options.host, port=options.port, workers=options.workers)
     return 0
 
 
-def _look(urls: "Sequence[StoreUrl]", model: str | None) -> None:
-    """Say what is served; a wrong model is an error now, a missing index may still come."""
-    from sightline.errors import StoreNotFound
-    from sightline.index import Index
-
-    for url in urls:
-        with Index(url, model=model, hub=hub()) as index:
-            try:
-                print(f"{index.url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
-            except StoreNotFound:
-                name = index.url  # without a password
-                print(
-                    f"{name} does not exist yet: sightline index FOLDER --index {name}, or upload pictures on the page"
-                )
-
-
 def _make_keys(*files: str | None) -> None:
     """A key in each file that does not exist yet, for its owner's eyes."""
-    from sightline.errors import UsageError
-
     if not any(files):
         raise UsageError("--make-key needs a file to write to: add --write-key FILE, --api-key FILE or both")
     for file in filter(None, files):
@@ -165,8 +128,6 @@ def _make_keys(*files: str | None) -> None:
 
 def _keys(file: str | None, variable: str) -> tuple[str, ...]:
     """The keys of a variable and of a file: one a line, empty lines and # comments left out."""
-    from sightline.errors import UsageError
-
     text = os.environ.get(variable, "")
     if file:
         try:

@@ -9,9 +9,8 @@ from typing import TypeAlias
 
 from sightline.errors import SourceError
 from sightline.files import replacing, write_atomically
-from sightline.sources.archive import members
-from sightline.sources.folder import is_picture
-from sightline.sources.members import Member
+from sightline.sources.files import is_picture
+from sightline.sources.members import Member, members
 from sightline.sources.rows import open_rows
 
 Layout: TypeAlias = Callable[[Sequence[Path], Path], Path]

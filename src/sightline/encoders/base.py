@@ -82,11 +82,12 @@ class Choice:
 def load_encoder(
     name: str, *, hub: Hub | None = None, threads: int | None = None, provider: str | None = None
 ) -> Encoder:
-    """The encoder of that name: from the catalog, a family, a model folder, a plug-in, or the best for `auto`.
+    """The encoder of that name: from the catalog, a hub, a family, a model folder, a plug-in, or the best for `auto`.
 
-    `hub:owner/name` is any repository of ONNX graphs; a family is a word before a colon: see `FAMILIES`. A catalog name wins over a folder of the
-    same name; `./name` always means the folder. `threads` and `provider` are for `OnnxEncoder`, `provider` for families
-    too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library lacks.
+    `hub:owner/name` is any repository of ONNX graphs; a family is another word before a colon: see `FAMILIES`. A
+    catalog name wins over a folder of the same name; `./name` always means the folder. `threads` and `provider` are for
+    `OnnxEncoder`, `provider` for families too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, `UsageError`,
+    or `ExtraMissing` where a family's library lacks.
     """
     from sightline.encoders.catalog import bundled_folder, catalog
 

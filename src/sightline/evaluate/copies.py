@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
-from sightline.chunks import chunks
 from sightline.encoders.base import Encoder
 from sightline.errors import SightlineError, UsageError
 from sightline.images.read import read
 from sightline.sources.base import read_here
 from sightline.stores.base import Store
-from sightline.types import Vector
+from sightline.types import Vector, chunks
 
 _WRONG = 0.001  # of the pictures, so many may have a different one that reaches the threshold
 _OTHERS = 5_000  # pictures whose nearest other one is looked at

@@ -1,6 +1,6 @@
 """Files that say which picture belongs to which words, turned into queries, a gallery and graded pairs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import SourceError
-from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, class_folders, column_of
-from sightline.sources.rows import Row, Rows, open_rows
+from sightline.sources.folder import class_folders
+from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,8 @@ class Judgements:
     """Queries, the pictures they search among, and which pictures answer which query.
 
     `pairs` has shape (p, 2): positions in `queries` and in `images`; `grades` has shape (p,), all above 0. With classes
-    instead of words the queries are the classes' names and `is_classes` is true.
+    instead of words the queries are the classes' names and `is_classes` is true. `missing` counts the pictures of the
+    table that are not there, `left_out` the files of class folders that are no pictures by their names.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Judgements:
     grades: NDArray[np.float64]
     is_classes: bool = False
     missing: int = 0
+    left_out: int = 0
 
 
 def load(path: Path, *, images: Path | None = None, split: str | None = None) -> Judgements:
@@ -38,21 +40,20 @@ def load(path: Path, *, images: Path | None = None, split: str | None = None) ->
     if path.is_dir():
         return _class_folders(path)
     table = open_rows(path)
-    columns = {column.lower(): column for column in table.columns}
-    if graded := {"query", "image", "grade"} <= columns.keys():
-        names = [columns[name] for name in ("query", "image", "grade")]
+    names = [table.column((name,)) for name in ("query", "image", "grade")]
+    if is_graded := all(names):
         rows = table.walk()
-    elif (caption := column_of(table.columns, CAPTION_COLUMNS)) and (image := column_of(table.columns, IMAGE_COLUMNS)):
-        names = [caption, image]
-        rows = _of_split(table, columns, split, path)
     else:
+        names = [table.column(CAPTION_COLUMNS), table.column(IMAGE_COLUMNS)]
+        rows = table.of_split(split)
+    if not all(names):
         raise SourceError(
-            f"{path} has the columns {', '.join(columns) or '(none)'}, expected image and caption, "
+            f"{path} has the columns {table.listed}, expected image and caption, "
             "or query, image and grade: name them so in the first line"
         )
-    cells = ([str(row.get(name) or "") for name in names] for row in rows)
+    cells = ([str(row.get(name or "") or "") for name in names] for row in rows)
     triples = [(text, image, grade[0] if grade else "1") for text, image, *grade in cells if text and image]
-    return _joined(path, triples, images or path.parent, split, is_captions=not graded)
+    return _joined(path, triples, images or path.parent, split, is_captions=not is_graded)
 
 
 def load_qrels(path: Path, topics: Path, *, images: Path) -> Judgements:
@@ -97,30 +98,18 @@ def _joined(
 def _class_folders(root: Path) -> Judgements:
     """One folder a class, named after it: `red_panda/` holds pictures of the query "red panda"."""
     classes = class_folders(root)
-    files = [folder.pictures for folder in classes]
-    images = [file for few in files for file in few]
-    if not images:
+    labelled = [(label, picture) for label, folder in enumerate(classes) for picture in folder.pictures]
+    if not labelled:
         raise SourceError(f"{root} holds no folders with pictures, expected one folder for each class")
-    pairs = [(label, 0) for label, few in enumerate(files) for _ in few]
-    numbered = np.array([(label, position) for position, (label, _) in enumerate(pairs)], np.int64)
-    names = [folder.words for folder in classes]
-    return Judgements(root.name, images, names, numbered, np.ones(len(images)), is_classes=True)
-
-
-def _of_split(table: Rows, columns: Mapping[str, str], split: str | None, path: Path) -> Iterator[Row]:
-    if split is None:
-        yield from table.walk()
-        return
-    if "split" not in columns:
-        raise SourceError(f"{path} has no column split (it has {', '.join(columns)}): leave --split out")
-    found = set[str]()
-    for row in table.walk():
-        name = str(row.get(columns["split"]) or "")
-        found.add(name)
-        if name == split:
-            yield row
-    if split not in found:
-        raise SourceError(f"{path} has no split {split!r}, expected one of {', '.join(sorted(found))}")
+    return Judgements(
+        root.name,
+        [picture for _, picture in labelled],
+        [folder.words for folder in classes],
+        np.array([(label, position) for position, (label, _) in enumerate(labelled)], np.int64),
+        np.ones(len(labelled)),
+        is_classes=True,
+        left_out=sum(folder.left_out for folder in classes),
+    )
 
 
 def _text(path: Path) -> str:

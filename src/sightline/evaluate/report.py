@@ -1,16 +1,18 @@
-"""Report what was measured: as tables in a terminal, and as a page of HTML with the worst queries."""
+"""Report what was measured: as tables in a terminal, and as pages of HTML with the worst queries and confusions."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sightline.errors import SightlineError
 from sightline.evaluate.judgements import Judgements
 from sightline.evaluate.metrics import paired_difference
-from sightline.evaluate.run import Miss, ModelResult
+from sightline.evaluate.run import Confusion, Miss, ModelResult
 from sightline.pages import render
 from sightline.results import embedded
-from sightline.text import printable, size, table
+from sightline.text import count, printable, size, table
 
 _MAIN = {
     "text_to_image": ("recall@1", "recall@5", "recall@10", "mrr"),
@@ -28,6 +30,8 @@ def terminal(models: Sequence[ModelResult], judgements: Judgements) -> str:
     parts = [f"{judgements.name}: {pictures:,} pictures, {queries:,} queries"]
     if judgements.missing:
         parts[0] += f", {judgements.missing:,} pictures of the table are missing"
+    if judgements.left_out:
+        parts[0] += f", left out: {count(judgements.left_out, 'file')} not named like a picture"
     for task, header, rows in _tables(models):
         parts.append(f"{task}\n" + table([header, *rows], right=frozenset(range(1, len(header)))))
     parts.append(table([_COSTS, *map(_costs, models)], right=frozenset(range(1, len(_COSTS)))))
@@ -61,6 +65,41 @@ def html(models: Sequence[ModelResult], judgements: Judgements) -> str:
         tables=[*_tables(models), ("cost", _COSTS, [_costs(model) for model in models])],
         comparisons=comparisons(models),
         worst=[(model.name, [_miss(miss) for miss in model.worst]) for model in models if model.worst],
+    )
+
+
+def confusion_html(confusion: Confusion, title: str) -> str:
+    """A page: the accuracy, the matrix as a picture of shares, the most frequent mistakes.
+
+    Rows are what the pictures show, columns what they were taken for; darker is a larger share of the row.
+    """
+    top1, top5 = (
+        f"{100 * found.mean:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+        for found in (confusion.top1, confusion.top5)
+    )
+    counts, classes = confusion.counts, confusion.classes
+    totals = counts.sum(axis=1)
+    cells = [
+        {
+            "row": row,
+            "column": column,
+            "kind": "right" if row == column else "wrong",
+            "opacity": f"{max(counts[row, column] / totals[row], 0.08):.2f}",
+            "title": f"{classes[row]}: {counts[row, column]} of {totals[row]} taken for {classes[column]}",
+        }
+        for row, column in np.argwhere(counts > 0).tolist()
+    ]
+    margin = 0.62 * max(map(len, classes)) + 1
+    return render(
+        "confusion.html",
+        title=title,
+        facts=f"{int(counts.sum()):,} pictures, {len(classes)} classes, model {confusion.model}: the right class first "
+        f"in {top1}, among the first five in {top5}",
+        classes=classes,
+        cells=cells,
+        margin=round(margin, 1),
+        side=round(len(classes) + margin + 0.2, 1),
+        mistakes=confusion.mistakes[:20],
     )
 
 

@@ -1,6 +1,8 @@
-"""Payloads and notes turned into JSON text that SQLite can look into, and back."""
+"""Payloads and notes as JSON text that SQLite can look into, and the words in them that full text search compares."""
 
 import json
+import re
+import unicodedata
 from datetime import datetime
 from typing import Any
 
@@ -8,6 +10,14 @@ from sightline.types import Note, Payload, Value
 
 TIME = "$datetime"
 """Marks a datetime: {"$datetime": ISO 8601}. No field is named so, because names have no leading $."""
+
+FIELDS = ("caption", "title", "name")
+"""The fields of a payload that `$match` looks into."""
+
+# A run of letters and digits; Han and Kana are written without spaces, so there each character is a word.
+_WORD = re.compile(
+    r"[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W_\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+"
+)
 
 
 def dump_payload(payload: Payload) -> str:
@@ -30,6 +40,21 @@ def load_note(text: str) -> Note:
     """The note that `dump_note` wrote."""
     note: Note = json.loads(text)
     return note
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in their order, without case and diacritics: "Café-Bar" -> cafe, bar."""
+    if text.isascii():
+        return _WORD.findall(text.lower())
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
+    return _WORD.findall("".join(char for char in decomposed if not unicodedata.combining(char)))
+
+
+def payload_words(payload: Payload) -> set[str]:
+    """The words of a payload's caption, title and name together; only text counts, and lists of text."""
+    texts = [payload[field] for field in FIELDS if field in payload]
+    elements = [element for value in texts for element in (value if isinstance(value, list) else [value])]
+    return {word for element in elements if isinstance(element, str) for word in words_of(element)}
 
 
 def _mark(value: Any) -> dict[str, str]:

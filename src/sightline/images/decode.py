@@ -6,19 +6,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from math import ceil
+from threading import Lock
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
+import PIL.Image
 from PIL.ExifTags import Base
-from PIL.Image import DecompressionBombError, Image, Resampling, Transpose, fromarray, new
+from PIL.Image import DecompressionBombError, Image, Resampling, Transpose, new
 from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ImageError, ImageTooLarge
+from sightline.images.colours import in_srgb, over_ground
+from sightline.images.deep import DEEP_GREY, Samples, bands, eight_bits, samples_of
 from sightline.images.formats import recognise
+from sightline.images.jpeg import without_end
+from sightline.images.tiff import TiffPicture
 
 LIMIT_MEGAPIXELS = 256.0
-"""Passes the 200 megapixels of a telephone and panoramas; decoded, it is 1 GiB (Pillow keeps 4 bytes a pixel)."""
+"""Passes the 200 megapixels of a telephone and panoramas; decoded, it is 1 GiB (Pillow keeps 4 bytes a pixel).
+
+Formats whose decoders take more than that a pixel are refused from as many megapixels less on.
+"""
+
+_WEBP_BYTES = 16.0
+_PILLOWS_LIMIT = 160_000_000  # bytes; below the samples at which Pillow warns, and refuses at the double
 
 OVERSAMPLING = 2
 """How much larger than asked a picture is decoded at least.
@@ -29,8 +40,10 @@ Smallest cosine of SqueezeNet's outputs to those of a full decode, at 224 pixels
 MISFIT_PIXELS = 0.02
 """By how much of a pixel of the wanted size a reduced picture may be off; the loss of cosine grows with its square."""
 
-_DEEP_GREY = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-_REDUCIBLE = ("L", "RGB", "RGBA", "CMYK")
+DAMAGE = "damage"
+"""The key, of what a file tells and of a payload, for what is missing of a picture."""
+
+_REDUCIBLE = ("L", "RGB", "RGBA", "CMYK", "LAB")
 
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -53,51 +66,86 @@ _ENDS_EARLY = re.compile(
 def opened(data: bytes, limit_megapixels: float | None) -> Iterator[ImageFile]:
     """The picture with its header read and its size checked, no pixel decoded; all errors inside are `ImageError`."""
     name, opener = recognise(data)
-    with _errors_of(name, data), _without_warnings(), opener(BytesIO(data)) as file:
-        _check_size(file.size, limit_megapixels)
-        yield file
+    with as_image_error(name, data), _without_warnings():
+        if name == "webp" and (size := _webp_size(data)):  # its decoder takes memory as soon as it is opened
+            _check_size(size, _WEBP_BYTES, limit_megapixels)
+        with _without_limit(of=name == "webp"), opener(BytesIO(data)) as file:
+            _check_size(file.size, _bytes_a_pixel(file), limit_megapixels)
+            if isinstance(file, TiffPicture):
+                file.find_picture()
+                _check_size(file.size, _bytes_a_pixel(file), limit_megapixels)
+            with _without_limit(of=file.width * file.height * _bytes_a_pixel(file) > _PILLOWS_LIMIT):
+                yield file
 
 
 def decode(file: ImageFile, at_least: tuple[int, int]) -> Image:
-    """The pixels of an open file, upright and RGB, each side `OVERSAMPLING` times `at_least` or more, if it has them.
+    """The pixels of an open file, upright, in sRGB; each side `OVERSAMPLING` times `at_least` or more, if it has them.
 
     `at_least` is width and height as stored, before the picture is turned upright.
     """
     target = (OVERSAMPLING * at_least[0], OVERSAMPLING * at_least[1])
+    image, samples, extent = file, None, cast(tuple[float, float], file.size)
+    if isinstance(file, TiffPicture) and file.layout:
+        samples = file.samples(file.layout)
+        extent = samples.size
+    else:
+        image, extent = _loaded(file, target)
+        samples = samples_of(image) if image.mode in DEEP_GREY else None
+    turn = file.tag_v2.get(Base.Orientation, 1) if isinstance(file, TiffPicture) else orientation(file)
+    return finished(samples or image, extent, at_least, turn=turn, profile=file.info.get("icc_profile"))
+
+
+def finished(
+    picture: Image | Samples, extent: tuple[float, float], at_least: tuple[int, int], *, turn: int, profile: object
+) -> Image:
+    """Pixels or samples as stored, at reduced scale, over a ground, in sRGB and upright.
+
+    `extent` is their size, with the fraction of a pixel that a reduced decode leaves; `turn` is EXIF's orientation.
+    """
+    width, height = picture.size
+    shrink = max(1, min(width // (OVERSAMPLING * at_least[0]), height // (OVERSAMPLING * at_least[1])))
+    reduced = eight_bits(picture, shrink) if isinstance(picture, Samples) else _reduced(picture, shrink)
+    image = in_srgb(over_ground(reduced), profile)
+    image = _without_partial_pixels(image, (extent[0] / shrink, extent[1] / shrink), at_least)
+    upright = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
+    if upright is picture:
+        upright = upright.copy()
+    upright.info.clear()  # what it says of turn, profile and transparency is done, and must not be done again
+    return upright
+
+
+def _loaded(file: ImageFile, target: tuple[int, int]) -> tuple[ImageFile, tuple[float, float]]:
+    """The file with its pixels, and its size in pixels of a reduced decode, which need not be whole."""
     extent: tuple[float, float] = file.size
     if file.format == "JPEG":  # fewer coefficients per block; for HEIC, `draft` would mean the embedded thumbnail
         drafted = file.draft(None, target)
         extent = drafted[1][2:] if drafted else extent
-    file.load()
-    shrink = max(1, min(file.width // target[0], file.height // target[1]))
-    image = _without_partial_pixels(_to_rgb(file, shrink), (extent[0] / shrink, extent[1] / shrink), at_least)
-    turn = _UPRIGHT.get(orientation(file))
-    return image if turn is None else image.transpose(turn)
+    try:
+        file.load()
+    except OSError:
+        found = without_end(cast(BytesIO, file.fp).getvalue(), target) if file.format == "JPEG" else None
+        if found is None:
+            raise
+        file.info[DAMAGE] = f"ends early: {100 * found[1]:.0f} % of its rows are there"
+        return found[0], extent
+    return file, extent
 
 
-def orientation(file: ImageFile) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none, it is broken, or Pillow applies it by itself (TIFF)."""
-    if file.format == "TIFF":
-        return 1
-    with suppress(Exception):  # the EXIF block of a sound picture may be arbitrarily broken
-        value = file.getexif().get(Base.Orientation, 1)
-        return value if value in _UPRIGHT else 1
-    return 1
-
-
-def _to_rgb(image: Image, shrink: int) -> Image:
-    """The picture in RGB, transparent parts over white, each side divided by `shrink` (box average, rounded up)."""
-    plain = _plain(image)
-    if shrink > 1:  # before the costlier conversions: they then touch a fraction of the pixels
-        plain = plain.reduce(shrink)
-    if plain.mode == "RGBA":
-        return _over_white(plain)
-    return plain if plain.mode == "RGB" else plain.convert("RGB")
+def _reduced(image: Image, shrink: int) -> Image:
+    """The picture in L, RGB, RGBA, CMYK or LAB, each side divided by `shrink` (box average, rounded up)."""
+    plain: Image | None = None
+    for top, bottom in bands(image.size, shrink):  # no conversion touches more than a part of the pixels
+        whole = bottom - top == image.height
+        band = _plain(image if whole else image.crop((0, top, image.width, bottom)))
+        band = band.reduce(shrink) if shrink > 1 else band
+        if whole:
+            return band
+        plain = plain or new(band.mode, (ceil(image.width / shrink), ceil(image.height / shrink)))
+        plain.paste(band, (0, top // shrink))
+    return plain or image
 
 
 def _plain(image: Image) -> Image:
-    if image.mode in _DEEP_GREY:
-        return _eight_bits(np.asarray(image))
     if image.has_transparency_data:
         return image if image.mode == "RGBA" else _straight_alpha(image).convert("RGBA")
     return image if image.mode in _REDUCIBLE else image.convert("L" if image.mode == "1" else "RGB")
@@ -108,34 +156,14 @@ def _straight_alpha(image: Image) -> Image:
     return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
 
 
-def _over_white(image: Image) -> Image:
-    background = new("RGB", image.size, "white")
-    background.paste(image, mask=image.getchannel("A"))
-    return background
-
-
-def _eight_bits(grey: NDArray[np.generic]) -> Image:
-    """Greys of 10 to 32 bits or floats, (height, width), scaled to 0..255; Pillow itself would clip them to white."""
-    values = np.nan_to_num(grey.astype(np.float32), posinf=0.0, neginf=0.0)
-    black, white = _range(float(values.min()), float(values.max()), is_integer=grey.dtype.kind in "iu")
-    values -= black
-    values *= 255 / (white - black)
-    return fromarray(values.round().astype(np.uint8))
-
-
-def _range(lowest: float, highest: float, *, is_integer: bool) -> tuple[float, float]:
-    """Which values are black and white.
-
-    Integers take the sensor depth that holds their maximum (scans of 12 bits come in files of 16 and are not night
-    pictures); floats are 0 to 1 by custom; whatever fits neither is stretched.
-    """
-    if is_integer and lowest >= 0:
-        for bits in (8, 10, 12, 14, 16):
-            if highest < 2**bits:
-                return 0.0, 2.0**bits - 1
-    if lowest >= 0 and highest <= 1:
-        return 0.0, 1.0
-    return (lowest, highest) if highest > lowest else (lowest, lowest + 1)
+def orientation(file: Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none, it is broken, or Pillow applies it by itself (TIFF)."""
+    if getattr(file, "format", None) == "TIFF":
+        return 1
+    with suppress(Exception):  # the EXIF block of a sound picture may be arbitrarily broken
+        value = file.getexif().get(Base.Orientation, 1)
+        return value if value in _UPRIGHT else 1
+    return 1
 
 
 def _without_partial_pixels(image: Image, extent: tuple[float, float], wanted: tuple[int, int]) -> Image:
@@ -159,17 +187,48 @@ def _faithful_size(width: float, height: float) -> tuple[int, int]:
     return (long, short) if width > height else (short, long)
 
 
-def _check_size(size: tuple[int, int], limit_megapixels: float | None) -> None:
+def _check_size(size: tuple[int, int], bytes_a_pixel: float, limit_megapixels: float | None) -> None:
+    """Refuse a picture of more pixels than the limit, or that takes more memory to decode, before any is taken."""
     megapixels = size[0] * size[1] / 1e6
-    if limit_megapixels is not None and megapixels > limit_megapixels:
+    if limit_megapixels is None:
+        return
+    advice = "if you trust the file, allow it with --max-megapixels"
+    if megapixels > limit_megapixels:
         raise ImageTooLarge(
             f"a picture of {size[0]} x {size[1]} pixels, {megapixels:,.0f} megapixels: expected at most "
-            f"{limit_megapixels:g}; if you trust the file, allow it with --max-megapixels {ceil(megapixels)}"
+            f"{limit_megapixels:g}; {advice} {ceil(megapixels)}"
+        )
+    if megapixels * bytes_a_pixel > 4 * max(limit_megapixels, LIMIT_MEGAPIXELS):
+        raise ImageTooLarge(
+            f"a picture of {size[0]} x {size[1]} pixels that takes {megapixels * bytes_a_pixel:,.0f} MB to decode: "
+            f"expected at most {4 * max(limit_megapixels, LIMIT_MEGAPIXELS):,.0f}; {advice} "
+            f"{ceil(megapixels * bytes_a_pixel / 4)}"
         )
 
 
+def _bytes_a_pixel(file: ImageFile) -> float:
+    """What decoding takes at its peak, measured for each format on pictures of 48 megapixels."""
+    if isinstance(file, JpegImageFile) and file.info.get("progressive"):  # all coefficients are kept, 2 bytes for each
+        across, down = max(layer[1] for layer in file.layer), max(layer[2] for layer in file.layer)
+        return max(4.0, 1 + sum(2 * layer[1] * layer[2] for layer in file.layer) / (across * down))
+    if isinstance(file, TiffPicture):
+        return file.bytes_a_pixel
+    return {"WEBP": _WEBP_BYTES, "AVIF": 10.0, "HEIF": 10.0, "HEIC": 10.0}.get(str(file.format), 4.0)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height in the header of a WebP file (RFC 9649), for each of its three kinds."""
+    kind, low = data[12:16], int.from_bytes
+    if kind == b"VP8X":
+        return low(data[24:27], "little") + 1, low(data[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = low(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return (low(data[26:28], "little") & 0x3FFF, low(data[28:30], "little") & 0x3FFF) if kind == b"VP8 " else None
+
+
 @contextmanager
-def _errors_of(name: str, data: bytes) -> Iterator[None]:
+def as_image_error(name: str, data: bytes) -> Iterator[None]:
     """Whatever a decoder raises on damaged bytes becomes an `ImageError` with a short reason."""
     try:
         yield
@@ -193,6 +252,30 @@ def _ends_early(name: str, data: bytes, error: Exception) -> bool:
     if name == "webp":  # its decoder gives no reason, its header (RIFF) the length of what follows
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     return bool(_ENDS_EARLY.search(str(error)))
+
+
+@contextmanager
+def _without_limit(*, of: bool) -> Iterator[None]:
+    """Pillow's own limit of pixels, of the whole process, is lifted while a large picture that passed ours is read."""
+    if not of:
+        yield
+        return
+    with _LIFTED:
+        if not _lifted:
+            _lifted.append(PIL.Image.MAX_IMAGE_PIXELS)
+        _lifted.append(None)
+        PIL.Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        with _LIFTED:
+            _lifted.pop()
+            if len(_lifted) == 1:
+                PIL.Image.MAX_IMAGE_PIXELS = _lifted.pop()
+
+
+_LIFTED = Lock()
+_lifted: list[int | None] = []  # the limit as it was, and one more entry for each picture that is read
 
 
 @contextmanager

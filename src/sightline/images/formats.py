@@ -11,12 +11,12 @@ from PIL import (
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
 )
 from PIL.ImageFile import ImageFile
 
 from sightline.errors import ImageError
+from sightline.images.tiff import TiffPicture
 
 Opener = Callable[[BytesIO], ImageFile]
 """Reads the header of a picture; the pixels wait for `load()`."""
@@ -30,7 +30,7 @@ _OPENERS: tuple[tuple[str, re.Pattern[bytes], Opener], ...] = (
     ("png", re.compile(rb"\x89PNG\r\n\x1a\n"), PngImagePlugin.PngImageFile),
     ("webp", re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImagePlugin.WebPImageFile),
     ("gif", re.compile(rb"GIF8[79]a"), GifImagePlugin.GifImageFile),
-    ("tiff", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImagePlugin.TiffImageFile),
+    ("tiff", re.compile(rb"II[*+]\0|MM\0[*+]"), TiffPicture),
     ("ppm", re.compile(rb"P[1-6fF]\s"), PpmImagePlugin.PpmImageFile),
     ("bmp", re.compile(rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", re.DOTALL), BmpImagePlugin.BmpImageFile),
     ("avif", re.compile(rb"....ftyp.{0,64}avi[fs]", re.DOTALL), AvifImagePlugin.AvifImageFile),

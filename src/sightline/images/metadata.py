@@ -10,7 +10,7 @@ from PIL.ExifTags import GPS, IFD, Base
 from PIL.ImageFile import ImageFile
 from PIL.IptcImagePlugin import getiptcinfo
 
-from sightline.images.decode import LIMIT_MEGAPIXELS, opened, orientation
+from sightline.images.decode import DAMAGE, LIMIT_MEGAPIXELS, opened, orientation
 from sightline.types import Value
 from sightline.xmp import payload_of
 
@@ -35,6 +35,7 @@ def payload(file: ImageFile, size: tuple[int, int]) -> dict[str, Value]:
     """
     width, height = reversed(size) if orientation(file) >= 5 else size
     known: dict[str, Value | None] = {"width": width, "height": height, "format": str(file.format).lower()}
+    known[DAMAGE] = file.info.get(DAMAGE)
     with suppress(Exception):  # Pillow's EXIF parser lets through whatever hostile bytes make it meet
         exif = file.getexif()
         details, place = exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo)

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -13,19 +14,23 @@ from cachetools import LRUCache
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sightline.server.answers import Problem, problem_response
+from sightline.server.answers import Problem, overloaded, problem_response
 from sightline.server.metrics import Metrics
 from sightline.server.settings import Settings
 
 COOKIE = "sightline"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz", "/api/session")
+_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
 _READS = ("/api/search", "/api/scores", "/api/classify", "/api/embeddings", "/api/query-pictures", "/api/session")
 """What is posted but changes no index: a read key is enough."""
 _QUEUED = ("/api/search", "/api/scores")
 _COST_FREE = ("/static/", "/healthz", "/readyz", "/metrics")
 _BURST_S = 5.0  # a page that opens asks for dozens of pictures at once
 _MOST_CLIENTS = 10_000
+_WRONG_KEYS_PER_S = 0.2  # for each address, after a few at once: a random key of 8 letters lasts for centuries
+_WRONG_KEYS_AT_ONCE = 20.0
+_MOST_JSON_PARTS = 400_000  # parsing so many values takes a tenth of a second, in which nobody else is answered
+_HELD_BODIES = 16  # of the largest size: so much may all requests together have sent before they are answered
 _DRAINED_BYTES = 512 * 2**20
 _DRAINED_S = 30.0
 _LEAST_BYTES_PER_S = 16 * 1024  # a body that comes more slowly than a modem of 1998 holds a connection for nothing
@@ -47,9 +52,12 @@ class AccessControl:
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, is_full: Callable[[], bool]) -> None:
         self._app, self._settings, self._metrics, self._is_full = app, settings, metrics, is_full
-        self._read = _digests([*settings.read_keys, *settings.write_keys])
-        self._write = _digests(settings.write_keys)
-        self._rate = Rate(settings.requests_per_s)
+        self._read = digests([*settings.read_keys, *settings.write_keys])
+        self._write = digests(settings.write_keys)
+        self._rate = Rate(settings.requests_per_s, settings.requests_per_s * _BURST_S)
+        self._wrong_keys = Rate(_WRONG_KEYS_PER_S, _WRONG_KEYS_AT_ONCE)
+        self._seen_keys = LRUCache[tuple[str, bytes], None](_MOST_CLIENTS)  # by address: they are no new guesses
+        self._held_bytes = 0
         self._headers = _HEADERS | ({"Cross-Origin-Resource-Policy": "cross-origin"} if settings.origins else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,7 +65,7 @@ class AccessControl:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, body = time.perf_counter(), 500, _Body(time.monotonic())
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -69,15 +77,18 @@ class AccessControl:
             await send(message)
 
         try:
-            limited = self._limited(scope, receive)
+            headers = Headers(scope=scope)
             try:
-                self._check(scope, Headers(scope=scope))
+                self._check(scope, headers)
             except Problem as problem:
                 await _drain(receive)
                 await problem_response(problem)(scope, receive, send_with_headers)
                 return
+            is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+            limited = receive if scope["method"] in _SAFE else self._limited(receive, body, is_form=is_form)
             await self._app(scope, limited, send_with_headers)
         finally:
+            self._held_bytes -= body.held_bytes
             route = getattr(scope.get("route"), "path", "") or "other"
             self._metrics.requests.labels(_method(scope), route, status).inc()
             self._metrics.stages.labels("request").observe(time.perf_counter() - began)
@@ -88,14 +99,13 @@ class AccessControl:
             raise Problem(421, f"the request is for {_host(headers)!r}, expected {self._settings.hosts[0]}: open that")
         if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in self._settings.origins:
             raise Problem(403, "another web site sent this request: start the server with --cors and its origin")
-        key = key_of(headers)
+        client = str((scope.get("client") or ("",))[0])
         if self._settings.has_keys and path not in _OPEN and not path.startswith("/static/"):
-            self._check_key(key, path, method)
+            client = self._check_key(key_of(headers), client, is_writing=_writes(path, method))
         elif self._settings.read_only and _writes(path, method):
             raise Problem(403, "this server is read only: start it without --read-only to change the index")
-        if not path.startswith(_COST_FREE):
-            client = scope.get("client") or ("",)
-            self._check_rate(key if self._settings.has_keys and key else str(client[0]))
+        if not path.startswith(_COST_FREE) and (wait_s := self._rate.wait_s(client)) > 0:
+            raise self._too_many(f"more than {self._settings.requests_per_s:g} requests a second", wait_s)
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.max_upload_bytes:
             raise _too_large(int(length), self._settings.max_upload_bytes)
@@ -103,64 +113,92 @@ class AccessControl:
             self._metrics.refused.labels("queue").inc()
             raise Problem(503, "more queries wait than may: try again in a moment", {"Retry-After": "1"})
 
-    def _check_key(self, key: str, path: str, method: str) -> None:
-        if not _is_one_of(key, self._read):
+    def _check_key(self, key: str, client: str, *, is_writing: bool) -> str:
+        """Whose requests these count as: those of the key."""
+        owner, guess = owner_of(key, self._read), (client, _digest(key))
+        if key and guess not in self._seen_keys:
+            if (wait_s := self._wrong_keys.wait_s(client, spent=owner is None)) > 0:
+                raise self._too_many("too many wrong keys from your address", wait_s)
+            self._seen_keys[guess] = None
+        if owner is None:
             raise Problem(
                 401,
                 "no key, or an unknown one: send the header Authorization: Bearer KEY",
                 {"WWW-Authenticate": "Bearer"},
             )
-        if _writes(path, method) and (self._settings.read_only or not _is_one_of(key, self._write)):
+        if is_writing and (self._settings.read_only or owner_of(key, self._write) is None):
             raise Problem(403, "this key may only read: use a write key (--write-key) to change the index")
+        return f"key {owner}"
 
-    def _check_rate(self, client: str) -> None:
-        if (wait_s := self._rate.wait_s(client)) > 0:
-            self._metrics.refused.labels("rate").inc()
-            rate = f"{self._settings.requests_per_s:g} requests a second"
-            raise Problem(429, f"more than {rate}: slow down", {"Retry-After": str(max(1, round(wait_s)))})
+    def _too_many(self, what: str, wait_s: float) -> Problem:
+        self._metrics.refused.labels("rate").inc()
+        return Problem(429, f"{what}: slow down", {"Retry-After": str(max(1, round(wait_s)))})
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that refuses a body without a length once it is too large, and one that trickles in."""
-        if scope["method"] in _SAFE:
-            return receive
-        seen, is_whole, began = 0, False, time.monotonic()
+    def _limited(self, receive: Receive, body: "_Body", *, is_form: bool) -> Receive:
+        """`receive` that ends a body which is too large, has too many parts, trickles in, or finds no room."""
+        most_bytes = self._settings.max_upload_bytes
 
         async def counted() -> Message:
-            nonlocal seen, is_whole
-            if is_whole:  # what is waited for now is the answer's end
+            if body.is_whole:  # what is waited for now is the answer's end
                 return await receive()
-            left_s = began + self._settings.patience_s + seen / _LEAST_BYTES_PER_S - time.monotonic()
+            left_s = body.began + self._settings.patience_s + body.held_bytes / _LEAST_BYTES_PER_S - time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, left_s)):
                     message = await receive()
             except TimeoutError as error:
-                raise _too_slow(seen) from error
-            seen += len(message.get("body", b""))
-            is_whole = not message.get("more_body", False)
-            if seen > self._settings.max_upload_bytes:
-                await _drain(receive)
-                raise _too_large(seen, self._settings.max_upload_bytes)
+                raise Problem(
+                    408,
+                    f"the request's body stopped after {body.held_bytes:,} bytes, expected {_LEAST_BYTES_PER_S:,} a "
+                    "second: send it again",
+                    {"Connection": "close"},
+                ) from error
+            data = message.get("body", b"")
+            body.held_bytes += len(data)
+            self._held_bytes += len(data)
+            body.is_whole = not message.get("more_body", False)
+            body.parts += 0 if is_form else data.count(b",") + data.count(b"[") + data.count(b"{")
+            problem = None
+            if body.held_bytes > most_bytes:
+                problem = _too_large(body.held_bytes, most_bytes)
+            elif body.parts > _MOST_JSON_PARTS:
+                problem = Problem(413, f"the JSON has more than {_MOST_JSON_PARTS:,} values: ask for less at once")
+            elif self._held_bytes > _HELD_BODIES * most_bytes:
+                problem = overloaded("too many large requests are on their way: try again in a moment")
+            if problem:
+                if not body.is_whole:
+                    await _drain(receive)
+                raise problem
             return message
 
         return counted
 
 
-class Rate:
-    """A bucket of requests for each client, that fills at a steady rate."""
+@dataclass(slots=True)
+class _Body:
+    """What has come of a request's body."""
 
-    def __init__(self, per_s: float) -> None:
-        self._per_s, self._room = per_s, per_s * _BURST_S
+    began: float
+    held_bytes: int = 0
+    parts: int = 0
+    is_whole: bool = False
+
+
+class Rate:
+    """A bucket for each client, of so many requests at once, that fills at a steady rate."""
+
+    def __init__(self, per_s: float, at_once: float) -> None:
+        self._per_s, self._room = per_s, at_once
         self._buckets = LRUCache[str, tuple[float, float]](_MOST_CLIENTS)
 
-    def wait_s(self, client: str) -> float:
-        """0 if the client may ask now, else how long it should wait."""
+    def wait_s(self, client: str, *, spent: bool = True) -> float:
+        """0 if the client may ask now, else how long it should wait; what is not `spent` is only looked at."""
         if self._per_s <= 0:
             return 0.0
         now = time.monotonic()
         left, then = self._buckets.get(client, (self._room, now))
         left = min(self._room, left + (now - then) * self._per_s)
         is_allowed = left >= 1
-        self._buckets[client] = (left - 1 if is_allowed else left, now)
+        self._buckets[client] = (left - 1 if is_allowed and spent else left, now)
         return 0.0 if is_allowed else (1 - left) / self._per_s
 
 
@@ -169,22 +207,20 @@ def session(key: str) -> str:
     return hmac.new(key.encode(), b"sightline session", hashlib.sha256).hexdigest()
 
 
-def is_known(key: str, keys: Iterable[str]) -> bool:
-    """Whether a key is one of these, in a time that does not depend on how much of it is right."""
-    return _is_one_of(key, _digests(keys))
-
-
-def _digests(keys: Iterable[str]) -> list[bytes]:
+def digests(keys: Iterable[str]) -> list[bytes]:
+    """What `owner_of` compares with: for each key itself, and its session."""
     return [_digest(form) for key in keys for form in (key, session(key))]
+
+
+def owner_of(key: str, known: Sequence[bytes]) -> int | None:
+    """Which of the keys of these `digests` it is, or a session of; in a time that tells nothing of the keys."""
+    given = _digest(key)
+    equal = [hmac.compare_digest(given, digest) for digest in known]  # a list: all are compared, always
+    return equal.index(True) // 2 if True in equal else None
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
-
-
-def _is_one_of(key: str, digests: Sequence[bytes]) -> bool:
-    given = _digest(key)
-    return sum([hmac.compare_digest(given, digest) for digest in digests]) > 0  # a list: all are compared, always
 
 
 def key_of(headers: Headers) -> str:
@@ -227,14 +263,6 @@ def _method(scope: Scope) -> str:
 
 def _too_large(size: int, limit: int) -> Problem:
     return Problem(413, f"the request has {size:,} bytes or more, expected at most {limit:,}: send fewer or smaller")
-
-
-def _too_slow(seen: int) -> Problem:
-    return Problem(
-        408,
-        f"the request's body stopped after {seen:,} bytes, expected {_LEAST_BYTES_PER_S:,} a second: send it again",
-        {"Connection": "close"},
-    )
 
 
 async def _drain(receive: Receive) -> None:

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from sightline import errors
 from sightline.errors import SightlineError
 
+_MOST_FAULTS = 20  # of a request that are listed
 _ZIPPED_BYTES = 4096  # smaller answers fit a few packets anyway
 _TITLES = {
     400: "Bad request",
@@ -122,6 +123,9 @@ def problems_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _invalid(error: ValidationError | RequestValidationError) -> Problem:
     """422 with the place and the reason of each fault."""
-    faults = [{"where": ".".join(map(str, fault["loc"])), "reason": fault["msg"]} for fault in error.errors()]
+    faults = [
+        {"where": ".".join(map(str, fault["loc"]))[:200], "reason": fault["msg"][:500]}
+        for fault in error.errors()[:_MOST_FAULTS]
+    ]
     first = "; ".join(f"{fault['where'] or 'the body'}: {fault['reason']}" for fault in faults[:3])
     return Problem(422, f"{first}: see /docs for what is expected", errors=faults)

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 import sightline
@@ -26,7 +27,7 @@ from sightline.errors import SightlineError, UsageError
 from sightline.server import picture_api, search_api, status_api
 from sightline.server.access import AccessControl
 from sightline.server.answers import ProblemDocument, answer_errors, problems_of
-from sightline.server.schemas import Query, SearchRequest
+from sightline.server.schemas import ClassifyRequest, EmbeddingsRequest, Query, SearchRequest
 from sightline.server.settings import Settings, check_address
 from sightline.server.state import AppState, ServedIndex
 
@@ -34,10 +35,11 @@ _STATIC = Path(__file__).parent / "static"
 _PAGES = {"/": "index.html", "/docs": "docs.html", "/favicon.ico": "icon.svg"}
 _TYPES = {".js": "text/javascript", ".svg": "image/svg+xml"}  # which some systems call otherwise
 _COMMON = (400, 401, 403, 404, 408, 413, 421, 422, 429, 503)  # what every operation may answer
+_READ_BY_HAND = (SearchRequest, Query, ClassifyRequest, EmbeddingsRequest, ProblemDocument)
 _SHUTDOWN_S = 10
-_BACKLOG = 512
+_BACKLOG = 100  # connections that are accepted at once, too: four times as many may be on their way to the limit
 _HEAD_BYTES = 64 * 1024
-_MOST_CONNECTIONS = 800  # below the usual 1,024 files that a process may open; more get 503
+_MOST_CONNECTIONS = 500  # far enough below the usual 1,024 files that a process may open
 _KEEP_ALIVE_S = 60  # longer than clients leave a connection idle, so that they, not we, end it
 
 _logger = logging.getLogger(__name__)
@@ -49,9 +51,9 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
     config = uvicorn.Config(
         partial(create_app, settings),
         factory=True,
-        http="h11",  # unlike httptools it bounds the head of a request
+        http=BoundedConnections,
         h11_max_incomplete_event_size=_HEAD_BYTES,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=_MOST_CONNECTIONS + 1,  # all of them busy: what comes gets 503
         host=host,
         port=port,
         workers=workers,
@@ -70,6 +72,23 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+
+
+class BoundedConnections(H11Protocol):
+    """A connection that, where there are too many, ends the one which has been without a request for longest.
+
+    h11, unlike httptools, bounds the head of a request.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take its place among the others."""
+        super().connection_made(transport)
+        self.opened_at = self.loop.time()
+        others = [other for other in self.connections if isinstance(other, BoundedConnections) and other is not self]
+        others = [other for other in others if not other.transport.is_closing()]
+        idle = [other for other in others if other.cycle is None or other.cycle.response_complete]
+        if len(others) >= _MOST_CONNECTIONS and idle:
+            min(idle, key=lambda other: other.opened_at).transport.abort()
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -162,7 +181,7 @@ def _describe(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = original()
-        models: list[Any] = [(model, "validation") for model in (SearchRequest, Query, ProblemDocument)]
+        models: list[Any] = [(model, "validation") for model in _READ_BY_HAND]
         _, made = models_json_schema(models, ref_template="#/components/schemas/{model}")
         document.setdefault("components", {}).setdefault("schemas", {}).update(made["$defs"])
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

@@ -14,6 +14,7 @@ from sightline.server.files import SIDES, version
 from sightline.server.incoming import add_uploads, remove_picture, suffix_of
 from sightline.server.schemas import IndexName, Picture, QueryPicture, Removed, Uploaded
 from sightline.server.state import ServedIndex, get_state
+from sightline.text import printable
 
 router = APIRouter(tags=["pictures"])
 _MOST_FILES = 100
@@ -96,9 +97,17 @@ async def upload(
     if len(files) > _MOST_FILES:
         raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")
     with state.metrics.stages.labels("upload").time():
-        contents = [await part.read() for part in files]
-        limit = state.settings.max_megapixels
-        checked = [(data, await state.decoding.run(suffix_of, data, limit)) for data in contents]
+        checked, faults = list[tuple[bytes, str]](), list[dict[str, str]]()
+        for number, part in enumerate(files, 1):
+            data = await part.read()
+            try:
+                checked.append((data, await state.decoding.run(suffix_of, data, state.settings.max_megapixels)))
+            except ImageError as error:
+                name = printable(part.filename or "")[:100]
+                faults.append({"where": f"file {number} of {len(files)}, {name!r}", "reason": str(error)})
+        if faults:
+            detail = "; ".join(f"{fault['where']}: {fault['reason']}" for fault in faults[:3])
+            raise Problem(422, f"{detail}: nothing was stored, send the others again", errors=faults)
         records = await served.writing.run(add_uploads, checked, folder, served.index)
     served.forget_facets()
     return answer(request, {"pictures": [served.shown(record) for record in records]}, 201)

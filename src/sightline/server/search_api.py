@@ -37,6 +37,7 @@ from sightline.types import Record, Vectors
 
 router, model_router = APIRouter(tags=["search"]), APIRouter(tags=["model"])
 _PROFILED = 10_000  # hits whose scores are counted
+_SMALL_BYTES = 64 * 1024  # of JSON, read at once; more is read on a thread
 _STEPS = 256  # points of the curve of scores
 
 Text = Annotated[str | None, Parameter(max_length=2000)]
@@ -46,22 +47,23 @@ Browsed = Annotated[int, Parameter(ge=0, le=MOST_BROWSED)]
 Score = Annotated[float | None, Parameter(ge=-1, le=1, allow_inf_nan=False)]
 
 
-def _body(model: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model}"}
-    parts = {"query": {"type": "string"}, "image": {"type": "string", "format": "binary"}}
-    form = {"type": "object", "properties": parts, "description": "query is the JSON body as text"}
-    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+def _body(model: str, *, or_form: bool = False) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+    if or_form:
+        parts = {"query": {"type": "string"}, "image": {"type": "string", "format": "binary"}}
+        form = {"type": "object", "properties": parts, "description": "query is the JSON body as text"}
+        content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}
 
 
 @router.post(
     "/api/search",
     responses={200: {"model": SearchAnswer}, **problems_of(415)},
-    openapi_extra=_body("SearchRequest"),
+    openapi_extra=_body("SearchRequest", or_form=True),
 )
 async def search(request: Request) -> Response:
     """The pictures nearest to words, pictures, or a weighted sum of both; as JSON, or with a picture as multipart."""
-    query, uploaded = await _read(request, SearchRequest)
+    query, uploaded = await _read_form(request, SearchRequest)
     return await _search(request, query, uploaded)
 
 
@@ -108,11 +110,11 @@ async def pictures(
 @router.post(
     "/api/scores",
     responses={200: {"model": ScoresAnswer}, **problems_of(415)},
-    openapi_extra=_body("Query"),
+    openapi_extra=_body("Query", or_form=True),
 )
 async def scores(request: Request) -> Response:
     """How many pictures reach which score, among the 10,000 best: what a threshold would leave."""
-    query, uploaded = await _read(request, Query)
+    query, uploaded = await _read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
     where = await state.where(query.where, served)
@@ -139,9 +141,14 @@ def list_facets(request: Request, index: IndexName = None) -> Response:
     return answer(request, {"facets": listed, "is_complete": is_complete})
 
 
-@model_router.post("/api/classify", responses={200: {"model": ClassifyAnswer}})
-async def classify(request: Request, body: ClassifyRequest) -> Response:
+@model_router.post(
+    "/api/classify",
+    responses={200: {"model": ClassifyAnswer}, **problems_of(415)},
+    openapi_extra=_body("ClassifyRequest"),
+)
+async def classify(request: Request) -> Response:
     """Which of some labels fits a picture, with probabilities."""
+    body = await _read(request, ClassifyRequest)
     state = get_state(request)
     served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
@@ -153,9 +160,14 @@ async def classify(request: Request, body: ClassifyRequest) -> Response:
     return answer(request, {"labels": labels, "model": served.index.encoder.name})
 
 
-@model_router.post("/api/embeddings", responses={200: {"model": EmbeddingsAnswer}})
-async def embeddings(request: Request, body: EmbeddingsRequest) -> Response:
+@model_router.post(
+    "/api/embeddings",
+    responses={200: {"model": EmbeddingsAnswer}, **problems_of(415)},
+    openapi_extra=_body("EmbeddingsRequest"),
+)
+async def embeddings(request: Request) -> Response:
     """Texts and pictures as unit vectors of the index's model."""
+    body = await _read(request, EmbeddingsRequest)
     state = get_state(request)
     served = state.index(body.index)
     texts = [Query(text=text) for text in body.texts]
@@ -238,15 +250,26 @@ def _profile(served: ServedIndex, query: SearchQuery) -> tuple[Hits, int]:
     return found, served.store().count(query.where)
 
 
-async def _read(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
+async def _read_form(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
     """The body as JSON, or as multipart with a picture beside it."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return model.model_validate_json(await request.body()), None
-    if kind != "multipart/form-data":
-        raise Problem(415, f"the body is {kind or 'of no type'}, expected application/json or multipart/form-data")
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _read(request, model, expected="application/json or multipart/form-data"), None
     async with request.form(max_files=1, max_fields=2) as form:
-        return model.model_validate_json(_text(form, "query") or "{}"), await _file(form, "image")
+        query, uploaded = _text(form, "query").encode("utf-8", "replace"), await _file(form, "image")
+    return await _parsed(request, model, query or b"{}"), uploaded
+
+
+async def _read(request: Request, model: type[Any], *, expected: str = "application/json") -> Any:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise Problem(415, f"the body is {kind or 'of no type'}, expected {expected}")
+    return await _parsed(request, model, await request.body())
+
+
+async def _parsed(request: Request, model: type[Any], data: bytes) -> Any:
+    if len(data) < _SMALL_BYTES:
+        return model.model_validate_json(data)
+    return await get_state(request).decoding.run(model.model_validate_json, data)
 
 
 def _text(form: FormData, name: str) -> str:

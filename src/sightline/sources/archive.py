@@ -1,6 +1,5 @@
 """A source: the pictures in a zip or tar file, with the texts that stand beside them."""
 
-import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +9,11 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from sightline.errors import SourceError
-from sightline.sources import folder, tarred, zipped
-from sightline.sources.files import unreadable, unreadable_item
-from sightline.sources.members import Member
+from sightline.sources.files import is_picture, is_skipped, unreadable, unreadable_item, valid
+from sightline.sources.members import Member, members
 from sightline.sources.sidecars import Sidecar, Sidecars, is_sidecar, read_sidecars
 from sightline.text import printable
 from sightline.types import Item, Value
-
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-"""The ends of the names of archives, in lower case."""
 
 _MOST_ARCHIVES = 2  # whose lists are kept for reading single members: 300 bytes a member
 
@@ -46,12 +41,7 @@ class Archive:
             for _, group in groupby(members(str(self.path)), _key):
                 yield from _items(list(group), root, base)
         except SourceError as error:
-            yield unreadable_item(root, error, name=folder.valid(self.path.name), folders=[*self.within])
-
-
-def is_archive(path: Path) -> bool:
-    """Whether a file is an archive, by its name."""
-    return path.name.lower().endswith(SUFFIXES)
+            yield unreadable_item(root, error, name=valid(self.path.name), folders=[*self.within])
 
 
 def open_archive(path: Path) -> Archive:
@@ -60,40 +50,21 @@ def open_archive(path: Path) -> Archive:
     return Archive(path)
 
 
-def archives_below(top: Path) -> Iterator[Path]:
-    """The archives in a folder and all below it, by name; hidden ones are left out."""
-    for parent, folders, names in os.walk(top):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in folder.SKIPPED_FOLDERS)
-        for name in sorted(names):
-            if not name.startswith(".") and is_archive(path := Path(parent, name)):
-                yield path
-
-
-def members(path: str) -> Iterator[Member]:
-    """Every file in an archive; `SourceError` if it is none, and where it breaks off."""
-    return zipped.members(path) if path.lower().endswith(".zip") else tarred.members(path)
-
-
 def member_item(path: Path, fragment: str) -> Item:
     """One picture of an archive by what follows the # in its URI; `SourceError` if it is not there."""
     uri = f"{path.as_uri()}#{fragment}"
-    found = _member(path, fragment, uri)
-    payload: dict[str, Value] = {"name": folder.valid(found.name.rpartition("/")[2]), "folders": [path.as_uri()]}
-    return Item(uri, found.stamp, found.read, payload)
-
-
-def _member(path: Path, fragment: str, uri: str) -> Member:
     try:
         status = path.stat()
     except OSError as error:
-        raise unreadable(str(path), error) from error
+        raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
         raise SourceError(f"{printable(str(path))} is no file, expected an archive: check the path")
     name = unquote_to_bytes(fragment).decode("utf-8", "surrogateescape")
     found = _by_name(str(path), status.st_size, status.st_mtime_ns).get(name)
     if found is None:
         raise SourceError(f"{uri} is not there, expected a file in the archive: index the archive again")
-    return found
+    payload: dict[str, Value] = {"name": valid(_base(name)), "folders": [path.as_uri()]}
+    return Item(uri, found.stamp, found.read, payload)
 
 
 @lru_cache(_MOST_ARCHIVES)
@@ -102,7 +73,7 @@ def _by_name(path: str, size_bytes: int, modified_ns: int) -> dict[str, Member]:
     found = dict[str, Member]()
     try:
         for member in members(path):
-            if folder.is_picture(member.name):
+            if is_picture(member.name):
                 found[member.name] = member
     except SourceError:
         if not found:
@@ -115,8 +86,9 @@ def _items(group: list[Member], root: str, base: list[str]) -> Iterator[Item]:
     texts = {_base(member.name): member for member in group if is_sidecar(member.name)}
     beside = Sidecars(texts)
     for member in group:
-        if folder.is_picture(member.name) and not _is_hidden(member.name):
-            of_the_key = [name for name in texts if _stem(name) == _base(_key(member))]
+        is_hidden = any(is_skipped(part) and part not in (".", "..") for part in member.name.split("/"))
+        if is_picture(member.name) and not is_hidden:
+            of_the_key = [name for name in texts if name.rpartition(".")[0] == _base(_key(member))]
             names = dict.fromkeys([*beside.of(_base(member.name)), *of_the_key])
             yield _item(member, [texts[name] for name in names], root, base)
 
@@ -124,15 +96,15 @@ def _items(group: list[Member], root: str, base: list[str]) -> Iterator[Item]:
 def _item(member: Member, texts: list[Member], root: str, base: list[str]) -> Item:
     *parents, name = member.name.split("/")
     folders = [f"{root}#{_quoted('/'.join(parents[: depth + 1]))}/" for depth in range(len(parents))]
-    told = read_sidecars(Sidecar(_base(text.name), text.stamp, text.size_bytes, text.read) for text in texts)
+    beside = read_sidecars(Sidecar(_base(text.name), text.stamp, text.size_bytes, text.read) for text in texts)
     payload: dict[str, Value] = {
-        "name": folder.valid(name),
+        "name": valid(name),
         "folders": [*base, *folders],
         "size_bytes": member.size_bytes,
     }
     stamp = "-".join([member.stamp, *(text.stamp for text in texts)])
     uri = f"{root}#{_quoted(member.name)}"
-    return Item(uri, stamp, member.read, told.payload | payload, fallback=told.fallback)
+    return Item(uri, stamp, member.read, beside.payload | payload, fallback=beside.fallback)
 
 
 def _key(member: Member) -> str:
@@ -143,16 +115,6 @@ def _key(member: Member) -> str:
 
 def _base(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]  # noqa: PTH122
-
-
-def _is_hidden(name: str) -> bool:
-    return any(
-        (part.startswith(".") and part not in (".", "..")) or part in folder.SKIPPED_FOLDERS for part in name.split("/")
-    )
 
 
 def _quoted(name: str) -> str:

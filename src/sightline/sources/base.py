@@ -1,14 +1,18 @@
-"""What a source is, a location turned into one, and a URI into the bytes of its picture."""
+"""What a source is, a location or a pattern of several turned into one, and a URI into the bytes of its picture."""
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+import glob
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import quote
 
 from sightline.errors import SourceError
-from sightline.sources.folder import Folder, open_path, path_of
+from sightline.sources.files import absolute, is_archive, is_table, is_video, path_of, unreadable_item
+from sightline.sources.folder import open_path
 from sightline.types import Item
 
 if TYPE_CHECKING:
@@ -61,16 +65,17 @@ def open_source(location: str | Path, opening: Opening | None = None) -> Source:
     """
     opening = opening or Opening()
     text = str(location)
-    if isinstance(location, str) and "://" in text and not text.startswith("file:"):
-        return _remote(text, opening)
-    if isinstance(location, str) and text.startswith("file:") and "#" in text:
-        return Single(item_at(text, opening))
     if isinstance(location, str) and text.startswith("file:"):
-        return _local(path_of(text), opening)
-    from sightline.sources import patterns
-
-    if patterns.is_pattern(text):
-        return patterns.several(text, lambda part: _local(part, opening))
+        return Single(item_at(text, opening)) if "#" in text else _local(path_of(text), opening)
+    if isinstance(location, str) and "://" in text:
+        return _remote(text, opening)
+    if any(char in text for char in "*?[{") and not Path(text).exists():  # a file may be called so
+        pattern = str(absolute(Path(text).expanduser()))
+        if not expand(pattern):
+            raise SourceError(
+                f"{text} names no file, expected at least one: check the pattern, and quote it in a shell"
+            )
+        return Several(f"file://{quote(pattern)}", partial(expand, pattern), partial(_local, opening=opening))
     return _local(Path(location), opening)
 
 
@@ -89,10 +94,8 @@ def read_here(uri: str, cache: Path | None = None) -> bytes:
     Of the web only what the folder `cache` keeps; of tables nothing, for a row is found by reading all before it.
     Raises `SourceError` for all others, and what is gone.
     """
-    from sightline.sources import rows
-
     path = file_of(uri)
-    if path is not None and not ("#" in uri and rows.is_table(path)):
+    if path is not None and not ("#" in uri and is_table(path)):
         return read_uri(uri)
     kept = Opening(cache).downloader.kept(uri) if cache and uri.startswith(("http://", "https://")) else None
     if kept is None:
@@ -107,7 +110,7 @@ def file_of(uri: str) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """One picture that lies in something else."""
+    """One picture that lies in something else, or elsewhere."""
 
     item: Item
 
@@ -121,64 +124,94 @@ class Single:
         yield self.item
 
 
+@dataclass(frozen=True, slots=True)
+class Several:
+    """Sources one after the other, as one that is complete: `opened` gives each when its turn has come."""
+
+    root: str
+    places: Callable[[], list[Path]]
+    opened: Callable[[Path], Source]
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items of all; a part that cannot be opened is an item that says so."""
+        for place in self.places():
+            try:
+                part = self.opened(place)
+            except SourceError as error:
+                yield unreadable_item(place.as_uri(), error, name=place.name, folders=[self.root])
+                continue
+            for item in part:
+                folders = item.payload.get("folders", [])
+                known = folders if isinstance(folders, list) else []
+                yield replace(item, payload={**item.payload, "folders": [self.root, *known]})
+
+
+def expand(pattern: str) -> list[Path]:
+    """The paths that an absolute pattern names, in its order: {a,b} and {0000..0010} first, then * ? and [...].
+
+    What a range in braces names is expected to be there; of what `*` names, whatever is there is taken.
+    """
+    pieces = re.split(r"\{([^{}]*)\}", pattern)  # text, what is in braces, text, ...
+    choices = [_choices(piece) if number % 2 else [piece] for number, piece in enumerate(pieces)]
+    paths = list[Path]()
+    for text in map("".join, itertools.product(*choices)):
+        found = glob.glob(text, recursive=True) if glob.has_magic(text) else [text]  # noqa: PTH207  of absolute ones
+        paths += map(Path, sorted(found))
+    return list(dict.fromkeys(paths))
+
+
+def _choices(braced: str) -> list[str]:
+    """`0000..0010` counts with that many digits, `a,b` is one or the other, anything else is itself."""
+    if match := re.fullmatch(r"(\d+)\.\.(\d+)", braced):
+        first, last = map(int, match.groups())
+        return [str(number).zfill(len(match[1])) for number in range(first, last + 1)]
+    return braced.split(",") if "," in braced else [f"{{{braced}}}"]
+
+
 def item_at(uri: str, opening: Opening) -> Item:
     """One picture inside a file, by a URI with a #."""
     whole, _, fragment = uri.partition("#")
     path = path_of(whole)
-    from sightline.sources import archive, rows, video
+    if is_archive(path):
+        from sightline.sources.archive import member_item
 
-    if archive.is_archive(path):
-        return archive.member_item(path, fragment)
-    if video.is_video(path):
-        return video.frame_item(path, video.time_of(fragment))
-    if rows.is_table(path):
+        return member_item(path, fragment)
+    if is_video(path):
+        from sightline.sources.video import frame_item, time_of
+
+        return frame_item(path, time_of(fragment))
+    if is_table(path):
         from sightline.sources.table import row_item
 
-        return row_item(path, fragment, opening.image)
+        return row_item(path, fragment, opening)
     raise SourceError(f"{uri} is no picture, expected a file that holds several: check the URI")
 
 
 def _remote(url: str, opening: Opening) -> Source:
-    from sightline.sources.web import is_url, url_item
-
     if url.startswith("hf://"):
         from sightline.sources.huggingface import open_dataset, row_item
 
-        read = row_item if "#" in url else open_dataset
-        found = read(url, downloader=opening.downloader, image=opening.image, caption=opening.caption)
-        return Single(found) if isinstance(found, Item) else found
-    if is_url(url):
-        if url.endswith("/"):
-            from sightline.sources.webfolder import WebFolder
+        return Single(row_item(url, opening)) if "#" in url else open_dataset(url, opening)
+    from sightline.sources.web import WebFolder, is_url, url_item
 
-            return WebFolder(url, opening.downloader)
-        return Single(url_item(url, opening.downloader))
+    if is_url(url):
+        return WebFolder(url, opening.downloader) if url.endswith("/") else Single(url_item(url, opening.downloader))
     from sightline.sources.cloud import open_bucket
 
     return open_bucket(url)
 
 
 def _local(path: Path, opening: Opening) -> Source:
-    from sightline.sources import archive, rows, video
-
-    whole = Path(os.path.abspath(path))  # noqa: PTH100  without "..": one file has one name
-    if rows.is_table(path) and path.is_file():
+    if is_table(path) and path.is_file():
         from sightline.sources.table import open_table
 
-        return open_table(
-            whole,
-            downloader=opening.downloader,
-            image=opening.image,
-            caption=opening.caption,
-            base=opening.base,
-        )
-    if archive.is_archive(path) and not path.is_dir():
-        return archive.open_archive(whole)
-    if video.is_video(path) and not path.is_dir():
-        return video.open_video(whole, opening.cache)
-    source = open_path(path)
-    if opening.archives and isinstance(source, Folder):
-        from sightline.sources.unpacked import Unpacked
+        return open_table(absolute(path), opening)
+    if is_archive(path) and not path.is_dir():
+        from sightline.sources.archive import open_archive
 
-        return Unpacked(source)
-    return source
+        return open_archive(absolute(path))
+    if is_video(path) and not path.is_dir():
+        from sightline.sources.video import open_video
+
+        return open_video(absolute(path), opening.cache)
+    return open_path(path, with_archives=opening.archives)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from sightline.errors import ExtraMissing, SourceError, summary
-from sightline.sources.files import MAX_FILE_BYTES, unreadable_item
-from sightline.sources.folder import SKIPPED_FOLDERS, is_picture
+from sightline.sources.files import MAX_FILE_BYTES, is_picture, is_skipped, too_large, unreadable_item
 from sightline.types import Item, Value
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Bucket:
             below = list[tuple[str, list[str]]]()
             for path, info in entries:
                 name = _name(path)
-                if name.startswith(".") or name in SKIPPED_FOLDERS:
+                if is_skipped(name):
                     continue
                 if info["type"] == "directory":
                     below.append((path, [*folders, self.address.uri(path)]))
@@ -147,9 +146,7 @@ def _item(address: CloudAddress, path: str, info: Mapping[str, Any], folders: li
 
 def _read(address: CloudAddress, path: str, size: int | None) -> bytes:
     if size is not None and size > MAX_FILE_BYTES:
-        raise SourceError(
-            f"{address.uri(path)} has {size:,} bytes: expected at most {MAX_FILE_BYTES:,}; store it smaller"
-        )
+        raise too_large(address.uri(path), size)
     return bytes(_asked(address, path, partial(address.system.cat_file, path)))
 
 

@@ -1,27 +1,40 @@
-"""A folder of picture files, or a single one, into items."""
+"""A folder of picture files, with the archives in it if wanted, or a single file, into items."""
 
-# ruff: noqa: PTH100, PTH116, PTH118, PTH119, PTH122, PTH123
-# Text, not Path: joining a name, its stat and its URI take 2.4 us a file, not 5.1.
+# ruff: noqa: PTH116, PTH118, PTH119
+# Text, not Path, as in files.py.
 
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes
 
 from sightline.errors import SourceError
-from sightline.sources.files import read_file, unreadable, unreadable_item
+from sightline.sources.archive import Archive
+from sightline.sources.files import (
+    OTHER_SUFFIXES,
+    absolute,
+    is_archive,
+    is_picture,
+    is_skipped,
+    read_file,
+    starts_as_picture,
+    suffix_of,
+    unreadable,
+    unreadable_item,
+    valid,
+)
 from sightline.sources.sidecars import (
-    TABLES,
+    FOLDER_TABLES,
+    Beside,
     FolderTable,
     Sidecar,
     Sidecars,
-    Told,
     is_sidecar,
     read_folder_table,
     read_sidecars,
@@ -29,33 +42,17 @@ from sightline.sources.sidecars import (
 from sightline.text import printable
 from sightline.types import Item, Value
 
-_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif", ".avifs")
-_RARER = (".heic", ".heics", ".heif", ".heifs", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm"))
-"""The ends, in lower case, of the file names that are taken for pictures."""
-
-OTHER_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .dng .erf .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f "
-    ".ai .eps .jp2 .jxl .pdf .psb .psd .svg .svgz .xcf .avi .m4v .mkv .mov .mp4 .mpg .mts .webm .wmv .aac .flac .m4a "
-    ".mp3 .ogg .wav .7z .bz2 .gz .rar .tar .tgz .xz .zip .csv .doc .docx .htm .html .ini .db .json .jsonl .log .md "
-    ".parquet .ppt .pptx .py .tsv .txt .xls .xlsx .xml .yaml .yml .part .crdownload .tmp".split()
-)
-"""Suffixes of files that are no pictures, or not to be read as such; of other names the first bytes decide."""
-
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
-
-SKIPPED_FOLDERS = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
-"""Folders that systems keep for themselves, with thumbnails or deleted files in them. Hidden ones are skipped too."""
-
 
 @dataclass(frozen=True, slots=True)
 class Folder:
     """All pictures below a folder, in order of their names; links are followed, each real folder is entered once.
 
-    `left_out` counts the files that the last walk to the end passed by, by suffix.
+    Those in its archives follow with `with_archives`; nothing is written to the disk. `left_out` counts the files that
+    the last walk to the end passed by, by suffix.
     """
 
     path: Path
+    with_archives: bool = False
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
@@ -67,6 +64,7 @@ class Folder:
         """Real folders come before linked ones: a picture keeps its shortest name, and loops end."""
         entered: set[str] = set()
         left_out = Counter[str]()
+        archives = list[Archive]()
         linked = deque([_Place.of(self.path)])
         while linked:
             pending = [linked.popleft()]
@@ -78,15 +76,23 @@ class Folder:
                 try:
                     names = _names(place.path)
                 except OSError as error:
-                    yield _failing(place, error)
+                    name = valid(os.path.basename(place.path))
+                    error_of_path = unreadable(place.path, error)
+                    yield unreadable_item(place.folders[-1], error_of_path, name=name, folders=place.folders[:-1])
                     continue
-                left_out.update(names.left_out)
+                left_out.update(suffix_of(name) or "no suffix" for name in names.others)
+                if self.with_archives:
+                    found = [name for name in names.others if is_archive(name)]
+                    left_out.subtract(map(suffix_of, found))
+                    archives += [Archive(Path(place.path, name), tuple(place.folders)) for name in found]
                 place, beside = place.with_tables(names.tables), Sidecars(names.sidecars)
                 yield from (_item(place, name, beside) for name in names.pictures)
                 pending += [place.child(name, is_link=False) for name in reversed(names.folders)]
                 linked += [place.child(name, is_link=True) for name in names.linked_folders]
+        for archive in archives:
+            yield from archive
         self.left_out.clear()  # whole, for the source may be walked twice at the same time
-        self.left_out.update(left_out)
+        self.left_out.update(+left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +115,15 @@ class SingleFile:
         yield _item(place, self.path.name, beside)
 
 
-def open_path(path: Path) -> Folder | SingleFile:
+def open_path(path: Path, *, with_archives: bool = False) -> Folder | SingleFile:
     """What lies at a path as a source. It becomes absolute by name alone: links in it stay as the user wrote them."""
-    path = Path(os.path.abspath(path))  # Path.absolute keeps "..", Path.resolve follows links
+    path = absolute(path)
     try:
         if path.is_dir() or stat.S_ISDIR(os.lstat(path).st_mode):  # lstat: a link to nowhere is a picture that fails
             os.scandir(path).close()
-            return Folder(path)
+            return Folder(path, with_archives)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unreadable(str(path), error) from error
+        raise unreadable(path, error) from error
     if not is_picture(path.name) and not starts_as_picture(str(path)):
         raise SourceError(
             f"{printable(str(path))} is neither a folder nor a picture: expected a folder, or a file that ends in "
@@ -127,17 +133,32 @@ def open_path(path: Path) -> Folder | SingleFile:
     return SingleFile(path)
 
 
-def file_uri(path: str | Path) -> str:
-    """The URI of a file: absolute by name alone, without "..", for one file has one name; links stay as written."""
-    return Path(os.path.abspath(Path(path).expanduser())).as_uri()
+@dataclass(frozen=True, slots=True)
+class ClassFolder:
+    """A folder of pictures of one class; `left_out` counts the files that are not pictures by their names."""
+
+    path: Path
+    words: str
+    pictures: Sequence[Path]
+    left_out: int
 
 
-def path_of(uri: str) -> Path:
-    """The path of a file: URI, whatever bytes are in its name; `SourceError` for other schemes."""
-    if not uri.startswith("file:///"):
-        raise SourceError(f"{uri} is not a file on this machine: expected file:///...; fetch it to a folder first")
-    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
-    return Path(path[1:] if os.name == "nt" else path)  # Windows: /C:/photos
+def class_folders(root: Path) -> list[ClassFolder]:
+    """The folders in a folder, one a class, named after it: `red_panda/` and `red-panda/` hold "red panda"s.
+
+    Raises `SourceError` if `root` is not a folder or cannot be read. Hidden folders and files are no part of it.
+    """
+    try:
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        found = list[ClassFolder]()
+        for folder in folders:
+            files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
+            pictures = [path for path in files if is_picture(path.name)]
+            words = folder.name.replace("_", " ").replace("-", " ")
+            found.append(ClassFolder(folder, words, pictures, len(files) - len(pictures)))
+    except OSError as error:
+        raise SourceError(f"{root} cannot be read ({error.strerror}), expected a folder for each class") from error
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +198,16 @@ class _Names:
     linked_folders: list[str] = field(default_factory=list)
     sidecars: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    others: list[str] = field(default_factory=list)
 
 
 def _names(path: str) -> _Names:
     names = _Names()
-    marks, others = set[str](), list[str]()
+    unknown = list[str]()
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            if name.startswith(".") or name in SKIPPED_FOLDERS or name in ("Thumbs.db", "desktop.ini"):
+            if is_skipped(name) or name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir(follow_symlinks=False):
                 names.folders.append(name)
@@ -194,23 +215,18 @@ def _names(path: str) -> _Names:
                 names.linked_folders.append(name)
             elif is_picture(name):
                 names.pictures.append(name)
-            elif name in TABLES:
+            elif name in FOLDER_TABLES:
                 names.tables.append(name)
             elif is_sidecar(name):
                 names.sidecars.append(name)
-            elif name == "index.sqlite" or name.startswith("vectors-"):
-                marks.add(name[:8])
             else:
-                others.append(name)
-    if len(marks) == 2:  # one of our own indexes
+                unknown.append(name)
+    if "index.sqlite" in unknown and any(name.startswith("vectors-") for name in unknown):  # one of our own indexes
         return _Names()
-    for name in others:
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in OTHER_SUFFIXES and starts_as_picture(os.path.join(path, name)):
-            names.pictures.append(name)
-        else:
-            names.left_out[suffix or "no suffix"] += 1
-    for found in (names.pictures, names.folders, names.linked_folders, names.sidecars, names.tables):
+    for name in unknown:
+        is_other = suffix_of(name) in OTHER_SUFFIXES or not starts_as_picture(os.path.join(path, name))
+        (names.others if is_other else names.pictures).append(name)
+    for found in (names.pictures, names.folders, names.linked_folders, names.sidecars, names.tables, names.others):
         found.sort()
     return names
 
@@ -228,31 +244,7 @@ def _may_be_folder(link: os.DirEntry[str]) -> bool:
         return not is_picture(link.name)
 
 
-def valid(name: str) -> str:
-    """A name as valid UTF-8: bytes that are none become U+FFFD."""
-    return name if name.isascii() else os.fsencode(name).decode("utf-8", "replace")
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file is a picture, by its name."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def starts_as_picture(path: str) -> bool:
-    """Whether the first bytes of a file are those of a common picture format, whatever its name."""
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            return False
-        with open(path, "rb", buffering=0) as file:
-            head = file.read(16)
-    except (OSError, ValueError):
-        return False
-    if head[4:8] == b"ftyp":
-        return head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc")
-    return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-
-
-def _item(place: _Place, name: str, beside: Sidecars) -> Item:
+def _item(place: _Place, name: str, sidecars: Sidecars) -> Item:
     path = os.path.join(place.path, name)
     payload: dict[str, Value] = {"name": valid(name), "folders": place.folders}
     try:
@@ -262,16 +254,16 @@ def _item(place: _Place, name: str, beside: Sidecars) -> Item:
     payload["size_bytes"] = status.st_size
     with suppress(OverflowError, ValueError, OSError):  # a damaged file system can give any year
         payload["modified"] = datetime.fromtimestamp(status.st_mtime, UTC)
-    stamps, told = [f"{status.st_size}-{status.st_mtime_ns}"], Told()
-    if sidecars := [file for sidecar in beside.of(name) if (file := _sidecar(place.path, sidecar))]:
-        told = read_sidecars(sidecars)
-        stamps += [file.stamp for file in sidecars]
+    stamps, beside = [f"{status.st_size}-{status.st_mtime_ns}"], Beside()
+    if files := [file for sidecar in sidecars.of(name) if (file := _sidecar(place.path, sidecar))]:
+        beside = read_sidecars(files)
+        stamps += [file.stamp for file in files]
     for table in place.tables:
         row, stamp = table.row(path)
-        told.payload |= row
+        beside.payload |= row
         stamps += [stamp] if stamp else []
     read = partial(read_file, path)
-    return Item(place.uri(name), "-".join(stamps), read, told.payload | payload, fallback=told.fallback)
+    return Item(place.uri(name), "-".join(stamps), read, beside.payload | payload, fallback=beside.fallback)
 
 
 def _sidecar(folder: str, name: str) -> Sidecar | None:
@@ -281,9 +273,3 @@ def _sidecar(folder: str, name: str) -> Sidecar | None:
     except OSError:
         return None
     return Sidecar(name, f"{status.st_size}-{status.st_mtime_ns}", status.st_size, partial(read_file, path))
-
-
-def _failing(place: _Place, error: OSError) -> Item:
-    """A folder that cannot be listed, as an item that says so when it is read."""
-    error_of_path, name = unreadable(place.path, error), valid(os.path.basename(place.path))
-    return unreadable_item(place.folders[-1], error_of_path, name=name, folders=place.folders[:-1])

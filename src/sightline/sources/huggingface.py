@@ -7,23 +7,23 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sightline.errors import ExtraMissing, SourceError, WebError
+from sightline.errors import ExtraMissing, SourceError, WebError, summary
 from sightline.sources.rows import Row, Rows
 from sightline.sources.table import Remote, TableSource, table_of
-from sightline.sources.web import Downloader
 from sightline.text import printable
 from sightline.types import Item
+
+if TYPE_CHECKING:
+    from sightline.sources.base import Opening
 
 _ANSWER_S = 5.0
 _OPTIONS = ("split", "config", "revision", "image", "caption")
 
 
-def open_dataset(
-    url: str, *, downloader: Downloader, image: str | None = None, caption: str | None = None
-) -> TableSource:
+def open_dataset(url: str, opening: Opening) -> TableSource:
     """The pictures of hf://datasets/OWNER/NAME?split=train&config=..&image=..&caption=.., without fetching it whole.
 
     Without `split` all of them, each picture knows its own. A folder on this disk may stand for OWNER/NAME. Labels
@@ -31,27 +31,25 @@ def open_dataset(
     """
     url, options = url.partition("#")[0], _options(url)
     splits = _loaded(url, options)
-    image = options.get("image") or image or _picture_column(url, next(iter(splits.values())))
-    rows = Rows(_columns(splits, image), partial(_walk, url, splits, image))
-    caption = options.get("caption") or caption
-    return table_of(
-        url, rows, downloader=downloader, image=image, caption=caption, base=Path(_name(url)), is_stream=True
-    )
+    image = options.get("image") or opening.image or _picture_column(next(iter(splits.values())))
+    rows = Rows(printable(url), _columns(splits, image), partial(_walk, url, splits, image))
+    opening = replace(opening, image=image, caption=options.get("caption") or opening.caption)
+    return table_of(url, rows, opening, base=Path(_name(url)), is_stream=True)
 
 
-def row_item(url: str, *, downloader: Downloader, image: str | None = None, caption: str | None = None) -> Item:
+def row_item(url: str, opening: Opening) -> Item:
     """One picture of a data set, by the number of its row after the #; `SourceError` if it is not there."""
     whole, _, number = url.partition("#")
     if not number.isdecimal():
         raise SourceError(f"{url} names no row, expected a number after the #: check the URI")
-    table = open_dataset(whole, downloader=downloader, image=image, caption=caption)
+    table = open_dataset(whole, opening)
     splits = _loaded(whole, _options(whole))
     if len(splits) == 1:  # a stream is skipped by whole files where it can be
         ((split, dataset),) = splits.items()
         row = next(_walk(whole, {split: dataset.skip(int(number) - 1)}, table.image_column), None)
     else:
         row = next(islice(table.rows.walk(), int(number) - 1, None), None)
-    for item in replace(table, rows=Rows(table.rows.columns, lambda: iter([row] if row else []))):
+    for item in replace(table, rows=replace(table.rows, read=lambda: iter([row] if row else []))):
         return replace(item, uri=url)
     raise SourceError(f"{whole} has no picture in row {number}, expected one: index the data set again")
 
@@ -78,41 +76,33 @@ def _loaded(url: str, options: Mapping[str, str]) -> dict[str, Any]:
         ) from error
     split = options.get("split")
     if not Path(_name(url)).exists() and not datasets.config.HF_HUB_OFFLINE:
-        _see_that_the_hub_answers(url, datasets.config.HF_ENDPOINT)
+        from sightline.web.client import see_that_it_answers
+
+        try:  # within seconds: the package tries for half a minute, and tells of each try
+            see_that_it_answers(datasets.config.HF_ENDPOINT, answer_s=_ANSWER_S)
+        except WebError as error:
+            raise SourceError(
+                f"{url} is not available, {error}: try again where there is a network, or name a folder "
+                "(hf://datasets/./folder)"
+            ) from error
     try:
         loaded = datasets.load_dataset(
             _name(url), options.get("config"), split=split, revision=options.get("revision"), streaming=True
         )
     except Exception as error:  # the package and its clients raise what they like
         raise SourceError(
-            f"{url} cannot be had ({_told(error)}), expected a data set of the hub or a folder: check the name, the "
+            f"{url} cannot be had ({summary(error)}), expected a data set of the hub or a folder: check the name, the "
             "configuration, the split, and the network"
         ) from error
-    splits = {split: loaded} if split else dict(loaded)
-    return {name: _undecoded(datasets, dataset) for name, dataset in splits.items()}
+    splits: dict[str, Any] = {split: loaded} if split else dict(loaded)
+    for name, dataset in splits.items():
+        for column, feature in (dataset.features or {}).items():
+            if isinstance(feature, datasets.Image):
+                splits[name] = splits[name].cast_column(column, datasets.Image(decode=False))
+    return splits
 
 
-def _see_that_the_hub_answers(url: str, endpoint: str) -> None:
-    """Within seconds: the package tries for half a minute, and tells of each try."""
-    from sightline.web.client import see_that_it_answers
-
-    try:
-        see_that_it_answers(endpoint, answer_s=_ANSWER_S)
-    except WebError as error:
-        raise SourceError(
-            f"{url} is not available, {error}: try again where there is a network, or name a folder "
-            "(hf://datasets/./folder)"
-        ) from error
-
-
-def _undecoded(datasets: Any, dataset: Any) -> Any:
-    for name, feature in (dataset.features or {}).items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(name, datasets.Image(decode=False))
-    return dataset
-
-
-def _picture_column(url: str, dataset: Any) -> str | None:
+def _picture_column(dataset: Any) -> str | None:
     """The first column of pictures; None if there are only texts, one of which may hold URLs."""
     features = dataset.features or {}
     return next((name for name, feature in features.items() if type(feature).__name__ == "Image"), None)
@@ -130,12 +120,8 @@ def _is_plain(feature: Any) -> bool:
     """Whether a column says something that can be filtered by: no arrays, sounds or vectors."""
     kind = type(feature).__name__
     if kind in ("List", "LargeList", "Sequence"):
-        return _is_text(feature.feature)
+        return getattr(feature.feature, "dtype", "") in ("string", "large_string")
     return kind in ("Value", "ClassLabel")
-
-
-def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", "") in ("string", "large_string")
 
 
 def _walk(url: str, splits: Mapping[str, Any], image: str | None) -> Iterator[Row]:
@@ -143,34 +129,28 @@ def _walk(url: str, splits: Mapping[str, Any], image: str | None) -> Iterator[Ro
         labels = {name: f.names for name, f in (dataset.features or {}).items() if type(f).__name__ == "ClassLabel"}
         try:
             for row in dataset:
-                named = {name: names[row[name]] for name, names in labels.items() if _is_label(row[name], names)}
-                yield {"split": split, **row, **named, **_remote(row, image)}
+                row = {"split": split, **row}
+                for name, names in labels.items():
+                    if isinstance(row[name], int) and 0 <= row[name] < len(names):  # -1 stands for none
+                        row[name] = names[row[name]]
+                cell = row.get(image) if image else None
+                if isinstance(cell, dict) and cell.get("bytes") is None and "://" in str(cell.get("path")):
+                    row[image] = _remote(str(cell["path"]))
+                yield row
         except Exception as error:  # as above
-            raise SourceError(f"{url} breaks off ({_told(error)}), expected the rest of it: run it again") from error
+            raise SourceError(f"{url} breaks off ({summary(error)}), expected the rest of it: run it again") from error
 
 
-def _is_label(value: Any, names: list[str]) -> bool:
-    return isinstance(value, int) and 0 <= value < len(names)  # -1 stands for none
-
-
-def _remote(row: Row, image: str | None) -> Row:
+def _remote(path: str) -> Remote:
     """A picture that is a file of its own, on the hub or in an archive there, is fetched when it is read."""
-    cell = row.get(image) if image else None
-    if not isinstance(cell, dict) or cell.get("bytes") is not None or "://" not in str(cell.get("path")):
-        return {}
-    path = str(cell["path"])
-    return {str(image): Remote(path.partition("::")[0].rpartition("/")[2], partial(_fetched, path))}
 
+    def read() -> bytes:
+        import fsspec
 
-def _fetched(path: str) -> bytes:
-    import fsspec
+        try:
+            with fsspec.open(path, "rb") as file:
+                return bytes(file.read())
+        except Exception as error:  # as above
+            raise SourceError(f"{printable(path)} cannot be fetched ({summary(error)}): try again later") from error
 
-    try:
-        with fsspec.open(path, "rb") as file:
-            return bytes(file.read())
-    except Exception as error:  # as above
-        raise SourceError(f"{printable(path)} cannot be fetched ({_told(error)}): try again later") from error
-
-
-def _told(error: Exception) -> str:
-    return printable(str(error).splitlines()[0] if str(error) else type(error).__name__)[:200]
+    return Remote(path.partition("::")[0].rpartition("/")[2], read)

@@ -1,43 +1,92 @@
-"""Read the rows of a table file one at a time: delimited text, JSON lines or Parquet, packed or not."""
+"""The rows of a table file, one at a time (delimited text, JSON lines or Parquet), and cells as values of a payload."""
 
 import codecs
 import csv
 import gzip
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from sightline.errors import ExtraMissing, SourceError
-from sightline.sources.files import unreadable
-from sightline.sources.folder import is_picture
+from sightline.sources.files import is_picture, unreadable
 from sightline.text import printable
+from sightline.types import Value
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
-"""The ends of the names of tables, in lower case; text may be packed with gzip (.csv.gz)."""
+IMAGE_COLUMNS = (
+    *("image", "image_url", "image_path", "url", "picture", "photo", "img", "image_name", "file_name", "filename"),
+    *("path", "file", "filepath", "link", "jpg"),
+)
+"""Names of the column that holds the picture, the likeliest first; case does not matter."""
+
+CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "alt_text", "description", "title")
+"""Names of the column that is taken for the caption, the likeliest first."""
 
 DELIMITERS = ("\t", ",", ";", "|")
 _CHUNK_BYTES = 1 << 20
 _LONGEST_CELL = 1 << 24
 _ROWS_AT_ONCE = 1024
+_OURS = ("folders", "stamp", "sha256", "width", "height", "size_bytes", "modified", "taken", "camera", "name")
+_LARGEST_INTEGER = 2**53 - 1
 
-Row = dict[str, Any]
+Row: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A table: the names of its columns, and a function that walks through its rows from the start."""
+    """A table: what messages call it, the names of its columns, and a function that reads its rows from the start.
 
+    A row that cannot be read is an error in its place.
+    """
+
+    name: str
     columns: tuple[str, ...]
-    walk: Callable[[], Iterator[Row]]
+    read: Callable[[], Iterator[Row | SourceError]]
 
+    def walk(self) -> Iterator[Row]:
+        """The rows; raises the `SourceError` of one that cannot be read."""
+        for row in self.read():
+            if isinstance(row, SourceError):
+                raise row
+            yield row
 
-def is_table(path: Path) -> bool:
-    """Whether a file is a table, by its name."""
-    return path.name.lower().removesuffix(".gz").endswith(SUFFIXES)
+    def of_split(self, split: str | None, column: str = "split") -> Iterator[Row]:
+        """The rows of one split, or all without one; raises `SourceError` if there is no such split."""
+        if not split:
+            yield from self.walk()
+            return
+        name = self.column((column.lower(),))
+        if name is None:
+            raise SourceError(f"{self.name} has no column {column} (it has {self.listed}): leave the split out")
+        found = set[str]()
+        for row in self.walk():
+            found.add(str(row.get(name) or ""))
+            if row.get(name) == split:
+                yield row
+        if split not in found:
+            raise SourceError(f"{self.name} has no split {split!r}, expected one of {', '.join(sorted(found))}")
+
+    def column(self, usual: Sequence[str], given: str | None = None, *, option: str = "") -> str | None:
+        """The column `given`, or else the one with one of the usual names, if there is one.
+
+        Raises `SourceError` if the table has no column `given`, which `option` names.
+        """
+        if given is None:
+            by_name = {column.strip().lower().replace(" ", "_"): column for column in self.columns}
+            return next((by_name[name] for name in usual if name in by_name), None)
+        if given not in self.columns:
+            raise SourceError(f"{self.name} has no column {given!r}, expected {option} to be one of {self.listed}")
+        return given
+
+    @property
+    def listed(self) -> str:
+        """The names of the columns, for a message."""
+        return ", ".join(printable(column) for column in self.columns if column.strip()) or "(none)"
 
 
 def open_rows(path: Path) -> Rows:
@@ -53,7 +102,7 @@ def open_rows(path: Path) -> Rows:
             return _parquet(path)
         return _json_lines(path) if name.endswith((".jsonl", ".ndjson")) else _delimited(path)
     except OSError as error:  # gzip's BadGzipFile is one
-        raise unreadable(str(path), error) from error
+        raise unreadable(path, error) from error
     except EOFError as error:
         raise SourceError(f"{path} ends too early, expected the rest of a gzip file: fetch it again") from error
 
@@ -64,33 +113,31 @@ def _delimited(path: Path) -> Rows:
         first = file.readline()
     delimiter = max(DELIMITERS, key=first.count)
     # Tabs are never inside a caption and quotation marks often are; with other delimiters quoting is needed.
-    quoting = csv.QUOTE_NONE if delimiter == "\t" and '"' not in first else csv.QUOTE_MINIMAL
+    is_plain = delimiter == "\t" and '"' not in first
     csv.field_size_limit(_LONGEST_CELL)
 
     def lists() -> Iterator[list[str]]:
         with _opened(path, encoding) as file:
             lines = (line.replace("\0", "") for line in file)
             try:
-                if quoting == csv.QUOTE_NONE:
-                    yield from csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-                else:
-                    yield from csv.reader(lines, delimiter=delimiter)
+                yield from csv.reader(
+                    lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
+                )
             except csv.Error as error:
                 raise SourceError(
                     f"{path} cannot be read as a table ({error}), expected columns separated by {delimiter!r}: mend it"
                 ) from error
 
-    header = next(iter(lists()), [])
+    header = next(lists(), [])
     is_headless = any(_is_url(cell) or is_picture(cell.strip()) for cell in header)
     columns = _positions(header) if is_headless else tuple(cell.strip() for cell in header)
 
-    def walk() -> Iterator[Row]:
-        rows = lists()
-        for row in rows if is_headless else islice(rows, 1, None):
+    def read() -> Iterator[Row]:
+        for row in islice(lists(), 0 if is_headless else 1, None):
             if any(row):
                 yield dict(zip(columns, row, strict=False))
 
-    return Rows(columns, walk)
+    return Rows(str(path), columns, read)
 
 
 def _positions(first: list[str]) -> tuple[str, ...]:
@@ -112,25 +159,24 @@ def _is_url(cell: str) -> bool:
 
 
 def _json_lines(path: Path) -> Rows:
-    def walk() -> Iterator[Row]:
+    def read() -> Iterator[Row | SourceError]:
         with _opened(path, "utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _json_row(path, number, line)
 
-    columns = dict.fromkeys(name for row in islice(walk(), 100) for name in row)
-    return Rows(tuple(columns), walk)
+    good = (row for row in read() if isinstance(row, dict))
+    columns = dict.fromkeys(name for row in islice(good, 100) for name in row)
+    return Rows(str(path), tuple(columns), read)
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
+def _json_row(path: Path, number: int, line: str) -> Row | SourceError:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise SourceError(
-            f"{path}, line {number} is not JSON ({error}), expected one object a line: mend it"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        return SourceError(f"{path}, line {number} is not JSON ({error}), expected one object a line: mend it")
     if not isinstance(row, dict):
-        raise SourceError(f"{path}, line {number} is {printable(line[:40])}, expected a JSON object: mend it")
+        return SourceError(f"{path}, line {number} is {printable(line[:40])}, expected a JSON object: mend it")
     return row
 
 
@@ -147,12 +193,12 @@ def _parquet(path: Path) -> Rows:
     except pyarrow.ArrowException as error:
         raise SourceError(f"{path} is no Parquet file ({error}), expected one: fetch it again") from error
 
-    def walk() -> Iterator[Row]:
+    def read() -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
 
-    return Rows(columns, walk)
+    return Rows(str(path), columns, read)
 
 
 def _opened(path: Path, encoding: str) -> IO[str]:
@@ -175,3 +221,49 @@ def _encoding(path: Path) -> str:
         except UnicodeDecodeError:
             return "cp1252"
     return "utf-8-sig"
+
+
+def field_of(column: str) -> str:
+    """A column's name as a payload's field: without what filters cannot name, and apart from what pictures tell."""
+    name = "".join(c for c in column if c.isprintable() and c not in '"\\').lstrip("$").strip() or "column"
+    return f"{name}_given" if name in _OURS else name
+
+
+def value_of(cell: Any) -> Value | None:
+    """A cell as a payload's value; None for what says nothing. Text that is written like a number becomes one."""
+    match cell:
+        case None | "" | [] | {}:
+            return None
+        case bool() | datetime():
+            return cell if isinstance(cell, bool) or cell.tzinfo else cell.replace(tzinfo=UTC)
+        case int():
+            return cell if abs(cell) <= _LARGEST_INTEGER else str(cell)
+        case float():
+            return cell if math.isfinite(cell) else None
+        case list() | tuple():
+            return [text_of(element) for element in cell]
+        case str():
+            return _read_text(cell.strip())
+    return text_of(cell)
+
+
+def _read_text(text: str) -> Value | None:
+    """`007` and `1e5` stay text: what does not print as it was read is a code, not a number."""
+    if not text:
+        return None
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            number = kind(text)
+        except ValueError:
+            continue
+        if str(number) == text and abs(number) <= _LARGEST_INTEGER:
+            return number
+    return text_of(text)
+
+
+def text_of(value: object) -> str:
+    """Valid text: a string as it is, anything else as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

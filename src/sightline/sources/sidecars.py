@@ -8,22 +8,23 @@ in this list wins: XMP, JSON, caption and label files, the folder's table.
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from sightline.errors import SourceError
-from sightline.sources.values import field_of, text_of, value_of
+from sightline.sources.files import suffix_of
+from sightline.sources.rows import field_of, open_rows, text_of, value_of
 from sightline.types import Value
 from sightline.xmp import payload_of
 
@@ -48,7 +49,7 @@ class Sidecar:
     read: Callable[[], bytes] = field(compare=False)
 
 
-TABLES = ("metadata.csv", "metadata.jsonl")
+FOLDER_TABLES = ("metadata.csv", "metadata.jsonl")
 """The names of a folder's table in Hugging Face's ImageFolder layout."""
 
 _log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ _log = logging.getLogger(__name__)
 
 def is_sidecar(name: str) -> bool:
     """Whether a file may tell something of a picture beside it, by its name."""
-    return os.path.splitext(name)[1].lower() in _TEXTS  # noqa: PTH122
+    return suffix_of(name) in _TEXTS
 
 
 class Sidecars:
@@ -76,22 +77,22 @@ class Sidecars:
 
 
 @dataclass(slots=True)
-class Told:
+class Beside:
     """What stands beside a picture: `payload`, and `fallback` for what the picture's own file does not tell."""
 
     payload: dict[str, Value] = field(default_factory=dict)
     fallback: dict[str, Value] = field(default_factory=dict)
 
 
-def read_sidecars(files: Iterable[Sidecar]) -> Told:
+def read_sidecars(files: Iterable[Sidecar]) -> Beside:
     """What the files beside one picture tell of it. A broken one tells nothing: the picture is still good."""
-    told = Told()
-    for file in sorted(files, key=lambda file: (_TEXTS[_suffix(file)], file.name)):
+    beside = Beside()
+    for file in sorted(files, key=lambda file: (_TEXTS[suffix_of(file.name)], file.name)):
         if file.size_bytes > _LARGEST_BYTES:
             continue
         with suppress(SourceError, OSError, ValueError, RecursionError):
-            _read_into(told, file)
-    return told
+            _read_into(beside, file)
+    return beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +114,19 @@ class FolderTable:
 def read_folder_table(folder: str, name: str) -> FolderTable | None:
     """The table of a folder, None if it is not one of Hugging Face's: those have a column file_name.
 
-    Lines that cannot be read are logged and left out.
+    Rows that cannot be read are logged and left out.
     """
-    path = os.path.join(folder, name)  # noqa: PTH118
+    path = Path(folder, name)
     rows = dict[str, Mapping[str, Any]]()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # noqa: PTH123
-            for row in csv.DictReader(file) if name.endswith(".csv") else _json_lines(path, file):
-                if isinstance(file_name := row.pop("file_name", None), str):
-                    rows[posixpath.normpath(file_name.replace("\\", "/"))] = {k: v for k, v in row.items() if k}
-    except (OSError, ValueError, csv.Error) as error:
+        for row in open_rows(path).read():
+            if isinstance(row, SourceError):
+                _log.warning("%s, and is left out", row)
+            elif isinstance(file_name := row.pop("file_name", None), str):
+                rows[posixpath.normpath(file_name.replace("\\", "/"))] = {k: v for k, v in row.items() if k}
+    except SourceError as error:
         _log.warning("%s tells nothing of the pictures beside it: %s", path, error)
     return FolderTable(folder, rows) if rows else None
-
-
-def _json_lines(path: str, file: Iterable[str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            if line.strip():
-                _log.warning("%s, line %d is not JSON and is left out", path, number)
-            continue
-        if isinstance(row, dict):
-            yield row
 
 
 def _stems(picture: str) -> list[str]:
@@ -152,24 +142,20 @@ def _stems(picture: str) -> list[str]:
     return stems
 
 
-def _suffix(file: Sidecar) -> str:
-    return os.path.splitext(file.name)[1].lower()  # noqa: PTH122
-
-
-def _read_into(told: Told, file: Sidecar) -> None:
-    suffix, content = _suffix(file), file.read()
+def _read_into(beside: Beside, file: Sidecar) -> None:
+    suffix, content = suffix_of(file.name), file.read()
     if suffix == ".xmp":
-        told.payload |= payload_of(content)
+        beside.payload |= payload_of(content)
         return
     text = content.decode("utf-8-sig", "replace")
     fields = json.loads(text) if suffix == ".json" else {_FIELDS[suffix]: text_of(text.strip())}
     if not isinstance(fields, dict):
         return
     if _TAKEOUT & fields.keys():
-        told.payload |= _takeout(fields)
-        told.fallback |= _takeout_moment_and_place(fields)
+        beside.payload |= _takeout(fields)
+        beside.fallback |= _takeout_moment_and_place(fields)
     else:
-        told.payload |= _fields(fields)
+        beside.payload |= _fields(fields)
 
 
 def _fields(told: Mapping[str, Any]) -> dict[str, Value]:

@@ -4,26 +4,36 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from sightline.errors import SourceError
-from sightline.sources.finding import FileFinder
-from sightline.sources.folder import SingleFile, path_of
-from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, column_of
-from sightline.sources.rows import Row, Rows, open_rows
-from sightline.sources.values import field_of, text_of, value_of
+from sightline.sources.files import absolute, is_picture, is_skipped, path_of, unreadable_item
+from sightline.sources.folder import SingleFile
+from sightline.sources.rows import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    Row,
+    Rows,
+    field_of,
+    open_rows,
+    text_of,
+    value_of,
+)
 from sightline.sources.web import Downloader, is_url, url_item
-from sightline.text import printable
 from sightline.types import Item, Value
 
-_Numbered: TypeAlias = tuple[int, Row]
+if TYPE_CHECKING:
+    from sightline.sources.base import Opening
+
+_Numbered: TypeAlias = tuple[int, Row | SourceError]
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +56,12 @@ class TableSource:
     rows: Rows
     image_column: str
     caption_column: str | None
-    finder: FileFinder
+    finder: "FileFinder"
     downloader: Downloader
     is_stream: bool = False
 
     def __iter__(self) -> Iterator[Item]:
-        """One item for each picture; a row without a picture is left out."""
+        """One item for each picture; a row without one is left out, a row that cannot be read is one that says so."""
         apart = {} if self.is_stream else self._apart()
         waiting = dict[Any, list[_Numbered]]()
         for key, rows in self._runs():
@@ -68,7 +78,15 @@ class TableSource:
 
     def _runs(self) -> Iterator[tuple[Any, Iterator[_Numbered]]]:
         """Rows of one picture that follow each other, with what names the picture."""
-        return groupby(enumerate(self.rows.walk(), 1), lambda numbered: _key(numbered[1].get(self.image_column)))
+        return groupby(enumerate(self.rows.read(), 1), lambda numbered: self._key(numbered[1]))
+
+    def _key(self, row: Row | SourceError) -> Any:
+        if isinstance(row, SourceError):
+            return row
+        cell = row.get(self.image_column)
+        if isinstance(cell, dict | bytes):
+            return object()  # an id is given again to the next row
+        return str(cell) if isinstance(cell, list) else cell
 
     def _apart(self) -> dict[int, int]:
         """By the hash of what names it, how often a picture turns up again further down: 8 bytes for each run of rows.
@@ -76,53 +94,57 @@ class TableSource:
         Without it such a picture would be indexed once for each place, with the words of only one of them.
         """
         hashes = array("q")
-        try:
-            for key, _ in self._runs():
-                if type(key) is object:  # pictures that stand in the table itself: no two rows are one
-                    return {}
-                if key not in (None, ""):
-                    hashes.append(hash(key))
-        except SourceError:  # a line that cannot be read: it is told when its turn comes
-            return {}
+        for key, _ in self._runs():
+            if type(key) is object:  # pictures that stand in the table itself: no two rows are one
+                return {}
+            if key not in (None, ""):
+                hashes.append(hash(key))
         found, counts = np.unique(np.array(hashes, np.int64), return_counts=True)
         return dict(zip(found[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True))
 
-    def _items(self, rows: list[_Numbered]) -> Iterator[Item]:
-        number, first = rows[0]
-        cell = first.get(self.image_column)
-        if cell not in (None, ""):
-            yield self._item(number, cell, self._payload([row for _, row in rows]))
+    def _items(self, rows: Sequence[_Numbered]) -> Iterator[Item]:
+        (number, _), good = rows[0], [row for _, row in rows if not isinstance(row, SourceError)]
+        try:
+            for _, row in rows:
+                if isinstance(row, SourceError):
+                    raise row
+            cell = good[0].get(self.image_column)
+            if cell not in (None, ""):
+                yield self._item(number, cell, self._payload(good))
+        except SourceError as error:
+            yield unreadable_item(f"{self.root}#{number}", error, name=f"row {number}", folders=[self.root])
 
     def _item(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
+        uri = f"{self.root}#{number}"
+        if isinstance(cell, dict) and cell.get("bytes") is None:
+            cell = cell.get("path") or cell
         if isinstance(cell, Remote):
-            item = Item(f"{self.root}#{number}", "", cell.read, {"name": cell.name}, is_slow=True)
-            return self._joined(item, payload)
-        if isinstance(cell, dict | bytes):
-            return self._embedded(number, cell, payload)
+            return self._joined(Item(uri, "", cell.read, {"name": cell.name}, is_slow=True), payload)
+        if isinstance(cell, bytes) or (isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes)):
+            data, name = (cell, "") if isinstance(cell, bytes) else (cell["bytes"], str(cell.get("path") or ""))
+            stamp = hashlib.sha256(data).hexdigest()[:16]
+            return self._joined(Item(uri, stamp, partial(bytes, data), {"name": name or f"row {number}"}), payload)
+        if isinstance(cell, dict | list):
+            raise SourceError(
+                f"{self.rows.name}, row {number} has {str(cell)[:60]!r} in {self.image_column!r}, expected the path, "
+                "the URL or the bytes of a picture: mend it"
+            )
         text = str(cell).strip()
         if is_url(text):
             return self._joined(url_item(text, self.downloader), payload)
-        return self._joined(_file(text, self.finder), payload)
-
-    def _embedded(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
-        """A picture whose bytes stand in the table, as data sets in Parquet have them."""
-        data = cell if isinstance(cell, bytes) else cell.get("bytes")
-        name = "" if isinstance(cell, bytes) else str(cell.get("path") or "")
-        if data is None:
-            return self._item(number, name, payload)
-        uri = f"{self.root}#{number}"
-        stamp = hashlib.sha256(data).hexdigest()[:16]
-        return self._joined(Item(uri, stamp, partial(bytes, data), {"name": name or f"row {number}"}), payload)
+        (item,) = SingleFile(absolute(path_of(text) if text.startswith("file:") else self.finder.path(text)))
+        return self._joined(item, payload)
 
     def _joined(self, item: Item, payload: dict[str, Value]) -> Item:
         """An item with the row's payload, in its stamp too: a changed caption is a change."""
         of_file = dict(item.payload)
-        folders = [*_texts(of_file.pop("folders", [])), self.root]
+        above = of_file.pop("folders", [])
+        folders = [*(above if isinstance(above, list) else []), self.root]
         marked = json.dumps(payload, default=str, sort_keys=True, ensure_ascii=False)
         stamp = f"{item.stamp}-{hashlib.sha256(marked.encode('utf-8', 'replace')).hexdigest()[:16]}".lstrip("-")
         return Item(item.uri, stamp, item.read, {**payload, **of_file, "folders": folders}, is_slow=item.is_slow)
 
-    def _payload(self, rows: list[Row]) -> dict[str, Value]:
+    def _payload(self, rows: Sequence[Row]) -> dict[str, Value]:
         payload = dict[str, Value]()
         for column in self.rows.columns:
             if column == self.image_column:
@@ -132,86 +154,69 @@ class TableSource:
             values = [value for row in rows if (value := value_of(row.get(column))) is not None]
             if name == "caption":  # of words, and of a year too
                 values = [value if isinstance(value, list) else text_of(value) for value in values]
-            different = list(dict.fromkeys(map(_hashable, values)))
-            if not values:
-                continue
-            payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
+            different = dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in values)
+            if values:
+                payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
 
 
-def open_table(
-    path: Path,
-    *,
-    downloader: Downloader,
-    image: str | None = None,
-    caption: str | None = None,
-    base: Path | None = None,
-) -> TableSource:
-    """The pictures of a table; relative paths in it start from `base`, or else from the table's folder.
+def open_table(path: Path, opening: "Opening") -> TableSource:
+    """The pictures of a table; relative paths in it start from `opening.base`, or else from the table's folder.
 
-    `image` and `caption` name the columns where their names do not tell. Raises `SourceError` if there is none.
+    Raises `SourceError` if no column holds pictures.
     """
-    rows = open_rows(path)
-    return table_of(path.as_uri(), rows, downloader=downloader, image=image, caption=caption, base=base or path.parent)
+    return table_of(path.as_uri(), open_rows(path), opening, base=opening.base or path.parent)
 
 
-def table_of(
-    root: str,
-    rows: Rows,
-    *,
-    downloader: Downloader,
-    image: str | None,
-    caption: str | None,
-    base: Path,
-    is_stream: bool = False,
-) -> TableSource:
-    """Rows as a source; `SourceError` if no column holds pictures."""
-    told = printable(str(path_of(root)) if root.startswith("file:") else root)
-    image_column = _column(told, rows.columns, image, IMAGE_COLUMNS, "--image-column")
+def table_of(root: str, rows: Rows, opening: "Opening", *, base: Path, is_stream: bool = False) -> TableSource:
+    """Rows as a source; `opening` names their columns, or their names tell. `SourceError` if none holds pictures."""
+    image_column = rows.column(IMAGE_COLUMNS, opening.image, option="--image-column")
     if image_column is None:
+        columns = f"the columns {rows.listed}" if any(map(str.strip, rows.columns)) else "no columns with names"
         raise SourceError(
-            f"{told} has {_listed(rows.columns)}, expected one with paths or URLs of pictures: name it with "
-            "--image-column"
+            f"{rows.name} has {columns}, expected one with paths or URLs of pictures: name it with --image-column"
         )
-    caption_column = _column(told, rows.columns, caption, CAPTION_COLUMNS, "--caption-column")
-    return TableSource(root, rows, image_column, caption_column, FileFinder(base), downloader, is_stream)
+    caption_column = rows.column(CAPTION_COLUMNS, opening.caption, option="--caption-column")
+    return TableSource(root, rows, image_column, caption_column, FileFinder(base), opening.downloader, is_stream)
 
 
-def row_item(path: Path, fragment: str, image: str | None = None) -> Item:
+def row_item(path: Path, fragment: str, opening: "Opening") -> Item:
     """One picture whose bytes stand in a table, by the number of its row; `SourceError` if there is none."""
-    table = open_table(path, downloader=Downloader(), image=image)
-    for item in table:
+    for item in open_table(path, opening):
         if item.uri.endswith(f"#{fragment}"):
             return item
     raise SourceError(f"{path} has no picture in row {fragment}, expected one: index the table again")
 
 
-def _listed(columns: tuple[str, ...]) -> str:
-    names = [printable(column) for column in columns if column.strip()]
-    return f"the columns {', '.join(names)}" if names else "no columns with names"
+class FileFinder:
+    """Finds pictures below a folder: by the path that is written, without its suffix, or by its last name alone.
 
+    Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders. These are
+    looked through once, when the first file is not where it is said to be; a name that two files have names neither.
+    """
 
-def _column(told: str, columns: tuple[str, ...], given: str | None, usual: tuple[str, ...], flag: str) -> str | None:
-    if given is not None:
-        if given not in columns:
-            raise SourceError(f"{told} has no column {given!r}, expected {flag} to be one of {', '.join(columns)}")
-        return given
-    return column_of(columns, usual)
+    def __init__(self, base: Path) -> None:
+        self._base = base
 
+    def path(self, text: str) -> Path:
+        """The file; where nothing is found the path as it is written, so that reading it tells."""
+        written = self._base / Path(text).expanduser()
+        try:
+            if written.exists() or written.is_symlink():
+                return written
+        except (OSError, ValueError):
+            return written
+        candidates = [] if is_picture(written.name) else [written.with_name(written.name + s) for s in _SUFFIXES]
+        beside = next((path for path in candidates if path.exists()), None)
+        return beside or self._named.get(written.name) or written
 
-def _file(text: str, finder: FileFinder) -> Item:
-    path = path_of(text) if text.startswith("file:") else finder.path(text)
-    (item,) = SingleFile(Path(os.path.abspath(path)))  # noqa: PTH100  the name that a folder gives it, without ".."
-    return item
-
-
-def _key(cell: Any) -> Any:
-    return object() if isinstance(cell, dict | bytes) else cell  # an id is given again to the next row
-
-
-def _texts(value: object) -> list[str]:
-    return value if isinstance(value, list) else []
-
-
-def _hashable(value: Value) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    @cached_property
+    def _named(self) -> dict[str, Path | None]:
+        found = dict[str, Path | None]()
+        for parent, folders, names in os.walk(self._base):
+            folders[:] = sorted(name for name in folders if not is_skipped(name))
+            for name in names:
+                if is_picture(name) and not name.startswith("."):
+                    for called in (name, os.path.splitext(name)[0]):  # noqa: PTH122
+                        found[called] = None if called in found else Path(parent, name)
+        return found

@@ -18,16 +18,12 @@ import numpy as np
 
 from sightline.errors import ExtraMissing, SourceError, summary
 from sightline.files import write_atomically
-from sightline.sources.files import unreadable, unreadable_item
-from sightline.sources.folder import valid
+from sightline.sources.files import unreadable, unreadable_item, valid
 from sightline.text import printable
 from sightline.types import Item, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wmv", ".ts", ".3gp", ".ogv")
-"""The ends of the names of videos, in lower case."""
 
 _EVERY_S = 0.25  # between two frames that are compared
 _CUT = 0.10  # mean difference, 0 to 1, of two frames that belong to different scenes
@@ -63,13 +59,8 @@ class Video:
             for time_s in _kept(kept) or _found(self.path, kept):
                 yield frame_item(self.path, time_s, stamp)
         except (SourceError, OSError) as error:
-            told = unreadable(str(self.path), error) if isinstance(error, OSError) else error
+            told = unreadable(self.path, error) if isinstance(error, OSError) else error
             yield unreadable_item(self.root, told, name=valid(self.path.name), folders=[])
-
-
-def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its name."""
-    return path.name.lower().endswith(SUFFIXES)
 
 
 def open_video(path: Path, cache: Path | None) -> Video:
@@ -93,7 +84,7 @@ def frame_item(path: Path, time_s: float, stamp: str | None = None) -> Item:
         try:
             stamp = f"{path.stat().st_size}-{path.stat().st_mtime_ns}"
         except OSError as error:
-            raise unreadable(str(path), error) from error
+            raise unreadable(path, error) from error
     payload: dict[str, Value] = {"name": valid(path.name), "folders": [path.as_uri()], "time": round(time_s, 3)}
     with suppress(OSError, OverflowError, ValueError):
         payload["modified"] = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -163,7 +154,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
-            raise unreadable(str(path), error) from error
+            raise unreadable(path, error) from error
         raise SourceError(
             f"{printable(str(path))} is not a readable video ({summary(error)}): fetch it again"
         ) from error

@@ -1,17 +1,20 @@
-"""Pictures on the web: the items of URLs, downloaded in many threads at once and kept in a cache."""
+"""Pictures on the web, single ones and those that a server lists, downloaded in many threads and kept in a cache."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from html.parser import HTMLParser
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from sightline.errors import SourceError, WebError
 from sightline.files import DiskCache
+from sightline.sources.files import is_picture, unreadable_item
 from sightline.types import Item
 
 if TYPE_CHECKING:
@@ -46,12 +49,12 @@ class Downloader:
         if data is None:
             data = self._answer(url, "a picture").data
             if self._kept:
-                self._kept.put(_name(url), data)
+                self._kept.put(_key(url), data)
         return data
 
     def kept(self, url: str) -> bytes | None:
         """The bytes that the cache keeps of a URL, if it does."""
-        return self._kept.get(_name(url)) if self._kept else None
+        return self._kept.get(_key(url)) if self._kept else None
 
     def page(self, url: str) -> str:
         """The text at a URL, never from the cache; `SourceError` if it cannot be had or is no page."""
@@ -84,11 +87,44 @@ class Downloader:
         return HttpClient(headers=headers, private=self._headers, per_host=_PER_HOST)
 
 
+@dataclass(frozen=True, slots=True)
+class WebFolder:
+    """All pictures that the pages below a URL link to, in order of their names, each page visited once."""
+
+    url: str
+    downloader: Downloader
+
+    @property
+    def root(self) -> str:
+        """The URL, which ends with a slash."""
+        return normal_url(self.url)
+
+    def __iter__(self) -> Iterator[Item]:
+        """The items; a page that cannot be had is one that says so."""
+        pending, visited = [self.root], set[str]()
+        while pending:
+            page = pending.pop()
+            visited.add(page)
+            try:
+                links = _links(page, self.downloader.page(page))
+            except SourceError as error:
+                yield unreadable_item(page, error, name=_name(page), folders=self._above(page))
+                continue
+            for link in links:
+                if is_picture(_name(link)):
+                    item = url_item(link, self.downloader)
+                    yield replace(item, payload={**item.payload, "folders": [*self._above(page), page]})
+            pending += [link for link in reversed(links) if link.endswith("/") and link not in visited]
+
+    def _above(self, page: str) -> list[str]:
+        parts = page.removeprefix(self.root).split("/")[:-1]
+        return [self.root + "".join(f"{part}/" for part in parts[:depth]) for depth in range(len(parts))]
+
+
 def url_item(url: str, downloader: Downloader) -> Item:
     """A picture on the web; its stamp is always the same, for what lies at a URL is taken to stay."""
     url = normal_url(url)
-    name = unquote(urlsplit(url).path.rpartition("/")[2]) or urlsplit(url).netloc
-    return Item(url, "web", partial(downloader.fetch, url), {"name": name}, is_slow=True)
+    return Item(url, "web", partial(downloader.fetch, url), {"name": _name(url)}, is_slow=True)
 
 
 def is_url(text: str) -> bool:
@@ -106,5 +142,26 @@ def normal_url(url: str) -> str:
     return urlunsplit((parts.scheme.lower(), host, quote(parts.path, safe=_SAFE), quote(parts.query, safe=_SAFE), ""))
 
 
+def _links(page: str, text: str) -> list[str]:
+    """What the page links to below itself, without what is asked after a ? (orders of the same list)."""
+    found = _Links()
+    found.feed(text)
+    urls = {normal_url(urljoin(page, link)) for link in found.links}
+    return sorted(url for url in urls if url.startswith(page) and url != page and not urlsplit(url).query)
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value for name, value in attrs if tag == "a" and name == "href" and value]
+
+
 def _name(url: str) -> str:
+    return unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2]) or urlsplit(url).netloc
+
+
+def _key(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()

@@ -14,15 +14,14 @@ from typing import Any, Protocol
 import torch
 from PIL.Image import Image
 
-from sightline.chunks import chunks
 from sightline.encoders.hub import Hub
 from sightline.encoders.torch.libraries import files_of, library, loading
 from sightline.errors import EncoderError, ImageError, ModelNotFound, SourceError, UsageError
 from sightline.images.read import read
 from sightline.sources.base import open_source
-from sightline.sources.folder import path_of
+from sightline.sources.files import path_of
 from sightline.train.model import choose_device
-from sightline.types import Item
+from sightline.types import Item, chunks
 
 BLIP = "blip:Salesforce/blip-image-captioning-base"
 COCA = "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"

@@ -2,13 +2,13 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SourceError
-from sightline.sources.pairs import CAPTION_COLUMNS, IMAGE_COLUMNS, class_folders, column_of
-from sightline.sources.rows import Row, Rows, open_rows
+from sightline.sources.folder import class_folders
+from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
 from sightline.train.config import DataSettings
 
 log = logging.getLogger(__name__)
@@ -70,15 +70,21 @@ def _from_folders(settings: DataSettings, base: Path) -> tuple[list[tuple[str, C
 
 def _from_table(settings: DataSettings, base: Path) -> tuple[list[tuple[str, Captioned]], dict[str, int]]:
     """The pictures by their names in the table."""
-    root, path = base / settings.images, base / settings.table
+    root = base / settings.images
     texts_of: dict[str, list[str]] = {}
     missing: set[str] = set()
     repeated = empty = 0
-    table = open_rows(path)
-    settings = _with_columns(settings, table.columns)
-    for row in _rows(settings, table, path):
-        image = str(row.get(settings.image_column) or "")
-        texts = [text for name in settings.caption_columns if (text := " ".join(str(row.get(name) or "").split()))]
+    table, usual = open_rows(base / settings.table), DataSettings()
+    image_column, caption_columns = settings.image_column, settings.caption_columns
+    if image_column == usual.image_column:  # any of the usual names will do
+        image_column = table.column(IMAGE_COLUMNS) or image_column
+    if caption_columns == usual.caption_columns:
+        caption_columns = (table.column(CAPTION_COLUMNS) or caption_columns[0],)
+    for name in (image_column, *caption_columns):
+        table.column((), name, option="the configured one")
+    for row in table.of_split(settings.split, settings.split_column):
+        image = str(row.get(image_column) or "")
+        texts = [text for name in caption_columns if (text := " ".join(str(row.get(name) or "").split()))]
         if image in missing or not (image in texts_of or (root / image).is_file()):
             missing.add(image)
             continue
@@ -95,34 +101,3 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[list[tuple[str, Cap
         "pictures have no caption": len(texts_of) - len(pictures),
     }
     return pictures, {reason: count for reason, count in counts.items() if count}
-
-
-def _with_columns(settings: DataSettings, columns: Sequence[str]) -> DataSettings:
-    """The settings with the columns that the table has, where those of the configuration are the usual ones."""
-    usual = DataSettings()
-    image, captions = settings.image_column, settings.caption_columns
-    if image == usual.image_column and image not in columns:
-        image = column_of(columns, IMAGE_COLUMNS) or image
-    if captions == usual.caption_columns and captions[0] not in columns:
-        captions = (column_of(columns, CAPTION_COLUMNS) or captions[0],)
-    return replace(settings, image_column=image, caption_columns=captions)
-
-
-def _rows(settings: DataSettings, table: Rows, path: Path) -> Iterator[Row]:
-    """The rows of the chosen split, with the columns checked."""
-    for name in (settings.image_column, *settings.caption_columns, settings.split_column):
-        if name not in table.columns and (settings.split or name != settings.split_column):
-            raise SourceError(
-                f"{path} has no column '{name}': it has {', '.join(table.columns) or 'none'}; "
-                "name the right one in the configuration"
-            )
-    splits = dict[str, None]()
-    for row in table.walk():
-        name = str(row.get(settings.split_column) or "")
-        splits[name] = None
-        if not settings.split or name == settings.split:
-            yield row
-    if settings.split and settings.split not in splits:
-        raise SourceError(
-            f"{path} has no row of split '{settings.split}': it has {', '.join(splits)}; set `split` to one of them"
-        )

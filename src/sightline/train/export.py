@@ -22,7 +22,7 @@ from sightline.encoders.torch import open_clip
 from sightline.encoders.torch.towers import Towers
 from sightline.errors import SourceError, TrainingError
 from sightline.images.read import read
-from sightline.sources.folder import is_picture
+from sightline.sources.files import is_picture
 from sightline.train import checkpoint, clip, mini
 from sightline.train.config import DataSettings, Precision, Settings
 from sightline.train.data import Captioned, PictureSet, read_set

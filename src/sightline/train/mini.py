@@ -1,11 +1,12 @@
 """The bundled model's own two towers: the networks, read from a model folder, and the start of their training.
 
-The image tower is MobileNetV2 1.0 (Sandler et al. 2018, arXiv:1801.04381) with batch norms folded into the
-convolutions; the text tower is a BERT encoder (Devlin et al. 2019, arXiv:1810.04805) with mean pooling.
+The image tower is MobileNetV2 1.0 (Sandler et al. 2018, arXiv:1801.04381) or EfficientNet-Lite0 (Tan and Le 2019,
+arXiv:1905.11946) with batch norms folded into the convolutions; the text tower is a BERT encoder (Devlin et al. 2019,
+arXiv:1810.04805) with mean pooling.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.encoders.catalog import BUNDLED, bundled_folder
+from sightline.encoders.preprocess import Mode as PixelMode
 from sightline.encoders.preprocess import Preprocessing, as_config
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import ModelDamaged, ModelNotFound
@@ -35,15 +37,74 @@ BOTTLENECKS = (
     + [(64, 64, 1)] * 3
     + [(64, 96, 1), (96, 96, 1), (96, 96, 1), (96, 160, 2), (160, 160, 1), (160, 160, 1), (160, 320, 1)]
 )
-STEM_BLOCKS = 13
-"""The bottlenecks before this one make the map that is cached while the stem is frozen: (96, side / 16, side / 16)."""
 FEATURES = 1280
-# Activations of the first blocks span too much for 8 bits: kept float, cosine to the float tower .995 instead of .982
-# and recall@10 52.2 instead of 51.3 (float 52.5), at no measurable cost in speed.
+# Activations of MobileNetV2's first blocks span too much for 8 bits: kept float, cosine to the float tower .995 instead
+# of .982 and recall@10 52.2 instead of 51.3 (float 52.5), at no measurable cost in speed.
 FLOAT_NODES = ("/first/", "/blocks.0/", "/blocks.1/", "/blocks.2/", "/pool/score/")
 FLOAT_ALONE = ("/Clip", "/Add")  # the activation of the first convolution, and the sum of the two heads
 TABLES = ("words.", "positions.")  # kept as they are in a graph: rows are picked, not multiplied
 Array = NDArray[Any]
+Block = tuple[int, int, int, int, int]
+"""Channels in and out, stride, side of the filters, and how much wider the middle is; 0 for a block without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A convolutional net of inverted residuals, a stem of 32 channels before them and 1,280 features after."""
+
+    blocks: Sequence[Block]
+    stem_blocks: int
+    """The bottlenecks before this one make the map that is cached while the stem is frozen: side / 16."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    pads_unevenly: bool = False
+    """Whether padding is TensorFlow's: what is missing for whole steps, the odd one at the end."""
+    float_nodes: tuple[str, ...] = ()
+    float_alone: tuple[str, ...] = ()
+    """Nodes of the graph that stay float in 8 bits, by the start of their names and by their whole names."""
+
+    @property
+    def stem_channels(self) -> int:
+        """Of the map that is cached."""
+        return self.blocks[self.stem_blocks][0]
+
+
+def _stages(*stages: tuple[int, int, int, int, int]) -> tuple[Block, ...]:
+    """Stages of (channels, blocks, stride of the first, side of the filters, width) after a stem of 32 channels."""
+    blocks, before = list[Block](), 32
+    for channels, count, stride, kernel, width in stages:
+        for n in range(count):
+            blocks.append((before, channels, 1 if n else stride, kernel, width))
+            before = channels
+    return tuple(blocks)
+
+
+NETWORKS: Mapping[str, Network] = {
+    "mobilenetv2_100": Network(
+        tuple((*sizes, 3, 6 if n else 1) for n, sizes in enumerate(BOTTLENECKS)),
+        13,
+        PIXEL_MEAN,
+        PIXEL_STD,
+        float_nodes=FLOAT_NODES,
+        float_alone=FLOAT_ALONE,
+    ),
+    "tf_efficientnet_lite0": Network(
+        _stages(
+            (16, 1, 1, 3, 0),
+            (24, 2, 2, 3, 6),
+            (40, 2, 2, 5, 6),
+            (80, 3, 2, 3, 6),
+            (112, 3, 1, 5, 6),
+            (192, 4, 2, 5, 6),
+            (320, 1, 1, 3, 6),
+        ),
+        11,
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        pads_unevenly=True,
+    ),
+}
+"""By timm's names. A picture tower of one of these can be trained further from a model folder."""
 
 
 def open_start(settings: Settings, base: Path) -> "Start[MiniTowers]":
@@ -80,7 +141,8 @@ def restored(folder: Path, settings: Settings) -> "Start[MiniTowers]":
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "shape" not in config.get("sightline", {}):
         raise ModelNotFound(
-            f"{folder} cannot be trained: expected a model of this program; start from mini, open_clip: or hf:"
+            f"{folder} cannot be trained: expected a model of this program with a picture tower of "
+            f"{' or '.join(NETWORKS)}; start from mini, open_clip: or hf:"
         )
     model = MiniTowers(Shape(**config["sightline"]["shape"]), settings.optimiser.dropout)
     for tower, part in ((model.image, "visual"), (model.text, "textual")):
@@ -99,7 +161,7 @@ def documents_of(shape: "Shape", tokenizer: str) -> Documents:
     """The files of a model folder besides its graphs; `tokenizer` is the text of tokenizer.json."""
     config = {
         "embed_dim": shape.dim,
-        "vision_cfg": {"image_size": shape.image_size, "architecture": "mobilenetv2_100"},
+        "vision_cfg": {"image_size": shape.image_size, "architecture": shape.network},
         "text_cfg": {
             "context_length": shape.context_length,
             "vocab_size": shape.vocabulary_size,
@@ -111,8 +173,8 @@ def documents_of(shape: "Shape", tokenizer: str) -> Documents:
         },
         "sightline": {"shape": asdict(shape)},
     }
-    # The graph takes uint8 pixels and holds mean and deviation itself.
-    pixels = Preprocessing(shape.image_size, shape.image_size, PIXEL_MEAN, PIXEL_STD, 3, "squash", 0)
+    net = NETWORKS[shape.network]  # the graph takes uint8 pixels and holds mean and deviation itself
+    pixels = Preprocessing(shape.image_size, shape.image_size, net.mean, net.std, 3, shape.resize_mode, 0)
     tokens = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     other = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}
     length = {"model_max_length": shape.context_length}
@@ -133,25 +195,68 @@ class Shape:
     intermediate: int = 1536
     pooling_heads: int = 8
     pad_id: int = 0
+    network: str = "mobilenetv2_100"
+    """The picture tower, one of `NETWORKS`."""
+    resize_mode: PixelMode = "squash"
+
+
+class UnevenConvolution(nn.Conv2d):
+    """A convolution with TensorFlow's padding, which depends on the side of its input; a graph gets that of one."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(n, in, h, w) -> (n, out, h / stride, w / stride), rounded up."""
+        needed = [
+            max((-(-int(side) // stride) - 1) * stride + kernel - int(side), 0)
+            for side, stride, kernel in zip(maps.shape[2:], self.stride, self.kernel_size, strict=True)
+        ]
+        top, left, bottom, right = pads = (*(one // 2 for one in needed), *(one - one // 2 for one in needed))
+        if torch.onnx.is_in_onnx_export():
+            apply: Any = _Uneven.apply  # torch's own types lack it
+            made: Tensor = apply(maps, self.weight, self.bias, self.stride, pads, self.groups)
+            return made
+        maps = functional.pad(maps, (left, right, top, bottom))
+        return functional.conv2d(maps, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class _Uneven(torch.autograd.Function):
+    """Exported as one Conv, with `pads` as ONNX has them; traced, the padding would be a dozen operations for each."""
+
+    @staticmethod
+    def forward(_: Any, maps: Tensor, weight: Tensor, bias: Tensor, stride: Any, pads: Any, groups: int) -> Tensor:
+        top, left, bottom, right = pads
+        return functional.conv2d(functional.pad(maps, (left, right, top, bottom)), weight, bias, stride, groups=groups)
+
+    @staticmethod
+    def symbolic(graph: Any, maps: Any, weight: Any, bias: Any, stride: Any, pads: Any, groups: int) -> Any:
+        return graph.op("Conv", maps, weight, bias, strides_i=list(stride), pads_i=list(pads), group_i=groups)
 
 
 class Bottleneck(nn.Module):
-    """An inverted residual: expand by 1x1, filter each channel by 3x3, project by 1x1 without activation."""
+    """An inverted residual: expand by 1x1, filter each channel, project by 1x1 without activation."""
 
-    def __init__(self, channels_in: int, channels_out: int, stride: int, expansion: int) -> None:
+    def __init__(self, block: Block, pads_unevenly: bool) -> None:
         super().__init__()
-        wide = channels_in * expansion
-        self.expand = nn.Conv2d(channels_in, wide, 1)
-        self.depthwise = nn.Conv2d(wide, wide, 3, stride, 1, groups=wide)
+        channels_in, channels_out, stride, kernel, width = block
+        wide = channels_in * (width or 1)
+        self.expand = nn.Conv2d(channels_in, wide, 1) if width else None
+        self.depthwise = _convolution(wide, wide, kernel, stride, pads_unevenly, groups=wide)
         self.project = nn.Conv2d(wide, channels_out, 1)
         self.is_residual = stride == 1 and channels_in == channels_out
 
     def forward(self, maps: Tensor) -> Tensor:
         """(n, channels_in, h, w) -> (n, channels_out, h / stride, w / stride)."""
-        inner: Tensor = functional.relu6(self.expand(maps))
+        inner: Tensor = maps if self.expand is None else functional.relu6(self.expand(maps))
         inner = functional.relu6(self.depthwise(inner))
         inner = self.project(inner)
         return maps + inner if self.is_residual else inner
+
+
+def _convolution(
+    channels_in: int, channels_out: int, kernel: int, stride: int, pads_unevenly: bool, groups: int = 1
+) -> nn.Conv2d:
+    if pads_unevenly and stride > 1:  # with stride 1 both paddings are the same
+        return UnevenConvolution(channels_in, channels_out, kernel, stride, groups=groups)
+    return nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups)
 
 
 class AttentionPool(nn.Module):
@@ -181,32 +286,33 @@ class ImageTower(nn.Module):
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 32, 3, 2, 1)
-        self.blocks = nn.ModuleList(Bottleneck(*sizes, 6 if n else 1) for n, sizes in enumerate(BOTTLENECKS))
-        self.last = nn.Conv2d(BOTTLENECKS[-1][1], FEATURES, 1)
+        self.network = network = NETWORKS[shape.network]
+        self.first = _convolution(3, 32, 3, 2, network.pads_unevenly)
+        self.blocks = nn.ModuleList(Bottleneck(block, network.pads_unevenly) for block in network.blocks)
+        self.last = nn.Conv2d(network.blocks[-1][1], FEATURES, 1)
         self.pool = AttentionPool(FEATURES, shape.pooling_heads)
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Linear(FEATURES, shape.dim)
         self.pool_projection = nn.Linear(self.pool.value.out_channels, shape.dim, bias=False)
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.tensor(network.mean).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(network.std).view(1, 3, 1, 1) * 255, persistent=False)
         nn.init.zeros_(self.pool_projection.weight)  # the average alone at first
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """(n, 3, side, side), 0 to 255 -> (n, 96, side / 16, side / 16)."""
+        """(n, 3, side, side), 0 to 255 -> (n, stem_channels, side / 16, side / 16)."""
         maps = functional.relu6(self.first((pixels.float() - self.mean) / self.std))
-        for block in self.blocks[:STEM_BLOCKS]:
+        for block in self.blocks[: self.network.stem_blocks]:
             maps = block(maps)
         return maps
 
     def features(self, maps: Tensor) -> Tensor:
-        """(n, 96, h, w) -> (n, 1280, h / 2, w / 2)."""
-        for block in self.blocks[STEM_BLOCKS:]:
+        """(n, stem_channels, h, w) -> (n, 1280, h / 2, w / 2)."""
+        for block in self.blocks[self.network.stem_blocks :]:
             maps = block(maps)
         return functional.relu6(self.last(maps))
 
     def finish(self, maps: Tensor) -> Tensor:
-        """(n, 96, h, w) -> (n, dim)."""
+        """(n, stem_channels, h, w) -> (n, dim)."""
         features = self.features(maps)
         average = self.projection(self.dropout(features.mean(dim=(2, 3))))
         attended = self.pool_projection(self.dropout(self.pool(features)))
@@ -298,7 +404,8 @@ class MiniTowers(TwoTowers):
             return "head"
         if name.startswith("text."):
             return "words" if name == "text.words.weight" else "text"
-        late = tuple(f"image.blocks.{n}." for n in range(STEM_BLOCKS, len(BOTTLENECKS)))
+        network = self.image.network
+        late = tuple(f"image.blocks.{n}." for n in range(network.stem_blocks, len(network.blocks)))
         return "image" if name.startswith((*late, "image.last.")) else "still"
 
     def stem(self, mode: Mode) -> Callable[[Tensor], Tensor]:
@@ -306,11 +413,12 @@ class MiniTowers(TwoTowers):
         return self.image.stem
 
     def finish(self, pictures: Tensor) -> Tensor:
-        """Maps of the first blocks, (n, 96, h, w) -> (n, dim)."""
+        """Maps of the first blocks -> (n, dim)."""
         return self.image.finish(pictures)
 
     def sides(self, documents: Documents) -> Sides:
         """What a model folder is written from; its weights keep their names, so that it can be trained further."""
+        network = self.image.network
         return Sides(
             image=self.image,
             text=self.text,
@@ -319,7 +427,7 @@ class MiniTowers(TwoTowers):
             context_length=self.shape.context_length,
             has_free_length=True,
             keeps_names=True,
-            is_float=lambda node: node.startswith(FLOAT_NODES) or node in FLOAT_ALONE,
+            is_float=lambda node: node.startswith(network.float_nodes) or node in network.float_alone,
         )
 
 

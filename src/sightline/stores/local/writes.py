@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sightline.chunks import chunks
 from sightline.errors import StoreDamaged
-from sightline.filters.documents import dump_note, dump_payload
-from sightline.filters.words import payload_words
+from sightline.filters.documents import dump_note, dump_payload, payload_words
 from sightline.stores.local.database import State, read_state, write_state
 from sightline.stores.local.search import Quantiser
 from sightline.stores.local.vectors import (
@@ -27,7 +25,7 @@ from sightline.stores.local.vectors import (
     write_rows,
 )
 from sightline.stores.local.views import PAGE_SLOTS, read_tombstones, unpacked
-from sightline.types import Note, Record, Vectors
+from sightline.types import Note, Record, Vectors, chunks
 
 _BATCH_ROWS = 4096  # share a checksum: what is damaged is lost by batches, and read by batches
 _PARAMETERS = 500  # of one statement, well below SQLite's limits

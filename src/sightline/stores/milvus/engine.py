@@ -1,23 +1,26 @@
 """Milvus, on a server or as Milvus Lite in a file, as the engine of a store."""
 
+import json
 import logging
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import ExtraMissing, StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError
+from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
 from sightline.stores.milvus import schema
 from sightline.stores.milvus.filters import EVERY_ROW, KEYED, Translator, joined, listed, quoted
 from sightline.stores.milvus.schema import Place, Row
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, first_line, missing_index
+from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, missing_index
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 GRAPH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # first what the engine does unasked
 
@@ -57,12 +60,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Mi
 
     Created if `dim` is given and nothing is there.
     """
-    engine = MilvusEngine(schema.parse_place(url), dim)
-    try:
-        return TunableStore(engine)
-    except BaseException:
-        engine.close()
-        raise
+    return TunableStore(MilvusEngine(schema.parse_place(url), dim))
 
 
 class MilvusEngine:
@@ -78,13 +76,15 @@ class MilvusEngine:
     def __init__(self, place: Place, dim: int | None) -> None:
         if place.file:
             _check_file(place.file, place, may_create=dim is not None)
-        self.place = place
+        self.place, patience_s = place, place.options["patience_s"]
         self.calls = Calls(
-            place.text, place.timeout_s, is_transient=_is_transient, translate=self._translated, summary=_message
+            place.text, patience_s, is_transient=_is_transient, translate=self._translated, words=_message
         )
-        self.writing: Any = _lite_writers.setdefault(place.file, threading.Lock()) if place.file else _NoLock()
+        lock = _lite_writers.setdefault(place.file, threading.Lock()) if place.file else nullcontext()
+        self.writing: AbstractContextManager[object] = lock
+        may_be_doubled = place.file is not None and _has_flushed_log(place.file)
         self.client: Any = _lite_client(place.file) if place.file else None
-        self._timeout_s = max(_SHORTEST_TIMEOUT_S, place.timeout_s)
+        self._timeout_s = max(_SHORTEST_TIMEOUT_S, patience_s)
         self._unsealed_rows: Counter[str] = Counter()
         self._is_sealed = False
         try:
@@ -92,6 +92,8 @@ class MilvusEngine:
                 self.client = self.calls.make(self._connected)
             self._learn_version()
             marker = self._open(dim)
+            if may_be_doubled:
+                self._remove_doubles()
         except BaseException:
             self.close()
             raise
@@ -129,7 +131,7 @@ class MilvusEngine:
         return map(schema.record_of, self._rows_of(ids, _COLUMNS))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that pass, in order of id."""
+        """The records that may match, in order of id."""
         expression = "" if node == EVERYTHING else self.translator.lookup(node)
         pages = self._pages(self.place.collection, expression, _COLUMNS)
         return (schema.record_of(row) for page in pages for row in page)
@@ -169,7 +171,7 @@ class MilvusEngine:
         """Milvus does not tell."""
 
     def drop(self) -> None:
-        """Remove both collections."""
+        """Remove everything from the server."""
         with self.writing:
             for name in (self.place.collection, self.place.notes):
                 self._call("drop_collection", name)
@@ -221,23 +223,22 @@ class MilvusEngine:
 
     def _create(self, dim: int) -> dict[str, Any]:
         """Make both collections. Safe to repeat and to do in two processes at once."""
-        place, client = self.place, self.client
-        if place.partition_key and not self._can_upsert_partitions:
+        place, client, partition = self.place, self.client, self.place.options["partition_key"]
+        if partition and not self._can_upsert_partitions:
             raise UsageError(
-                f"partition_key={place.partition_key} needs a newer server than Milvus {self._version}, which puts "
+                f"partition_key={partition} needs a newer server than Milvus {self._version}, which puts "
                 "replaced records into the wrong partition, expected 2.4 or later: leave the option out"
             )
         with self.writing:
-            records = schema.record_fields(client, dim, has_partitions=bool(place.partition_key))
-            self._make(place.collection, records, schema.vector_index(place), place.shards)
+            records = schema.record_fields(client, dim, has_partitions=bool(partition))
+            self._make(place.collection, records, schema.vector_index(place), max(1, place.options["shards"]))
             for column in (KEYED, *(schema.ARRAYS if self._has_array_indexes else ())):
                 scalar = client.prepare_index_params()
                 scalar.add_index(column, index_name=column, index_type=self._text_index)
                 self._call("create_index", place.collection, scalar)
             self._make(place.notes, schema.note_fields(client), {"index_type": "FLAT", "params": {}}, 1)
-        nlist = _LITE_NLIST if self.is_lite else place.nlist
-        return {"format": schema.FORMAT, "dim": dim, "index": place.index, "nlist": nlist,
-                "partition": place.partition_key}  # fmt: skip
+        nlist = _LITE_NLIST if self.is_lite else place.options["nlist"]
+        return {"format": schema.FORMAT, "dim": dim, "index": place.index, "nlist": nlist, "partition": partition}
 
     def _make(self, name: str, fields: Any, vector_index: Mapping[str, Any], shards: int) -> None:
         if not self._call("has_collection", name):
@@ -247,6 +248,14 @@ class MilvusEngine:
         params = self.client.prepare_index_params()
         params.add_index("vector", index_name="vector", metric_type="IP", **vector_index)
         self._call("create_index", name, params)
+
+    def _remove_doubles(self) -> None:
+        """Write again the rows that Lite has twice, in a file and in a log that was not removed: the new ones win."""
+        for name in (self.place.collection, self.place.notes):
+            seen = Counter(row["id"] for row in self.query(name, EVERY_ROW, ["id"]))
+            for few in chunks((one for one, count in seen.items() if count > 1), _IDS_AT_ONCE):
+                rows = {row["id"]: row for row in self.query(name, f"id in {listed(few)}", ["*"])}
+                self._write(name, list(rows.values()))
 
     def _check_collections(self) -> int:
         """The length of the vectors; raises `StoreError` if a collection of that name is something else's."""
@@ -267,7 +276,7 @@ class MilvusEngine:
 
     def _load(self) -> None:
         """Have the server hold both collections in memory, which it needs for any answer: both at once takes 3 s."""
-        options: dict[str, Any] = {} if self.is_lite else {"replica_number": self.place.replicas}
+        options: dict[str, Any] = {} if self.is_lite else {"replica_number": max(1, self.place.options["replicas"])}
         both = (self.place.collection, self.place.notes)
         names = [name for name in both if self._call("get_load_state", name)["state"].name != "Loaded"]
         for name in names:
@@ -303,15 +312,14 @@ class MilvusEngine:
         self.query(self.place.collection, EVERY_ROW, ["id"], "Strong", limit=1)
 
     def _rows_of(self, ids: Sequence[str], columns: list[str]) -> list[Row]:
-        some = [name for name in ids if name]
-        chunks = [some[at : at + _IDS_AT_ONCE] for at in range(0, len(some), _IDS_AT_ONCE)]
-        return [row for few in chunks for row in self.query(self.place.collection, f"id in {listed(few)}", columns)]
+        few_ids = chunks(filter(None, ids), _IDS_AT_ONCE)
+        return [row for few in few_ids for row in self.query(self.place.collection, f"id in {listed(few)}", columns)]
 
     def _pages(self, collection: str, expression: str, columns: list[str], level: str = "") -> Iterator[list[Row]]:
         """Rows by id, a page after the other, each from where the last one ended."""
         page = self.query(collection, expression or EVERY_ROW, columns, level, limit=_PAGE_ROWS)
         if len(page) < _PAGE_ROWS:  # all there are, in whatever order
-            yield sorted(page, key=_id_of)
+            yield sorted(page, key=itemgetter("id"))
             return
         # Only as an iterator do newer servers give the first rows by id. It waits for the newest state if the timestamp
         # is 0, which the first page does, and takes the state as it is if that is 1.
@@ -319,9 +327,9 @@ class MilvusEngine:
         last = ""
         while page:
             more = joined([f"id > {quoted(last)}", *([f"({expression})"] if expression else [])], "and")
-            page = sorted(self.query(collection, more, columns, level, **options), key=_id_of)
+            page = sorted(self.query(collection, more, columns, level, **options), key=itemgetter("id"))
             yield page
-            last = _id_of(page[-1]) if page else last
+            last = page[-1]["id"] if page else last
             options["guarantee_timestamp"] = 0 if (level or self.place.consistency) == "Strong" else 1
 
     def _write(self, collection: str, rows: Sequence[Row]) -> None:
@@ -334,9 +342,9 @@ class MilvusEngine:
                     self._unsealed_rows[collection] = 0
 
     def _delete(self, collection: str, ids: Sequence[str]) -> None:
-        for at in range(0, len(ids), _IDS_AT_ONCE):
+        for few in chunks(ids, _IDS_AT_ONCE):
             with self.writing:
-                self._call("delete", collection, filter=f"id in {listed(ids[at : at + _IDS_AT_ONCE])}")
+                self._call("delete", collection, filter=f"id in {listed(few)}")
 
     def _call(self, method: str, *given: Any, **options: Any) -> Any:
         """What a method of the client gives, which must be safe to repeat."""
@@ -347,14 +355,14 @@ class MilvusEngine:
 
     def _connected(self) -> Any:
         place = self.place
-        tls = {"server_pem_path": place.ca_file} if place.ca_file else {}
+        ca_file = place.options["ca_file"]
         return _client_class()(
             uri=place.uri,
             token=place.token,
-            db_name=place.database,
+            db_name=place.options["db"],
             timeout=self._timeout_s,
             dedicated=True,  # shared ones mix up databases, and are never closed
-            **tls,
+            **({"server_pem_path": ca_file} if ca_file else {}),
         )
 
     def _learn_version(self) -> None:
@@ -366,7 +374,9 @@ class MilvusEngine:
         self._text_index = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
         self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
 
-    def _translated(self, error: Exception) -> StoreError:
+    def _translated(self, error: Exception) -> StoreError | None:
+        if isinstance(error, ImportError):
+            return None
         what, words = self.place.text, _message(error)
         if set(_statuses(error)) & set(_FORBIDDEN):
             return StoreForbidden(
@@ -384,10 +394,6 @@ def _widths(index: str, nlist: int) -> Sequence[int]:
     if index == "hnsw":
         return GRAPH_WIDTHS
     return (*(8 << step for step in range(20) if 8 << step < nlist), nlist)
-
-
-def _id_of(row: Row) -> str:
-    return str(row["id"])
 
 
 def _is_transient(error: Exception) -> bool:
@@ -419,31 +425,21 @@ def _statuses(error: BaseException) -> Iterator[str]:
 def _message(error: Exception) -> str:
     details = getattr(error, "details", None)
     words = getattr(error, "message", None) or (details() if callable(details) else "") or str(error)
-    return first_line(words) if str(words).strip() else type(error).__name__
+    return summary(Exception(words)) if str(words).strip() else type(error).__name__
 
 
 def _client_class() -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise ExtraMissing(
-            f"an index in Milvus needs the package {error.name!r}, which is not installed: "
-            "pip install 'sightline[milvus]'"
-        ) from error
+    from pymilvus import MilvusClient
+
     # It logs each error with its trace to the terminal, those that are tried again and those that we raise, too.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return MilvusClient
 
 
 def _lite_client(file: Path) -> Any:
+    import milvus_lite  # noqa: F401  (the client would not say that it is missing)
+
     client = _client_class()
-    try:
-        import milvus_lite  # noqa: F401
-    except ImportError as error:
-        raise ExtraMissing(
-            "an index in a file needs the package 'milvus_lite', which is not installed: "
-            "pip install 'sightline[milvus]'"
-        ) from error
     logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
     if _is_worth_logging not in logging.getLogger("grpc._server").filters:
         logging.getLogger("grpc._server").addFilter(_is_worth_logging)
@@ -485,6 +481,17 @@ def _check_file(file: Path, place: Place, *, may_create: bool) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
 
 
+def _has_flushed_log(file: Path) -> bool:
+    """Whether Lite was killed after it had put what a log holds into files, and before it removed the log."""
+    for manifest in file.glob("collections/*/manifest.json"):
+        with suppress(OSError, ValueError):
+            active = json.loads(manifest.read_text("utf-8")).get("active_wal_number") or 0
+            numbers = (int(log.stem.rpartition("_")[2]) for log in manifest.parent.glob("wal/wal_*_*.arrow"))
+            if any(number < active for number in numbers):
+                return True
+    return False
+
+
 def _is_held(file: Path) -> bool:
     try:
         import fcntl
@@ -496,9 +503,3 @@ def _is_held(file: Path) -> bool:
     except (ImportError, OSError):
         return False
     return False
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...

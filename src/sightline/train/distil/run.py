@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,13 @@ from sightline.train.config import DataSettings, OptimiserSettings, Settings
 from sightline.train.data import PictureSet, read_set
 from sightline.train.distil.imitate import Imitation, Said, imitation
 from sightline.train.distil.pictures import PixelFile, pixel_file, resized
-from sightline.train.distil.settings import DistilSettings
+from sightline.train.distil.settings import DistilSettings, StudentSettings
 from sightline.train.distil.student import Student, open_student
 from sightline.train.distil.teacher import Teacher, read_teacher
 from sightline.train.distil.texts import Texts, names_of, texts_of
 from sightline.train.distil.words import text_vectors, word_training
 from sightline.train.measure import recall_of
-from sightline.train.mini import TextTower, restored
+from sightline.train.mini import MiniTowers, Shape, TextTower, documents_of, restored
 from sightline.train.model import MOST_CALIBRATION, Say, choose_device
 from sightline.train.model_folder import Sides, write_folder
 from sightline.train.run import RECORD, Listener, Outcome, Progress, Recalls, keep_freed_memory
@@ -35,6 +36,7 @@ from sightline.train.run import RECORD, Listener, Outcome, Progress, Recalls, ke
 LOG = "distillation.jsonl"
 WORDS = "words.pt"
 BATCH = 50
+TRAINABLE = "tf_efficientnet_lite0"  # the picture tower of timm that is one of train/mini.py's networks
 FREE_TO_CHANGE = ("cache", "measure", "words", "pictures")
 
 
@@ -303,19 +305,44 @@ def seen_by(student: Student, settings: DistilSettings) -> Preprocessing:
 
 
 def write(run: Distillation, student: Student, reader: TextReader, how: Preprocessing) -> None:
-    """The model folder, with a sample of the pictures that were learned from for 8 bits."""
-    settings, documents = run.settings, reader.documents
-    vision = {"image_size": how.height, "architecture": settings.student.picture_tower.partition("@")[0]}
-    config = {"embed_dim": run.dim, "vision_cfg": vision, "text_cfg": documents.config["text_cfg"]}
-    sides = Sides(
-        image=student.plain(how.height),
+    """The model folder, with a sample of the pictures that were learned from for 8 bits.
+
+    One whose picture tower is `TRAINABLE` can be the start of another training.
+    """
+    pixels = run.pixels(run.learned, how, "pictures")
+    step = max(1, len(pixels) // MOST_CALIBRATION)
+    sample = torch.cat([pixels.picture(n) for n in range(0, len(pixels), step)][:MOST_CALIBRATION])
+    sides = sides_of(run.settings.student, student, reader, how)
+    write_folder(sides, run.folder, run.settings.precision, calibration=sample.contiguous().numpy())
+
+
+def sides_of(settings: StudentSettings, student: Student, reader: TextReader, how: Preprocessing) -> Sides:
+    """What the model folder is written from."""
+    network = settings.picture_tower.partition(":")[2].partition("@")[0]
+    dim, documents = student.projection.out_features, reader.documents
+    if network == TRAINABLE and settings.pooling_heads:
+        shape = replace(
+            Shape(**documents.config["sightline"]["shape"]),
+            dim=dim,
+            image_size=how.height,
+            pooling_heads=settings.pooling_heads,
+            network=network,
+            resize_mode=how.mode,
+        )
+        model = MiniTowers(shape)
+        model.image, model.text = student.image_tower(shape), copy.deepcopy(reader.tower)
+        model.log_scale.data.fill_(math.log(reader.scale))
+        return model.eval().sides(documents_of(shape, documents.tokenizer))
+    config = {
+        "embed_dim": dim,
+        "vision_cfg": {"image_size": how.height, "architecture": settings.picture_tower.partition("@")[0]},
+        "text_cfg": documents.config["text_cfg"],
+    }
+    return Sides(
+        image=student.plain(),
         text=reader.tower,
         documents=replace(documents, config=config, preprocess=as_config(how)),
         scores={"logit_scale": reader.scale},
         context_length=int(documents.config["text_cfg"]["context_length"]),
         has_free_length=True,
     )
-    pixels = run.pixels(run.learned, how, "pictures")
-    step = max(1, len(pixels) // MOST_CALIBRATION)
-    sample = torch.cat([pixels.picture(n) for n in range(0, len(pixels), step)][:MOST_CALIBRATION])
-    write_folder(sides, run.folder, settings.precision, calibration=sample.contiguous().numpy())

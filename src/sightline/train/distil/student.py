@@ -1,7 +1,6 @@
 """A picture tower of timm with its batch norms frozen, two poolings and a linear map into the teacher's space."""
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.torch import timm
 from sightline.errors import TrainingError
 from sightline.train.distil.settings import StudentSettings
-from sightline.train.mini import AttentionPool
+from sightline.train.mini import NETWORKS, AttentionPool, ImageTower, Shape, UnevenConvolution
 
 STEM = ("conv_stem", "bn1", "conv1", "act1", "maxpool", "stem", "patch_embed")
 LARGEST_FOLDING_ERROR = 1e-3
@@ -65,8 +64,8 @@ class Student(nn.Module):
             vectors = vectors + self.pool_projection(self.pool(maps))
         return functional.normalize(vectors.float(), dim=-1)
 
-    def plain(self, side: int) -> "Student":
-        """The same as it is exported: one weight for each convolution, and padding for pictures of `side`."""
+    def plain(self) -> "Student":
+        """The same as it is exported: one weight for each convolution, and padding that a graph can hold."""
         twin = copy.deepcopy(self).cpu().float().eval()
         for module in [one for one in twin.modules() if parametrize.is_parametrized(one)]:
             weight: Any = module.weight
@@ -74,8 +73,24 @@ class Student(nn.Module):
             module.__class__ = parametrize.type_before_parametrizations(module)
             del module.parametrizations
             module.weight = nn.Parameter(weight.detach().clone())
-        _fix_padding(twin, side)
+        _fix_padding(twin)
         return twin
+
+    def image_tower(self, shape: Shape) -> ImageTower:
+        """The same as a picture tower of ours, which can be trained further; `shape.network` names what it began as."""
+        plain = self.plain()
+        parts = {"first": plain.tower.conv_stem, "last": plain.tower.conv_head, "projection": plain.projection}
+        parts |= {"pool": plain.pool, "pool_projection": plain.pool_projection}
+        blocks = [block for stage in plain.tower.blocks for block in stage]
+        for n, (block, (*_, width)) in enumerate(zip(blocks, NETWORKS[shape.network].blocks, strict=True)):
+            ours = ("expand", "depthwise", "project") if width else ("depthwise", "project")
+            theirs = ("conv_pw", "conv_dw", "conv_pwl") if width else ("conv_dw", "conv_pw")
+            parts |= {f"blocks.{n}.{our}": getattr(block, their) for our, their in zip(ours, theirs, strict=True)}
+        tower = ImageTower(shape).eval()
+        tower.load_state_dict(
+            {f"{part}.{name}": value for part, one in parts.items() for name, value in one.state_dict().items()}
+        )
+        return tower
 
     def heads(self) -> list[nn.Parameter]:
         """The parameters that no published weights began: they move at a rate of their own."""
@@ -145,54 +160,11 @@ def fold_norms(tower: Any) -> None:
         )
 
 
-class UnevenConvolution(nn.Module):
-    """A convolution of TensorFlow for pictures of a known size: its padding, uneven and fixed, is its own."""
-
-    def __init__(self, convolution: nn.Conv2d, size: Sequence[int]) -> None:
-        super().__init__()
-        self.weight, self.bias = convolution.weight, convolution.bias
-        self.stride, self.groups = convolution.stride, convolution.groups
-        needed = [
-            max((-(-side // stride) - 1) * stride + kernel - side, 0)
-            for side, stride, kernel in zip(size, convolution.stride, convolution.kernel_size, strict=True)
-        ]
-        self.pads = (*(one // 2 for one in needed), *(one - one // 2 for one in needed))  # as ONNX has them
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(n, in, h, w) -> (n, out, h / stride, w / stride)."""
-        made: Tensor = _Uneven.apply(maps, self.weight, self.bias, self.stride, self.pads, self.groups)
-        return made
-
-
-class _Uneven(torch.autograd.Function):
-    """Exported as one Conv; traced from the input's size, the padding would be a dozen operations for each."""
-
-    @staticmethod
-    def forward(_: Any, maps: Tensor, weight: Tensor, bias: Tensor, stride: Any, pads: Any, groups: int) -> Tensor:
-        top, left, bottom, right = pads
-        return functional.conv2d(functional.pad(maps, (left, right, top, bottom)), weight, bias, stride, groups=groups)
-
-    @staticmethod
-    def symbolic(graph: Any, maps: Any, weight: Any, bias: Any, stride: Any, pads: Any, groups: int) -> Any:
-        return graph.op("Conv", maps, weight, bias, strides_i=list(stride), pads_i=list(pads), group_i=groups)
-
-
-def _fix_padding(student: Student, side: int) -> None:
-    """Replaces the convolutions whose padding depends on their input by those for pictures of `side`."""
-    sizes: dict[nn.Module, Sequence[int]] = {}
-    uneven = [module for module in student.tower.modules() if type(module).__name__ == "Conv2dSame"]
-    hooks = [
-        module.register_forward_pre_hook(lambda one, inputs: sizes.__setitem__(one, inputs[0].shape[2:]))
-        for module in uneven
-    ]
-    with torch.no_grad():
-        student(torch.zeros(1, 3, side, side))
-    for hook in hooks:
-        hook.remove()
-    for parent in list(student.tower.modules()):
-        for name, child in list(parent.named_children()):
-            if child in sizes:
-                setattr(parent, name, UnevenConvolution(child, sizes[child]))
+def _fix_padding(student: Student) -> None:
+    """Replaces timm's convolutions whose padding depends on their input by ours, which are exported as one Conv."""
+    for module in student.tower.modules():
+        if type(module).__name__ == "Conv2dSame":
+            module.__class__ = UnevenConvolution
 
 
 def _fold(convolution: nn.Conv2d, norm: Any) -> None:
