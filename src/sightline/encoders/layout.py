@@ -52,8 +52,10 @@ class Layout:
     dim: int
     preprocessing: Preprocessing
     tokenizer: TokenizerConfig | None
-    logit_scale: float | None
-    logit_bias: float | None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    graphs: tuple[str, str | None] | None = None
+    """Their paths in the layout of transformers.js."""
 
 
 def read_layout(folder: Path, precision: str = "") -> Layout:
@@ -68,9 +70,32 @@ def read_layout(folder: Path, precision: str = "") -> Layout:
             "or onnx/ as in that of transformers.js: check the path, or use a model by name (sightline models)"
         )
     config = _json(folder / "config.json")
-    graphs = _graphs_in(folder, precision) if _is_transformers_js(folder) else None
+    graphs = None
+    if (folder / "onnx").is_dir() and not (folder / "visual").is_dir():
+        graphs = graphs_of([f"onnx/{path.name}" for path in (folder / "onnx").iterdir()], precision, str(folder))
     try:
-        return _transformers_js(folder, config, *graphs) if graphs else _open_clip(folder, config)
+        if graphs:
+            return _transformers_js(folder, config, graphs)
+        has_text = "text_cfg" in config
+        pictures = _json(folder / "visual" / "preprocess_cfg.json")
+        for name in ("visual/model.onnx", *(("textual/model.onnx", "textual/tokenizer.json") if has_text else ())):
+            if not (folder / name).is_file():
+                raise ModelDamaged(_missing(folder / name))
+        tokenizer = None
+        if has_text:
+            settings = _json(folder / "textual" / "tokenizer_config.json")
+            tokenizer = tokenizer_config(config["text_cfg"], settings, folder / "textual" / "tokenizer.json")
+        scores = [config.get(name) for name in ("logit_scale", "logit_bias")]
+        scale, bias = (None if value is None else float(value) for value in scores)
+        return Layout(
+            visual=folder / "visual" / "model.onnx",
+            textual=folder / "textual" / "model.onnx",
+            dim=int(config["embed_dim"]),
+            preprocessing=preprocessing(pictures),
+            tokenizer=tokenizer,
+            logit_scale=scale,
+            logit_bias=bias,
+        )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ModelDamaged(
             f"the configs of {folder} cannot be used ({type(error).__name__}: {error}), expected open_clip's: "
@@ -111,42 +136,12 @@ def graphs_of(names: Collection[str], precision: str, of: str) -> tuple[str, str
     return graphs[0], graphs[1]
 
 
-def _open_clip(folder: Path, config: Mapping[str, Any]) -> Layout:
-    has_text = "text_cfg" in config
-    pictures = _json(folder / "visual" / "preprocess_cfg.json")
-    for name in ("visual/model.onnx", *(("textual/model.onnx", "textual/tokenizer.json") if has_text else ())):
-        if not (folder / name).is_file():
-            raise ModelDamaged(_missing(folder / name))
-    tokenizer = None
-    if has_text:
-        settings = _json(folder / "textual" / "tokenizer_config.json")
-        tokenizer = tokenizer_config(config["text_cfg"], settings, folder / "textual" / "tokenizer.json")
-    scores = [config.get(name) for name in ("logit_scale", "logit_bias")]
-    scale, bias = (None if value is None else float(value) for value in scores)
-    return Layout(
-        visual=folder / "visual" / "model.onnx",
-        textual=folder / "textual" / "model.onnx",
-        dim=int(config["embed_dim"]),
-        preprocessing=preprocessing(pictures),
-        tokenizer=tokenizer,
-        logit_scale=scale,
-        logit_bias=bias,
-    )
-
-
-def _is_transformers_js(folder: Path) -> bool:
-    return not (folder / "visual").is_dir() and (folder / "onnx").is_dir()
-
-
-def _graphs_in(folder: Path, precision: str) -> tuple[str, str | None]:
-    return graphs_of([f"onnx/{path.name}" for path in (folder / "onnx").iterdir()], precision, str(folder))
-
-
-def _transformers_js(folder: Path, config: Mapping[str, Any], visual: str, textual: str | None) -> Layout:
+def _transformers_js(folder: Path, config: Mapping[str, Any], graphs: tuple[str, str | None]) -> Layout:
     """Configs leave out the defaults of transformers: a projection_dim of 512 (CLIP), a hidden_size of 768 (SigLIP)."""
     kind = config.get("model_type")
     if kind not in ("clip", "siglip"):
         raise ModelDamaged(f"{folder} is of type {kind!r}, expected clip or siglip: choose another model")
+    visual, textual = graphs
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     tokenizer = None
     if textual:
@@ -165,20 +160,21 @@ def _transformers_js(folder: Path, config: Mapping[str, Any], visual: str, textu
         dim=int(dim),
         preprocessing=preprocessing_of(_json(folder / "preprocessor_config.json"), str(folder)),
         tokenizer=tokenizer,
-        logit_scale=None,
-        logit_bias=None,
+        graphs=graphs,
     )
 
 
-def fingerprint(folder: Path, *, of_pictures_in: int | None = None, precision: str = "") -> str:
+def fingerprint(
+    folder: Path, *, of_pictures_in: int | None = None, graphs: tuple[str, str | None] | None = None
+) -> str:
     """A short hash of the configs and of samples of the weights: 3 ms for 400 MB that the system has cached.
 
     Training or quantising moves nearly every weight, and a sample lies in every 1/512 of each file. With
-    `of_pictures_in` (so many dimensions) of what pictures go through alone, which outlives another text tower.
+    `of_pictures_in` (so many dimensions) of what pictures go through alone, which outlives another text tower. `graphs`
+    are those of a `Layout`.
     """
     is_whole = of_pictures_in is None
-    if _is_transformers_js(folder):
-        graphs = _graphs_in(folder, precision)
+    if graphs:
         patterns = ["preprocessor_config.json", f"{graphs[0]}*"]
         patterns += ["tokenizer*.json", f"{graphs[1]}*"] if is_whole and graphs[1] else []
     else:

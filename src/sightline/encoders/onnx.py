@@ -64,8 +64,8 @@ class OnnxEncoder:
         provider = choose_provider(provider)
         self.folder = folder
         self.name = name or folder.resolve().name
-        self.fingerprint = fingerprint(folder, precision=precision)
-        self.picture_fingerprint = fingerprint(folder, of_pictures_in=layout.dim, precision=precision)
+        self.fingerprint = fingerprint(folder, graphs=layout.graphs)
+        self.picture_fingerprint = fingerprint(folder, of_pictures_in=layout.dim, graphs=layout.graphs)
         self.dim = layout.dim
         self.image_size = layout.preprocessing.reach
         self.batch_size = _BATCH_GPU if provider == "cuda" else _BATCH_CPU

@@ -41,7 +41,7 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
     measured = [entry for entry in history if entry["recalls"]]
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
     figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout=engine)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # its types leave print_png out
     panels = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
     steps, losses = _series((entry["step"], entry["loss"]) for entry in history)
     width = max(1, len(losses) // SMOOTH_PARTS)

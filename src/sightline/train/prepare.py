@@ -20,7 +20,7 @@ from sightline.train.model import MOST_CALIBRATION, Say, Start, TwoTowers
 from sightline.train.pictures import without_unreadable
 
 
-class Recipe(Lesson, Protocol):
+class StartRecipe(Lesson, Protocol):
     """The making of a model from other parts than a start of the settings: recipes/mini is one."""
 
     def start(self, settings: Settings, base: Path, texts: Sequence[str]) -> Start[TwoTowers]:
@@ -49,7 +49,9 @@ class Prepared:
         return self.start.model
 
 
-def prepare(settings: Settings, base: Path, say: Say, hub: Hub | None = None, recipe: Recipe | None = None) -> Prepared:
+def prepare(
+    settings: Settings, base: Path, say: Say, hub: Hub | None = None, recipe: StartRecipe | None = None
+) -> Prepared:
     """Reads data and start weights; `say` is told what is being done, since some of it takes minutes."""
     if not settings.data:
         raise UsageError(

@@ -21,7 +21,7 @@ from sightline.train.config import Settings
 from sightline.train.loop import Trainer, trainer
 from sightline.train.measure import RECALL, SHARES, Point, Weights, best, mixture, recall
 from sightline.train.model import TwoTowers
-from sightline.train.prepare import Prepared, Recipe, prepare
+from sightline.train.prepare import Prepared, StartRecipe, prepare
 
 RECORD = "training.json"
 Recalls = dict[str, dict[str, float]]
@@ -59,7 +59,7 @@ def train(
     listen: Listener = lambda progress: None,
     may_forget: bool = False,
     hub: Hub | None = None,
-    recipe: Recipe | None = None,
+    recipe: StartRecipe | None = None,
 ) -> Outcome:
     """Trains as `settings` say (paths relative to `base`) and exports into `settings.output`.
 
