@@ -33,10 +33,23 @@ from sightline.filters.fields import Fields
 from sightline.pictures import Picture, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
 from sightline.results import Hits, Took, grid
-from sightline.sources.files import file_uri
+from sightline.sources.files import absolute, file_uri
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id
+from sightline.types import (
+    FAILURE,
+    Failure,
+    Filter,
+    Item,
+    Note,
+    Payload,
+    Record,
+    Vector,
+    Vectors,
+    Where,
+    chunks,
+    record_id,
+)
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.calibration.tuning import Tuning
@@ -48,6 +61,7 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _SHOWN = 12  # pictures in a notebook's view of the whole index
+_REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
 
 MOST_FOLDED = 1_000
@@ -138,8 +152,8 @@ class Index:
         Safe to interrupt and to repeat: what is unchanged is skipped, what vanished from a folder leaves the index.
         `by` does the work in place of `ingest.ingest`: the `ingest` of a `distribute.Cluster`, say.
         """
-        from sightline.ingest import Options, ingest, prune
-        from sightline.sources.base import open_source
+        from sightline.ingest import Options, drop_moved, ingest, prune
+        from sightline.sources.base import file_of, open_source
 
         items: Source | Iterable[Item]
         if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:")):
@@ -163,9 +177,15 @@ class Index:
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
         removed, kept = prune(store, root, seen)
+        moved = 0
+        for known in store.notes(_ROOT) if summary.reused else ():
+            folder = file_of(known)
+            if folder is not None and known != root and not folder.exists():
+                moved += drop_moved(store, known, root)
+                self._forget_root(known)
         note = {"indexed": _now(), "pictures": len(seen), "left_out": summary.left_out}
         store.write_notes(_ROOT, {root: note})
-        return replace(summary, removed=removed, kept=kept)
+        return replace(summary, removed=removed, kept=kept, moved=moved)
 
     def retry(
         self,
@@ -320,10 +340,27 @@ class Index:
         return found[0]
 
     def remove(self, pictures: str | Path | Iterable[str | Path]) -> int:
-        """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
+        """Take pictures out of the index; gives how many were there. No file is touched.
+
+        Each is named by id, URI or path; a folder, even one that is gone, stands for all pictures below it, and a
+        pattern (`shop/*.jpg`, as in .gitignore) for those whose paths it matches.
+        """
         if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
             pictures = [pictures]
-        return self.store.delete([_id_of(picture) for picture in pictures])
+        removed, others = 0, list[str]()
+        ids = {_id_of(picture): str(picture) for picture in pictures}
+        for few in chunks(ids, _REMOVED_AT_ONCE):
+            there = {record.id for record in self.store.fetch(few)}
+            removed += self.store.delete(sorted(there))
+            others += [ids[identity] for identity in few if identity not in there]
+        for other in others:
+            uri = other if "://" in other else file_uri(other)
+            below = [record.id for record in self.store.scan({"folders": uri})]
+            removed += self.store.delete(below)
+            self._forget_root(uri)
+            if not below and any(char in other for char in "*?["):
+                removed += self.store.delete(self._matching(other))
+        return removed
 
     def count(self, where: Filter | None = None) -> int:
         """How many pictures match `where`, which is as `filter` takes it."""
@@ -387,6 +424,26 @@ class Index:
         if not store.notes(_IDENTITY):
             store.write_notes(_IDENTITY, {_IDENTITY: self._new_identity()})
         return store
+
+    def _matching(self, pattern: str) -> list[str]:
+        """The ids of the pictures on this machine whose paths match a pattern; a relative one starts from here."""
+        from pathspec import GitIgnoreSpec
+
+        from sightline.sources.base import file_of
+
+        spec = GitIgnoreSpec.from_lines([str(absolute(Path(pattern).expanduser()))])
+        uris = ((record.id, file_of(record.uri)) for record in self.store.scan())
+        return [identity for identity, path in uris if path is not None and spec.match_file(str(path).lstrip("/"))]
+
+    def _forget_root(self, root: str) -> None:
+        """Forget that a folder was indexed, and its failures, once no picture of it is left."""
+        if root not in self.store.notes(_ROOT) or self.store.count({"folders": root}):
+            return
+        failures = self.store.notes(FAILURE)
+        self.store.write_notes(
+            FAILURE, {uri: None for uri, note in failures.items() if root in note.get("folders", ())}
+        )
+        self.store.write_notes(_ROOT, {root: None})
 
     def _new_identity(self) -> Note:
         encoder = self.encoder
