@@ -13,7 +13,6 @@ from sightline.cli.options import (
     Commands,
     add_command,
     index_url,
-    model_name,
     open_at,
     open_index,
     shown_path,
@@ -96,7 +95,7 @@ def search(options: argparse.Namespace) -> int:
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
-        with open_at(index_url(options), model_name(options)) as index:
+        with open_at(index_url(options), options.model) as index:
             (hits,) = index.search_many([SearchQuery(tuple(terms), **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
