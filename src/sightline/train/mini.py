@@ -63,11 +63,6 @@ class Network:
     float_alone: tuple[str, ...] = ()
     """Nodes of the graph that stay float in 8 bits, by the start of their names and by their whole names."""
 
-    @property
-    def stem_channels(self) -> int:
-        """Of the map that is cached."""
-        return self.blocks[self.stem_blocks][0]
-
 
 def _stages(*stages: tuple[int, int, int, int, int]) -> tuple[Block, ...]:
     """Stages of (channels, blocks, stride of the first, side of the filters, width) after a stem of 32 channels."""
@@ -299,20 +294,20 @@ class ImageTower(nn.Module):
         nn.init.zeros_(self.pool_projection.weight)  # the average alone at first
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """(n, 3, side, side), 0 to 255 -> (n, stem_channels, side / 16, side / 16)."""
+        """(n, 3, side, side), 0 to 255 -> (n, c, side / 16, side / 16)."""
         maps = functional.relu6(self.first((pixels.float() - self.mean) / self.std))
         for block in self.blocks[: self.network.stem_blocks]:
             maps = block(maps)
         return maps
 
     def features(self, maps: Tensor) -> Tensor:
-        """(n, stem_channels, h, w) -> (n, 1280, h / 2, w / 2)."""
+        """(n, c, h, w) -> (n, 1280, h / 2, w / 2)."""
         for block in self.blocks[self.network.stem_blocks :]:
             maps = block(maps)
         return functional.relu6(self.last(maps))
 
     def finish(self, maps: Tensor) -> Tensor:
-        """(n, stem_channels, h, w) -> (n, dim)."""
+        """(n, c, h, w) -> (n, dim)."""
         features = self.features(maps)
         average = self.projection(self.dropout(features.mean(dim=(2, 3))))
         attended = self.pool_projection(self.dropout(self.pool(features)))
