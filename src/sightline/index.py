@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -28,7 +30,7 @@ from sightline.errors import (
     StoreNotFound,
 )
 from sightline.filters.fields import Fields
-from sightline.query import Picture, SearchQuery, Term, describe, embed_many
+from sightline.query import Picture, SearchQuery, Term, describe, embed_many, parse
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import file_uri
 from sightline.stores.base import Store, Tunable, open_store
@@ -44,6 +46,7 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
+_WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _ROOT = "root"  # the kind of note that each indexed folder leaves
 
@@ -57,6 +60,14 @@ class SearchCache:
 
     texts: MutableMapping[str, Vector]
     stats: MutableMapping[tuple[int, str, str], PictureStats]
+
+
+class _Window(NamedTuple):
+    """Which hits the store is asked for; those of a query that is judged begin with the best one."""
+
+    first: int
+    count: int
+    is_judged: bool
 
 
 class Index:
@@ -109,9 +120,9 @@ class Index:
     def encoder(self) -> Encoder:
         """The model of this index, loaded at first use; `IndexMismatch` if another one was asked for."""
         if self._encoder is None:
-            identity = self._identity()
+            identity = self.store.notes(_IDENTITY).get(_IDENTITY, {})
             encoder = self._load(str(identity.get("load", "auto")))
-            check_identity(self.url, encoder, identity, self._hub)
+            check_identity(self._address, encoder, identity, self._hub)
             self._encoder = encoder
         return self._encoder
 
@@ -214,10 +225,10 @@ class Index:
     ) -> Hits:
         """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
 
-        `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
-        `fold` near-duplicates of an earlier hit are left out, and counted as one.
+        In a text + and - add and subtract: `dog - snow`. `k` hits from `offset` on, of the pictures that match `where`
+        and score at least `min_score` (a cosine). With `fold` near-duplicates of an earlier hit are left out.
         """
-        given = [Term("text", text)] if text is not None else []
+        given = parse([text], with_files=False) if text is not None else []
         given += [Term("image", image)] if image is not None else []
         query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
         return self.search_many([query])[0]
@@ -249,20 +260,26 @@ class Index:
     def try_search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | SightlineError]:
         """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
         began = time.perf_counter()
+        if any(term.kind == "id" for query in queries for term in query.terms):
+            queries = [replace(query, terms=self._meant(query.terms)) for query in queries]
         texts = self._cache.texts if self._cache else None
         vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
         encoded = time.perf_counter()
-        answers: dict[int, Hits | SightlineError] = {
-            position: vector for position, vector in enumerate(vectors) if isinstance(vector, SightlineError)
-        }
         if self._judge is None:
             self._judge = RelevanceJudge(self.store, self.encoder, self._cache.stats if self._cache else None)
-        is_calibrated = self._judge.calibration is not None
-        windows = {
-            position: _window(query, is_calibrated=is_calibrated)
-            for position, query in enumerate(queries)
-            if position not in answers
-        }
+        answers, windows = dict[int, Hits | SightlineError](), dict[int, _Window]()
+        for position, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
+            if isinstance(vector, SightlineError):
+                answers[position] = vector
+                continue
+            last = query.offset + query.k + bool(query.without)
+            is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
+            if is_of_words and last <= MOST_JUDGED and self._judge.calibration is not None:
+                windows[position] = _Window(0, judged_together(last), is_judged=True)
+            elif query.fold or query.without:
+                windows[position] = _Window(0, last, is_judged=False)
+            else:
+                windows[position] = _Window(query.offset, query.k, is_judged=False)
         while windows:
             alike = defaultdict[tuple[_Window, str], list[int]](list)  # one call of the store answers these
             for position, window in windows.items():
@@ -275,7 +292,11 @@ class Index:
                     answers |= {at: answer for at, answer in zip(positions, found, strict=True) if answer is not None}
                 except SightlineError as error:
                     answers |= dict.fromkeys(positions, error)
-            windows = {at: window.wider() for at, window in windows.items() if at not in answers}
+            windows = {
+                at: window._replace(count=min(4 * window.count, MOST_FOLDED))
+                for at, window in windows.items()
+                if at not in answers
+            }
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
         return [
             replace(answer, took_ms=took) if isinstance(answer, Hits) else answer
@@ -285,7 +306,8 @@ class Index:
     def embed(self, queries: Sequence[Sequence[Term]]) -> Vectors:
         """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""
         vectors = list[Vector]()
-        for vector in embed_many(queries, self.encoder, self._vector_of, self._cache.texts if self._cache else None):
+        texts = self._cache.texts if self._cache else None
+        for vector in embed_many([self._meant(terms) for terms in queries], self.encoder, self._vector_of, texts):
             if isinstance(vector, SightlineError):
                 raise vector
             vectors.append(vector)
@@ -321,7 +343,7 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """What the index is, as plain values: model, dim, pictures, failures, size_bytes, roots by URI and more."""
-        identity = self._identity()
+        identity = self.store.notes(_IDENTITY).get(_IDENTITY, {})
         return {
             "url": self.url,
             "model": identity.get("encoder"),
@@ -349,18 +371,17 @@ class Index:
             store = self._store = open_store(self._address, dim=encoder.dim)
             self._encoder = encoder
         if not store.notes(_IDENTITY):
-            store.write_notes(_IDENTITY, {_IDENTITY: self._new_identity()})
+            encoder = self.encoder
+            load = self._model if isinstance(self._model, str) else encoder.name
+            identity = {
+                "encoder": encoder.name,
+                "fingerprint": encoder.fingerprint,
+                "load": str(Path(load).resolve()) if Path(load).is_dir() else encoder.name,
+                "pictures": picture_fingerprint(encoder),
+                "created": _now(),
+            }
+            store.write_notes(_IDENTITY, {_IDENTITY: identity})
         return store
-
-    def _new_identity(self) -> Note:
-        encoder = self.encoder
-        load = self._model if isinstance(self._model, str) else encoder.name
-        load = str(Path(load).resolve()) if Path(load).is_dir() else encoder.name
-        identity = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "load": load}
-        return identity | {"pictures": picture_fingerprint(encoder), "created": _now()}
-
-    def _identity(self) -> Note:
-        return self.store.notes(_IDENTITY).get(_IDENTITY, {})
 
     def _load(self, built_with: str) -> Encoder:
         model = self._model if self._model is not None else built_with
@@ -410,33 +431,22 @@ class Index:
         """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
         return (record.payload for record in self.store.scan({field: {"$exists": True}} if field else None))
 
+    def _meant(self, terms: Sequence[Term]) -> tuple[Term, ...]:
+        """The terms, of which `id:` and a word that is not an indexed picture's are words: id:card."""
+        return tuple(
+            Term("text", f"id:{term.value}", term.weight)
+            if term.kind == "id"
+            and _WORD.fullmatch(str(term.value))
+            and not self.store.fetch([_id_of(str(term.value))])
+            else term
+            for term in terms
+        )
+
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Which hits the store is asked for; those of a query that is judged begin with the best one."""
-
-    first: int
-    count: int
-    is_judged: bool
-
-    def wider(self) -> _Window:
-        return replace(self, count=min(4 * self.count, MOST_FOLDED))
-
-
-def _window(query: SearchQuery, *, is_calibrated: bool) -> _Window:
-    last = query.offset + query.k + bool(query.without)
-    is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
-    if is_calibrated and is_of_words and last <= MOST_JUDGED:
-        return _Window(0, judged_together(last), is_judged=True)
-    if query.fold or query.without:
-        return _Window(0, last, is_judged=False)
-    return _Window(query.offset, query.k, is_judged=False)
-
-
-def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
+def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
     """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
 
     `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
@@ -444,7 +454,14 @@ def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub:
     built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
     if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
         return
-    if picture_fingerprint(encoder) == (identity.get("pictures") or _builders_picture_fingerprint(identity, hub)):
+    pictures = identity.get("pictures")
+    if not pictures:  # built before these were written down: the builder is asked, if it is on this disk and unchanged
+        from sightline.encoders.hub import Hub
+
+        with suppress(EncoderError):
+            builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
+            pictures = picture_fingerprint(builder) if builder.fingerprint == fingerprint else None
+    if pictures and picture_fingerprint(encoder) == pictures:
         return
     if encoder.name != built_with:
         raise IndexMismatch(
@@ -455,20 +472,6 @@ def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub:
         f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, "
         f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
     )
-
-
-def _builders_picture_fingerprint(identity: Mapping[str, Any], hub: Hub | None) -> str | None:
-    """That of the model which built an index before picture fingerprints were written down.
-
-    None where that model is not on this disk, or no longer the same.
-    """
-    from sightline.encoders.hub import Hub
-
-    try:
-        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
-    except EncoderError:
-        return None
-    return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
 
 def _id_of(picture: str) -> str:

@@ -168,15 +168,12 @@ def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
 
 
 def _table(hits: "Hits") -> str:
-    first, rest = hits.sides
     rows = []
-    for hit in (*first, *rest):
+    for hit in hits:
         width, height, taken = (hit.payload.get(name) for name in ("width", "height", "taken"))
         pixels = f"{width} x {height}" if width and height else ""
         day = f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else ""
         rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit)])
-    lines = table(rows, right=frozenset({0, 1})).splitlines()
-    if rest:
-        lines.insert(len(first), f"{hits.verdict}:")
+    lines = hits.with_verdict(table(rows, right=frozenset({0, 1})).splitlines())
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
     return "\n".join([printable(header), *lines])
