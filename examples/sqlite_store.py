@@ -24,8 +24,8 @@ MARKER = "sqlite"  # the kind of note, and its key, that says what the index is
 
 def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[SqliteEngine]":
     """The store of `sqlite:/folder/photos.db`, created if `dim` is given and nothing is there."""
-    address = parse_address(url, ("patience_s",))
-    return RemoteStore(SqliteEngine(Path("/", address.name), address.number("patience_s", 5), dim))
+    address = parse_address(url, {"patience_s": 5})
+    return RemoteStore(SqliteEngine(Path("/", address.name), address.options["patience_s"], dim))
 
 
 class SqliteEngine:

@@ -468,9 +468,10 @@ def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str,
             f"{url} was built with {built_with!r}, not {encoder.name!r}: "
             f"open it with --model {built_with}, or build a new index"
         )
+    build = f"build a new index with `sightline index FOLDER --index NEW --model {encoder.name}`"
     raise IndexMismatch(
-        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, "
-        f"now {encoder.fingerprint}): build a new index, or use the model files it was built with"
+        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
+        f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
     )
 
 

@@ -8,13 +8,12 @@ from datetime import datetime
 from typing import Any, overload
 
 from sightline.errors import SightlineError
-from sightline.pages import render
+from sightline.pages import link, render
 from sightline.sources.files import path_of
 from sightline.text import count, printable
 from sightline.types import Hit, Record
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
-_LINKED = ("file:", "http://", "https://")  # what a page links to; a click on anything else could run code
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def location(hit: Hit | Record) -> str:
     """Where the picture is, as a person would write it: a path for a file, else the URI."""
-    return str(path_of(hit.uri)) if hit.uri.startswith("file:") else hit.uri
+    return str(path_of(hit.uri)) if hit.uri.startswith("file:///") else hit.uri
 
 
 def page(results: Sequence[Hits], *, title: str) -> str:
@@ -238,11 +237,16 @@ def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
         source = source or embedded(read_here(hit.uri), _SIDE)
     return {
         "kind": kind,
-        "link": hit.uri if hit.uri.startswith(_LINKED) else None,
+        "link": link(hit.uri),
         "location": printable(location(hit)),
         "name": printable(str(hit.payload.get("name") or hit.uri)),
         "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
         "source": source,
-        "width": hit.payload.get("width", 1),
-        "height": hit.payload.get("height", 1),
+        "width": _pixels(hit.payload.get("width")),
+        "height": _pixels(hit.payload.get("height")),
     }
+
+
+def _pixels(value: object) -> int:
+    """A side, for a style: a payload from elsewhere may hold anything there."""
+    return value if isinstance(value, int) and value > 0 else 1

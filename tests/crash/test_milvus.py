@@ -32,6 +32,35 @@ for number in range(100_000):
     print(number, flush=True)
 """
 
+FLUSH = f"""
+import os, sys
+from milvus_lite.storage.wal import WAL
+from tests.records import plain_record
+from sightline.stores.base import open_store
+store = open_store(sys.argv[1], dim={DIM})
+store.upsert([plain_record(n, {DIM}, call=0) for n in range({BATCH})])
+store.upsert([plain_record(n, {DIM}, call=1) for n in range(10)])
+store.write_notes("root", {{"a": {{"count": 1}}}})
+WAL.close_and_delete = lambda self: os._exit(9)
+store.engine.client.flush("killed")
+"""
+
+
+def test_a_writer_killed_before_it_removes_its_log_leaves_nothing_twice(tmp_path: Path) -> None:
+    """Milvus Lite takes the log in again, beside the file that it had made of it."""
+    url = f"milvus:{tmp_path}/lite.db?collection=killed"
+    assert subprocess.run([sys.executable, "-c", FLUSH, url], cwd=ROOT, check=False).returncode == 9
+    for _ in range(2):
+        store = open_store(url)
+        records = list(store.scan())
+        assert [record.id for record in records] == sorted(plain_record(n, DIM).id for n in range(BATCH))
+        assert store.count() == len(store.search(random_vector(DIM, 1)[None], 2 * BATCH)[0]) == BATCH
+        assert {record.payload["number"]: record.payload["call"] for record in records} == {
+            n: int(n < 10) for n in range(BATCH)
+        }
+        assert store.notes("root") == {"a": {"count": 1}}
+        store.close()
+
 
 def test_killed_writer_of_a_file_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     url = f"milvus:{tmp_path}/lite.db?collection=killed"

@@ -1,7 +1,9 @@
 """What the server does not do for strangers: fetch from its own network, wait for ever, guess at misspelt fields."""
 
+import base64
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +20,8 @@ import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
 
+from sightline.exchange.load import load
+from sightline.exchange.write import write_folder
 from sightline.index import Index
 from sightline.types import record_id
 from sightline.web.addresses import is_public
@@ -442,3 +446,84 @@ def test_of_several_uploads_the_broken_ones_are_named(tmp_path: Path, cache: Pat
         assert [error["where"] for error in answer.json["errors"]] == ["file 2 of 3, 'b.jpg'", "file 3 of 3, 'c'"]
         assert "b.jpg" in answer.json["detail"]
         assert not list(tmp_path.glob("uploads/*/*"))
+
+
+def built(path: Path, folder: Path, count: int) -> Path:
+    with Index(str(path), model="pixels") as opened:
+        opened.add(sorted(folder.glob("*.png"))[0] if count == 1 else folder)
+    return path
+
+
+def pictures_of(running: Server) -> int:
+    return int(running.ask("/api/images?k=100").json["total_estimate"])
+
+
+def test_an_index_that_is_replaced_or_deleted_is_followed_within_a_second(
+    tmp_path: Path, folder: Path, cache: Path
+) -> None:
+    path, new = built(tmp_path / "some.index", folder, 6), built(tmp_path / "new.index", folder, 1)
+    query = {"image": base64.b64encode(encoded(scene(5), "PNG")).decode()}
+    with serving(path, cache=cache) as running:
+        assert len(running.ask("/api/search", query).json["hits"]) == pictures_of(running) == 6
+        path.rename(tmp_path / "old.index")
+        new.rename(path)
+        time.sleep(1)
+        assert len(running.ask("/api/search", query).json["hits"]) == pictures_of(running) == 1
+        assert running.ask("/api/status").json["indexes"][0]["pictures"] == 1
+        assert running.ask("/readyz").status == 200
+        uploaded = running.send("/api/images", [("files", "x.png", encoded(scene(80), "PNG"))])
+        assert uploaded.status == 201, uploaded.body
+        assert pictures_of(running) == 2
+        shutil.rmtree(path)
+        time.sleep(1)
+        for answer in (running.ask("/api/search", query), running.ask("/api/images"), running.ask("/readyz")):
+            assert answer.status == 503
+        assert "no index" in running.ask("/api/search", query).json["detail"]
+        (tmp_path / "old.index").rename(path)
+        assert running.ask("/readyz").status == 200
+        assert len(running.ask("/api/search", query).json["hits"]) == 6
+
+
+@pytest.mark.parametrize("file", ["vectors-0.int8", "vectors-0.float32", "index.sqlite"])
+def test_a_shortened_file_is_an_error_and_not_the_end(tmp_path: Path, folder: Path, cache: Path, file: str) -> None:
+    path = built(tmp_path / "some.index", folder, 6)
+    query = {"image": base64.b64encode(encoded(scene(5), "PNG")).decode()}
+    with serving(path, cache=cache) as running:
+        assert running.ask("/api/search", query).status == 200
+        whole = (path / file).read_bytes()
+        os.truncate(path / file, 100)
+        for _ in range(3):
+            answer = running.ask("/api/search", query)
+            assert answer.status in (500, 503), answer.body
+            assert answer.json["detail"]
+        (path / file).write_bytes(whole)
+        assert running.ask("/api/search", query).status == 200
+        assert running.process.poll() is None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are of Unix")
+def test_indexes_and_uploads_are_for_their_owner(tmp_path: Path, folder: Path, cache: Path) -> None:
+    path = built(tmp_path / "some.index", folder, 6)
+    with serving(path, cache=cache) as running:
+        assert running.send("/api/images", [("files", "x.png", encoded(scene(81), "PNG"))]).status == 201
+        uploads = tmp_path / "some.index.uploads"
+        assert {place.stat().st_mode & 0o777 for place in (path, uploads)} == {0o700}
+        files = [*path.glob("index.sqlite*"), *path.glob("vectors-*"), *uploads.glob("*/*")]
+        assert len(files) >= 4
+        assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_imported_records_show_no_file_outside_of_the_roots(tmp_path: Path, folder: Path, cache: Path) -> None:
+    private = tmp_path / "private.png"
+    scene(70).save(private)
+    with Index(str(tmp_path / "theirs.index"), model="pixels") as theirs:
+        theirs.add(private)
+        write_folder(theirs.store, tmp_path / "files")
+    path = built(tmp_path / "some.index", folder, 6)
+    load(tmp_path / "files", str(path))
+    identity, own = record_id(private.as_uri()), record_id((folder / "1.png").as_uri())
+    for options, status in (((), 403), (("--root", str(tmp_path)), 200)):
+        with serving(path, *options, cache=cache) as running:
+            assert running.ask(f"/api/images/{identity}/file").status == status
+            assert running.ask(f"/api/images/{identity}/thumbnail?size={160 if options else 320}").status == status
+            assert running.ask(f"/api/images/{own}/file").status == 200

@@ -200,3 +200,34 @@ def test_where_nothing_can_be_written_is_said(tmp_path: Path, name: str, capsys:
     assert main(["export-index", str(tmp_path / "file" / name), "--index", str(tmp_path / "a.index")]) == 2
     assert "cannot write" in capsys.readouterr().err
     assert main(["export-index", str(tmp_path / "new" / "deep" / name), "--index", str(tmp_path / "a.index")]) == 0
+
+
+def test_imported_files_choose_no_model_of_their_own(tmp_path: Path) -> None:
+    store = store_of("memory:theirs", records(3))
+    write_folder(store, tmp_path / "folder")
+    store.close()
+    file = tmp_path / "folder" / "index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "load": "hf:somebody/model"}))
+    with pytest.raises(UsageError, match="give --model hf:somebody/model"):
+        load(tmp_path / "folder", str(tmp_path / "b.index"))
+    assert not (tmp_path / "b.index").exists()
+    assert load(tmp_path / "folder", str(tmp_path / "b.index"), model="hf:somebody/model") == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("index.json", "{", "cannot be read"),
+        ("index.json", "[" * 200_000, "cannot be read"),
+        ("records.jsonl", '{"payload": {}}\n', "line 1 of"),
+        ("records.jsonl", "[" * 200_000 + "\n", "line 1 of"),
+        ("records.jsonl", "7\n", "line 1 of"),
+    ],
+)
+def test_a_broken_file_is_named_and_no_traceback(tmp_path: Path, name: str, text: str, part: str) -> None:
+    store = store_of("memory:broken", records(3))
+    write_folder(store, tmp_path / "folder")
+    store.close()
+    (tmp_path / "folder" / name).write_text(text)
+    with pytest.raises(SourceError, match=part):
+        load(tmp_path / "folder", str(tmp_path / "b.index"))

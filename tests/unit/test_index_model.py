@@ -103,6 +103,21 @@ def test_the_bundled_model_opens_an_index_from_before(folder: Path) -> None:
         assert len(index.search("a dog")) == PICTURES
 
 
+@pytest.mark.parametrize("forgets", [False, True])
+def test_an_index_of_an_earlier_bundled_model_is_refused_and_says_what_to_do(folder: Path, forgets: bool) -> None:
+    url = str(folder / "earlier.index")
+    with Index(url, model="mini") as index:
+        index.add(folder / "photos")
+        identity = index.store.notes("index")["index"]
+        earlier = {**identity, "fingerprint": "0123456789abcdef", "pictures": "an earlier one"}
+        index.store.write_notes("index", {"index": earlier})
+    if forgets:
+        _forget_the_picture_fingerprint(url)
+    for model in (None, "mini", "auto"):
+        with pytest.raises(IndexMismatch, match="sightline index FOLDER --index NEW --model mini"):
+            Index(url, model=model).search("a dog")
+
+
 def test_encoders_of_others_are_told_apart_by_name_and_fingerprint(folder: Path) -> None:
     """They may all call their fingerprint 1."""
     one, other = load_encoder("pixels"), load_encoder("pixels")

@@ -198,7 +198,7 @@ def has_graph_now(store: PgvectorStore) -> bool:
 def test_url_gives_libpq_its_options_and_hides_the_password() -> None:
     server = parse_server("postgresql://ada:s3cret@db.example:5433/pics?table=photos&sslmode=require&patience_s=3&m=8")
     assert server.name == "postgresql://ada:***@db.example:5433/pics?table=photos"
-    assert (server.table, server.timeout_s, server.m) == ("photos", 3, 8)
+    assert (server.table, server.options["patience_s"], server.options["m"]) == ("photos", 3, 8)
     expected = {"user": "ada", "password": "s3cret", "host": "db.example", "port": "5433", "dbname": "pics"}
     assert expected.items() <= server.connect.items()
     assert server.connect["sslmode"] == "require"

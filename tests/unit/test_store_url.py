@@ -6,21 +6,31 @@ import pytest
 
 from sightline.errors import UsageError
 from sightline.stores.base import open_store
-from sightline.stores.url import StoreUrl, parse_address
+from sightline.stores.url import Option, StoreUrl, parse_address
+
+OPTIONS: dict[str, Option] = {
+    "shards": 1,
+    "replicas": 1,
+    "tls": False,
+    "grpc": False,
+    "ordering": ("weak", "strong"),
+    "port": int,
+}
 
 
 def test_every_part_of_a_url_is_found() -> None:
-    address = parse_address("qdrant://me:s%2Fcret@host:6333/pictures?shards=2&tls=true", ["shards", "tls"])
+    address = parse_address("qdrant://me:s%2Fcret@host:6333/pictures?shards=2&tls=true", OPTIONS)
     assert (address.scheme, address.host, address.port, address.name) == ("qdrant", "host", 6333, "pictures")
     assert (address.user, address.key) == ("me", "s/cret")
-    assert address.number("shards", 1) == 2
-    assert address.number("replicas", 1) == 1
-    assert address.is_on("tls")
-    assert not address.is_on("grpc")
+    assert address.options["shards"] == 2
+    assert address.options["replicas"] == 1
+    assert address.options["tls"]
+    assert not address.options["grpc"]
+    assert (address.options["ordering"], address.options["port"]) == ("weak", None)
 
 
 def test_the_key_stays_out_of_every_text() -> None:
-    address = parse_address("qdrant://:secret@[::1]:6333/pictures", [])
+    address = parse_address("qdrant://:secret@[::1]:6333/pictures", {})
     assert address.text == "qdrant://:***@[::1]:6333/pictures"
     assert "secret" not in repr(address)
     assert str(StoreUrl("qdrant://:secret@host/a")) == "qdrant://:***@host/a"
@@ -34,9 +44,9 @@ def test_the_key_stays_out_of_every_text() -> None:
 
 def test_the_key_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("secret\nsecond line\n")
-    assert parse_address(f"qdrant://host/a?key_file={tmp_path / 'key'}", []).key == "secret"
+    assert parse_address(f"qdrant://host/a?key_file={tmp_path / 'key'}", {}).key == "secret"
     with pytest.raises(UsageError, match="one line"):
-        parse_address(f"qdrant://host/a?key_file={tmp_path / 'nothing'}", [])
+        parse_address(f"qdrant://host/a?key_file={tmp_path / 'nothing'}", {})
 
 
 def test_a_key_from_elsewhere_fills_a_url_without_one() -> None:
@@ -57,12 +67,10 @@ def test_a_key_from_elsewhere_fills_a_url_without_one() -> None:
 )
 def test_what_is_no_address_is_refused(url: str, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        parse_address(url, ["shards"])
+        parse_address(url, {"shards": 1})
 
 
-def test_options_of_the_wrong_kind_are_refused() -> None:
-    address = parse_address("qdrant://host/a?shards=two&tls=perhaps", ["shards", "tls"])
-    with pytest.raises(UsageError, match="shards=two"):
-        address.number("shards", 1)
-    with pytest.raises(UsageError, match="tls=perhaps"):
-        address.is_on("tls")
+@pytest.mark.parametrize("option", ["shards=two", "tls=perhaps", "ordering=best", "port=x"])
+def test_options_of_the_wrong_kind_are_refused(option: str) -> None:
+    with pytest.raises(UsageError, match=option):
+        parse_address(f"qdrant://host/a?{option}", OPTIONS)

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from sightline.errors import ExtraMissing, SightlineError, UsageError
 from sightline.images.read import read
-from sightline.pages import render
+from sightline.pages import link, render
 from sightline.sources.base import read_here
 from sightline.text import printable
 from sightline.types import Payload, Record, Vectors
@@ -74,7 +74,7 @@ def page(records: Sequence[Record], places: NDArray[np.float32], *, title: str, 
         "title": title,
         "places": np.round(places.astype(float), 4).tolist(),
         "names": [printable(str(record.payload.get("name") or record.uri.rpartition("/")[2])) for record in records],
-        "uris": [record.uri for record in records],
+        "uris": [link(record.uri) or "" for record in records],
         "colours": {field: {"names": names, "of": of_each} for field, (names, of_each) in values.items()},
         "tile": _TILE,
         "across": _ACROSS,

@@ -2,7 +2,8 @@
 
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,17 +59,24 @@ class ModelEstimate:
 
 def sample_folder(folder: str | Path) -> FolderSample:
     """Count the pictures of a folder and time a few of them; raises `SourceError` where there is none."""
-    count, few = _reservoir(open_source(folder))
+    rng, few, pictures = random.Random(_SEED), list[Item](), 0
+    for pictures, item in enumerate(open_source(folder), 1):  # each is as likely as any other: reservoir sampling
+        if len(few) < _SAMPLE:
+            few.append(item)
+        elif (place := rng.randrange(pictures)) < _SAMPLE:
+            few[place] = item
     if not few:
         raise SourceError(f"no picture found in {folder}: check the path")
-    contents = [data for item in few if (data := _bytes(item)) is not None]
-    times = {side: [_decode_s(data, side) for data in contents] for side in _SIZES}
-    good = [[taken for taken in taken_s if taken is not None] for taken_s in times.values()]
-    if not all(good):
+    contents = list[bytes]()
+    for item in few:
+        with suppress(OSError, SourceError):
+            contents.append(item.read())
+    times = {side: [taken for data in contents if (taken := _decode_s(data, side)) is not None] for side in _SIZES}
+    if not all(times.values()):
         raise SourceError(f"none of {len(few)} files of {folder} can be read, expected pictures: open one of them")
-    decode_s = {side: sum(some) / len(some) for side, some in zip(_SIZES, good, strict=True)}
+    decode_s = {side: sum(taken) / len(taken) for side, taken in times.items()}
     mean_bytes = sum(map(len, contents)) / len(contents)
-    return FolderSample(count, mean_bytes, decode_s, len(few), len(few) - len(good[0]))
+    return FolderSample(pictures, mean_bytes, decode_s, len(few), len(few) - len(times[_SIZES[0]]))
 
 
 def estimates(sample: FolderSample, hub: Hub, *, names: Sequence[str] = ()) -> list[ModelEstimate]:
@@ -105,25 +113,6 @@ def _estimate(
         download_mb=0 if is_here(entry, hub) else entry.size_mb,
         recall=entry.coco_recall_at_1,
     )
-
-
-def _reservoir(items: Iterable[Item]) -> tuple[int, list[Item]]:
-    """How many there are, and a few of them, each as likely as any other (reservoir sampling)."""
-    rng, few, count = random.Random(_SEED), list[Item](), 0
-    for item in items:
-        count += 1
-        if len(few) < _SAMPLE:
-            few.append(item)
-        elif (place := rng.randrange(count)) < _SAMPLE:
-            few[place] = item
-    return count, few
-
-
-def _bytes(item: Item) -> bytes | None:
-    try:
-        return item.read()
-    except (OSError, SourceError):
-        return None
 
 
 def _decode_s(data: bytes, side: int) -> float | None:

@@ -3,10 +3,10 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,10 @@ from sightline.index import Index
 from sightline.ingest import Options, ingest
 from sightline.sources.base import open_source
 from sightline.sources.files import file_uri
-from sightline.stores.base import Store, open_store
+from sightline.stores.base import open_store
 from sightline.types import FAILURE, Vectors, record_id
 
+_Result = TypeVar("_Result")
 _CUTS = (1, 5, 10)
 _WORST = 20
 _SHOWN = 5
@@ -86,29 +87,28 @@ class ModelResult:
         facts = {"images_per_s": self.images_per_s, "ms_per_text": self.ms_per_text}
         rounded = {name: round(value, 2) if value is not None else None for name, value in facts.items()}
         sizes = {"dim": self.dim, "size_bytes": self.size_bytes, "memory_bytes": self.memory_bytes}
-        return {
-            "name": self.name,
-            **means,
-            **rounded,
-            **sizes,
-            "unreadable": self.unreadable,
-            "intervals": spans,
-        }
+        return {"name": self.name, **means, **rounded, **sizes, "unreadable": self.unreadable, "intervals": spans}
 
 
 def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: Options | None = None) -> ModelResult:
     """Measure a model. Vectors are kept in the folder `cache` and found there the next time."""
-    memory = memory_bytes(encoder)
+    memory, folder = memory_bytes(encoder), getattr(encoder, "folder", None)
+    files = [file for file in folder.rglob("*") if file.is_file()] if isinstance(folder, Path) else None
     found = image_vectors(encoder, judgements.images, cache, options=options)
     images = [judgements.images[position] for position in found.positions]
-    pairs, grades = _among(judgements, found.positions)
+    place = np.full(len(judgements.images), -1)  # of each picture among those that could be read
+    place[list(found.positions)] = np.arange(len(images))
+    kept = place[judgements.pairs[:, 1]] >= 0
+    pairs, grades = judgements.pairs[kept], judgements.grades[kept]
+    pairs = np.column_stack([pairs[:, 0], place[pairs[:, 1]]])
+    labels = pairs[np.argsort(pairs[:, 1], kind="stable"), 0]  # the class of each picture, where there are classes
     measured = ModelResult(
         name=encoder.name,
         dim=encoder.dim,
-        tasks={"image_to_image": _same_class(found.vectors, _labels(pairs))} if judgements.is_classes else {},
+        tasks={"image_to_image": _same_class(found.vectors, labels)} if judgements.is_classes else {},
         images_per_s=found.images_per_s,
         ms_per_text=None,
-        size_bytes=size_bytes(encoder),
+        size_bytes=sum(file.stat().st_size for file in files) if files is not None else None,
         memory_bytes=memory,
         unreadable=len(judgements.images) - len(images),
     )
@@ -116,15 +116,31 @@ def evaluate(encoder: Encoder, judgements: Judgements, cache: Path, *, options: 
         texts = text_vectors(encoder, judgements.queries, cache)
     except TextNotSupported:
         return measured
+    every_image = np.arange(len(images))
     ranked = metrics.rankings(texts, found.vectors, pairs, grades)
-    measured.tasks["text_to_image"] = Task(_figures(ranked), _first_image(ranked, pairs))
+    of_picture = np.full(ranked.queries, -1)  # the one it was written for: its five captions are drawn together
+    of_picture[pairs[::-1, 0]] = pairs[::-1, 1]
+    measured.tasks["text_to_image"] = Task(_figures(ranked), of_picture)
     if judgements.is_classes:
-        measured.tasks["classification"] = _classification(found.vectors, texts, _labels(pairs))
+        scores = found.vectors @ texts.T  # (n, dim) @ (dim, classes) -> (n, classes)
+        values = {f"top{k}": metrics.top_accuracy(scores, labels, k) for k in (1, 5)}
+        measured.tasks["classification"] = Task(values, every_image)
     else:
         backwards = metrics.rankings(found.vectors, texts, pairs[:, ::-1], grades)
-        measured.tasks["image_to_text"] = Task(_figures(backwards), np.arange(len(images)))
-    worst = _worst(ranked, texts, found.vectors, judgements.queries, images, pairs)
-    return replace(measured, ms_per_text=ms_per_text(encoder, judgements.queries), worst=worst)
+        measured.tasks["image_to_text"] = Task(_figures(backwards), every_image)
+    first = np.zeros(ranked.queries, np.int64)  # the rank of the first right picture
+    first[ranked.query[::-1]] = ranked.rank[::-1]
+    worst = [
+        Miss(
+            judgements.queries[query],
+            int(first[query]),
+            [images[at] for at in np.argsort(-(found.vectors @ texts[query]), kind="stable")[:_SHOWN]],
+            [images[at] for at in pairs[pairs[:, 0] == query, 1][:_SHOWN]],
+        )
+        for query in np.argsort(-first, kind="stable")[:_WORST]
+    ]
+    _, spent_ms = _timed(lambda text: encoder.encode_texts([text]), judgements.queries[:_TIMED_TEXTS])
+    return replace(measured, ms_per_text=float(np.median(spent_ms[1:] or spent_ms)), worst=worst)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +163,12 @@ def store_recall(index: Index, *, sample: int = 200, k: int = 10, seed: int = 0)
     if index.count() == 0:
         raise UsageError(f"{index.url} is empty: index a folder first")
     queries = sample_queries(index.store, index.encoder, sample, seed=seed)
-    return [_recall_of_kind(index.store, kind, vectors, k) for kind, vectors in queries.items()]
+    measured = list[StoreRecall]()
+    for kind, vectors in queries.items():
+        found, spent_ms = _timed(lambda vector: index.store.search(vector[None], k)[0], vectors)
+        share = recall(found, exact_scores(index.store, vectors, k))
+        measured.append(StoreRecall(kind, len(vectors), k, share, float(np.median(spent_ms))))
+    return measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +239,14 @@ def image_vectors(encoder: Encoder, images: Sequence[Path], cache: Path, *, opti
         summary = ingest(items, encoder, store, options=options or Options(), seen=set())
         if summary.encoded >= _ENOUGH_TO_TIME:
             store.write_notes(_SPEED, {_SPEED: {"images_per_s": summary.encoded / summary.seconds}})
-        return _fetched(store, images)
+        ids = [record_id(file_uri(image)) for image in images]
+        records = {record.id: record.vector for record in store.fetch(ids)}
+        positions = [position for position, identity in enumerate(ids) if identity in records]
+        if not positions:
+            reasons = {note["reason"] for note in store.notes(FAILURE).values()}
+            raise SourceError(f"none of {len(images)} pictures could be read ({'; '.join(sorted(reasons)[:3])})")
+        speed = store.notes(_SPEED).get(_SPEED, {}).get("images_per_s")
+        return Encoded(np.stack([records[ids[position]] for position in positions]), positions, speed)
     finally:
         store.close()
 
@@ -241,14 +269,6 @@ def text_vectors(encoder: Encoder, texts: Sequence[str], cache: Path) -> Vectors
     return vectors
 
 
-def size_bytes(encoder: Encoder) -> int | None:
-    """The files of the model; None for one that has no folder."""
-    folder = getattr(encoder, "folder", None)
-    if not isinstance(folder, Path):
-        return None
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def memory_bytes(encoder: Encoder) -> int | None:
     """How much the process grows by loading both towers and running them once; None where the system does not say.
 
@@ -263,25 +283,6 @@ def memory_bytes(encoder: Encoder) -> int | None:
     return None if before is None or after is None else max(0, after - before)
 
 
-def ms_per_text(encoder: Encoder, texts: Sequence[str]) -> float:
-    """The median time of one text, in milliseconds, the first left out."""
-    spent = []
-    for text in list(texts[:_TIMED_TEXTS]) or [""]:
-        began = time.perf_counter()
-        encoder.encode_texts([text])
-        spent.append((time.perf_counter() - began) * 1e3)
-    return float(np.median(spent[1:] or spent))
-
-
-def _among(judgements: Judgements, positions: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The pairs whose picture could be read, with positions among those: (p, 2) and (p,)."""
-    new = np.full(len(judgements.images), -1)
-    new[list(positions)] = np.arange(len(positions))
-    kept = new[judgements.pairs[:, 1]] >= 0
-    pairs = judgements.pairs[kept]
-    return np.column_stack([pairs[:, 0], new[pairs[:, 1]]]), judgements.grades[kept]
-
-
 def _figures(ranked: Rankings) -> dict[str, Values]:
     """The figures of the JSON; recall@k is that of the CLIP papers: any right answer among the first k counts."""
     return {
@@ -291,13 +292,6 @@ def _figures(ranked: Rankings) -> dict[str, Values]:
         "ndcg@10": metrics.ndcg(ranked, 10),
         "precision@10": metrics.precision(ranked, 10),
     }
-
-
-def _first_image(ranked: Rankings, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The group of each query: the picture it was written for, so that the five captions of one are drawn together."""
-    groups = np.full(ranked.queries, -1)
-    groups[pairs[::-1, 0]] = pairs[::-1, 1]
-    return groups
 
 
 def _same_class(vectors: Vectors, labels: NDArray[np.int64]) -> Task:
@@ -310,47 +304,6 @@ def _same_class(vectors: Vectors, labels: NDArray[np.int64]) -> Task:
     return Task(_figures(ranked), np.arange(len(labels)))
 
 
-def _classification(vectors: Vectors, texts: Vectors, labels: NDArray[np.int64]) -> Task:
-    scores = vectors @ texts.T  # (n, dim) @ (dim, classes) -> (n, classes)
-    values = {f"top{k}": metrics.top_accuracy(scores, labels, k) for k in (1, 5)}
-    return Task(values, np.arange(len(labels)))
-
-
-def _labels(pairs: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The class of each picture, in the pictures' order."""
-    labels: NDArray[np.int64] = pairs[np.argsort(pairs[:, 1], kind="stable"), 0]
-    return labels
-
-
-def _worst(
-    ranked: Rankings,
-    texts: Vectors,
-    gallery: Vectors,
-    queries: Sequence[str],
-    images: Sequence[Path],
-    pairs: NDArray[np.int64],
-) -> list[Miss]:
-    """The queries whose first right picture comes last."""
-    first = np.zeros(ranked.queries, np.int64)
-    first[ranked.query[::-1]] = ranked.rank[::-1]
-    misses = []
-    for query in np.argsort(-first, kind="stable")[:_WORST]:
-        best = np.argsort(-(gallery @ texts[query]), kind="stable")[:_SHOWN]  # (n, dim) @ (dim,) -> (n,)
-        expected = [images[position] for position in pairs[pairs[:, 0] == query, 1][:_SHOWN]]
-        misses.append(Miss(queries[query], int(first[query]), [images[at] for at in best], expected))
-    return misses
-
-
-def _recall_of_kind(store: Store, kind: str, queries: Vectors, k: int) -> StoreRecall:
-    truth = exact_scores(store, queries, k)
-    found, spent = [], []
-    for vector in queries:
-        began = time.perf_counter()
-        found += store.search(vector[None], k)
-        spent.append((time.perf_counter() - began) * 1e3)
-    return StoreRecall(kind, len(queries), k, recall(found, truth), float(np.median(spent)))
-
-
 def _resident_bytes() -> int | None:
     try:
         return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
@@ -358,15 +311,14 @@ def _resident_bytes() -> int | None:
         return None
 
 
-def _fetched(store: Store, images: Sequence[Path]) -> Encoded:
-    ids = [record_id(file_uri(image)) for image in images]
-    records = {record.id: record.vector for record in store.fetch(ids)}
-    positions = [position for position, identity in enumerate(ids) if identity in records]
-    if not positions:
-        reasons = {note["reason"] for note in store.notes(FAILURE).values()}
-        raise SourceError(f"none of {len(images)} pictures could be read ({'; '.join(sorted(reasons)[:3])})")
-    speed = store.notes(_SPEED).get(_SPEED, {}).get("images_per_s")
-    return Encoded(np.stack([records[ids[position]] for position in positions]), positions, speed)
+def _timed(call: Callable[[Any], _Result], arguments: Iterable[Any]) -> tuple[list[_Result], list[float]]:
+    """What each call gives, and the milliseconds that it takes."""
+    results, spent_ms = list[_Result](), list[float]()
+    for argument in arguments:
+        began = time.perf_counter()
+        results.append(call(argument))
+        spent_ms.append((time.perf_counter() - began) * 1e3)
+    return results, spent_ms
 
 
 def _safe(name: str) -> str:

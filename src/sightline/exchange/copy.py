@@ -18,7 +18,12 @@ from sightline.types import FAILURE, Record, chunks
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
 _WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine
 _WAITING = 2  # batches in memory besides: 16 MB each
-_KINDS = ("index", "root", FAILURE)  # the notes that make an index; what a store measured of itself stays behind
+_KINDS = (
+    "index",
+    "root",
+    "imported",
+    FAILURE,
+)  # the notes that make an index; what a store measured of itself stays behind
 
 
 @dataclass(frozen=True, slots=True)

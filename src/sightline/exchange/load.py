@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.encoders.base import load_encoder
+from sightline.encoders.catalog import catalog
 from sightline.encoders.hub import Hub
-from sightline.errors import IndexMismatch, SourceError, UsageError
+from sightline.errors import IndexMismatch, SourceError, UsageError, summary
 from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
 from sightline.filters.documents import load_payload
 from sightline.index import Index
@@ -54,7 +56,8 @@ def load(
     saved, url = open_saved(path), StoreUrl(url)
     store = _store_for(saved, path, url, model, hub)
     written = 0
-    try:
+    try:  # a server shows files that such records name only below its own folders
+        store.write_notes("imported", {path.absolute().as_uri(): {"when": datetime.now(UTC).isoformat("T", "seconds")}})
         for few in chunks(saved.records(), BATCH_RECORDS):
             store.upsert(few)
             written += len(few)
@@ -84,15 +87,31 @@ def open_saved(path: Path) -> Saved:
 
 def _folder(path: Path) -> Saved:
     vectors = _mapped(path / VECTORS)
-    identity = json.loads((path / IDENTITY).read_text("utf-8")) if (path / IDENTITY).is_file() else {}
+    file = path / IDENTITY
+    identity = _parsed(file.read_bytes(), file) if file.is_file() else {}
 
     def rows() -> Iterator[tuple[str, Payload]]:
         with (path / RECORDS).open(encoding="utf-8") as lines:
-            for line in lines:
-                row = load_payload(line)
-                yield str(row["uri"]), row["payload"]  # type: ignore[misc]
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = load_payload(line)
+                    yield str(row["uri"]), row["payload"]  # type: ignore[misc]
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
+                    raise SourceError(
+                        f"line {number} of {path / RECORDS} is no record ({summary(error)}), expected JSON with uri "
+                        "and payload: write it again"
+                    ) from error
 
     return Saved(vectors.shape[1], lambda: _joined(path, vectors, rows()), identity)
+
+
+def _parsed(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SourceError(
+            f"what {file} says of its model cannot be read ({summary(error)}), expected JSON: write it again"
+        ) from error
 
 
 def _clip_retrieval(path: Path, files: list[Path]) -> Saved:
@@ -122,7 +141,7 @@ def _parquet(path: Path) -> Saved:
             f"{path} has the columns {', '.join(table.columns)}, expected a vector ({', '.join(_VECTORS)}) and a URI "
             f"or path ({', '.join(_URIS)}): rename them"
         )
-    identity = json.loads((schema.metadata or {}).get(b"sightline", b"{}"))
+    identity = _parsed((schema.metadata or {}).get(b"sightline", b"{}"), path)
     kinds = {name: (schema.field(name).metadata or {}).get(b"kind", b"").decode() for name in table.columns}
 
     def records() -> Iterator[Record]:
@@ -198,6 +217,11 @@ def _number(path: Path) -> int:
 def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> Store:
     if not saved.identity:
         _make(saved, path, url, model, hub)
+    elif (maker := str(saved.identity.get("load"))) not in (*catalog(), model):
+        raise UsageError(
+            f"{path} names the model {maker!r}, expected one of those that sightline models lists: if you trust it, "
+            f"give --model {maker}"
+        )
     store = open_store(url, dim=saved.dim)
     there = store.notes("index").get("index", {})
     identity = {name: value for name, value in saved.identity.items() if name != "dim"}

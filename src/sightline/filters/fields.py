@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from difflib import get_close_matches
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from sightline.errors import WhereError
 from sightline.filters.dates import Span, compare_times, is_date, is_local_time, read_time
@@ -21,6 +22,7 @@ USUAL: Mapping[str, str] = {
 }
 """What indexing writes: a filter on these is no mistake, even if no picture of this index happens to have one."""
 
+_Look: TypeAlias = Callable[[str, frozenset[str]], frozenset[str]]
 _HIDDEN = frozenset({"stamp"})
 _ENOUGH = 20  # pictures with a field, for the kinds of its values
 _LOOKED_AT = 1000  # pictures, before a filter is said to be wrong
@@ -33,10 +35,6 @@ _CONDITION = re.compile(r"\s*([\w.-]+(?: +[\w.-]+)*)\s*([<>=!~]+)\s*(.*?)\s*", r
 _SEVERAL = re.compile(r"\s(?:and|or|&&?|\|\|?)\s+[\w.-]+\s*[<>=!]=?", re.IGNORECASE)
 _SAMPLES = "width>=800, color=red, taken>=2024-05"
 _EXPECTED = {"number": "a number", "truth": "true or false", "text": "text"}
-
-
-class _NotKnown(Exception):
-    """The pictures would have to be asked."""
 
 
 class Fields:
@@ -55,26 +53,25 @@ class Fields:
         `WhereError` for what cannot be understood, a field that no picture has, and a value of a kind that its field
         does not hold. Pictures are asked for a field once. Where there are none, any field is taken.
         """
-        return _Reading(self._look).read(where)
+        return _read(where, self._look)
 
     def read_known(self, where: Filter) -> Where | None:
         """The same without asking for pictures; None where that is needed."""
         try:
-            return _Reading(self._recall).read(where)
-        except _NotKnown:
+            return _read(where, self._recall)
+        except LookupError:
             return None
 
     def _recall(self, name: str, wanted: frozenset[str]) -> frozenset[str]:
         for known in (self._kinds.get(name, frozenset()), frozenset({USUAL.get(name, "")})):
             if known & wanted:
                 return known
-        raise _NotKnown
+        raise LookupError(name)
 
     def _look(self, name: str, wanted: frozenset[str]) -> frozenset[str]:
-        try:
+        """The kinds of values that a field holds, one of those that are wanted among them if there are such."""
+        with suppress(LookupError):
             return self._recall(name, wanted)
-        except _NotKnown:
-            pass
         found = set[str]()
         for number, payload in enumerate(islice(self._having(name), _LOOKED_AT)):
             value = payload[name]
@@ -104,80 +101,80 @@ class Fields:
         raise WhereError(f"no picture has the field {name[:60]!r}, expected one of {listed}: {advice}")
 
 
-class _Reading:
-    """One filter read; `look` gives the kinds of values that a field holds, one of some kinds if there are such."""
+def _read(where: Filter, look: _Look) -> Where:
+    read: Where = _read_part(where, 0, look)
+    parse_where(read)
+    return read
 
-    def __init__(self, look: Callable[[str, frozenset[str]], frozenset[str]]) -> None:
-        self._look = look
 
-    def read(self, where: Filter) -> Where:
-        read: Where = self._filter(where, 0)
-        parse_where(read)
-        return read
+def _read_part(where: Any, depth: int, look: _Look) -> Any:
+    if depth > _DEEPEST:
+        raise WhereError(f"the filter is nested more than {_DEEPEST} levels deep, expected fewer: flatten it")
+    where = _read_typed(where) if isinstance(where, str) else where
+    if not isinstance(where, Mapping):
+        return where
+    plain, parts = dict[Any, Any](), list[Where]()
+    for name, operand in where.items():
+        if name in ("$and", "$or") and isinstance(operand, list | tuple):
+            plain[name] = [_read_part(part, depth + 1, look) for part in operand]
+        elif name == "$not":
+            plain[name] = _read_part(operand, depth + 1, look)
+        elif not isinstance(name, str) or name.startswith("$") or not name:
+            plain[name] = operand
+        else:
+            conditions, more = _read_field(name, operand, depth, look)
+            plain |= {name: conditions} if conditions != {} or not more else {}
+            parts += more
+    return {"$and": [*([plain] if plain else []), *parts]} if parts else plain
 
-    def _filter(self, where: Any, depth: int) -> Any:
-        if depth > _DEEPEST:
-            raise WhereError(f"the filter is nested more than {_DEEPEST} levels deep, expected fewer: flatten it")
-        where = _read_typed(where) if isinstance(where, str) else where
-        if not isinstance(where, Mapping):
-            return where
-        plain, parts = dict[Any, Any](), list[Where]()
-        for name, operand in where.items():
-            if name in ("$and", "$or") and isinstance(operand, list | tuple):
-                plain[name] = [self._filter(part, depth + 1) for part in operand]
-            elif name == "$not":
-                plain[name] = self._filter(operand, depth + 1)
-            elif not isinstance(name, str) or name.startswith("$") or not name:
-                plain[name] = operand
-            else:
-                conditions, more = self._field(name, operand, depth)
-                plain |= {name: conditions} if conditions != {} or not more else {}
-                parts += more
-        return {"$and": [*([plain] if plain else []), *parts]} if parts else plain
 
-    def _field(self, name: str, operand: Any, depth: int) -> tuple[Any, list[Where]]:
-        """The conditions on a field that stay as they are, and what stands for those on times."""
-        if not name.isprintable() or '"' in name or "\\" in name:
-            raise WhereError(
-                f"a field of the filter is {name!r}, expected a name without quotes, backslashes and control "
-                "characters: no picture has such a field"
-            )
-        if not isinstance(operand, Mapping) or operand.keys() == {TIME}:
-            read = self._condition(name, "$eq", operand)
-            return ({}, [read[1]]) if read[1] is not None else (read[0], [])
-        conditions, parts = dict[Any, Any](), list[Where]()
-        for operator, value in operand.items():
-            if operator == "$not" and isinstance(value, Mapping):
-                parts.append({"$not": self._filter({name: value}, depth + 1)})
-                continue
-            read = self._condition(name, operator, value)
-            if read[1] is not None:
-                parts.append(read[1])
-            else:
-                conditions[operator] = read[0]
-        return conditions, parts
+def _read_field(name: str, operand: Any, depth: int, look: _Look) -> tuple[Any, list[Where]]:
+    """The conditions on a field that stay as they are, and what stands for those on times."""
+    if not name.isprintable() or '"' in name or "\\" in name:
+        raise WhereError(
+            f"a field of the filter is {name!r}, expected a name without quotes, backslashes and control "
+            "characters: no picture has such a field"
+        )
+    if not isinstance(operand, Mapping) or operand.keys() == {TIME}:
+        value, instead = _read_condition(name, "$eq", operand, look)
+        return ({}, [instead]) if instead is not None else (value, [])
+    conditions, parts = dict[Any, Any](), list[Where]()
+    for operator, operand_of in operand.items():
+        if operator == "$not" and isinstance(operand_of, Mapping):
+            parts.append({"$not": _read_part({name: operand_of}, depth + 1, look)})
+            continue
+        value, instead = _read_condition(name, operator, operand_of, look)
+        if instead is not None:
+            parts.append(instead)
+        else:
+            conditions[operator] = value
+    return conditions, parts
 
-    def _condition(self, name: str, operator: Any, operand: Any) -> tuple[Any, Where | None]:
-        """The operand as the field's kind has it, or the filter that stands for a condition on times."""
-        is_list = isinstance(operand, list | tuple | set | frozenset)
-        if operator not in (_MANY if is_list else _SINGLE):
-            return operand, None
-        values = list(operand) if is_list else [operand]
-        readings = [_kinds_of(value) for value in values]
-        if not values or not all(readings):  # what no payload holds is refused where all values are checked
-            return operand, None
-        held = self._look(name, frozenset().union(*readings))
-        if held and not any(kinds & held for kinds in readings):
-            raise _wrong_kind(name, values[0], held)
-        read = [_as_kind(name, value, kinds, held) for value, kinds in zip(values, readings, strict=True)]
-        if not any(isinstance(value, Span) for value in read):
-            return (read if is_list else read[0]), None
-        base = {"$ne": "$eq", "$in": "$eq", "$nin": "$eq"}.get(operator, operator)
-        parts = [
-            compare_times(name, base, value) if isinstance(value, Span) else {name: {base: value}} for value in read
-        ]
-        whole = parts[0] if len(parts) == 1 else {"$or": parts}
-        return None, {"$not": whole} if operator in ("$ne", "$nin") else whole
+
+def _read_condition(name: str, operator: Any, operand: Any, look: _Look) -> tuple[Any, Where | None]:
+    """The operand as the field's kind has it, or the filter that stands for a condition on times."""
+    is_list = isinstance(operand, list | tuple | set | frozenset)
+    if operator not in (_MANY if is_list else _SINGLE):
+        return operand, None
+    values = list(operand) if is_list else [operand]
+    readings = [_kinds_of(value) for value in values]
+    if not values or not all(readings):  # what no payload holds is refused where all values are checked
+        return operand, None
+    held = look(name, frozenset().union(*readings))
+    if held and not any(kinds & held for kinds in readings):
+        shown = repr(str(values[0])) if isinstance(values[0], str | date) else repr(values[0])
+        if "time" in held:
+            raise WhereError(f"{shown} is not a valid date, expected YYYY, YYYY-MM or YYYY-MM-DD for {name!r}")
+        expected = " or ".join(_EXPECTED[kind] for kind in sorted(held))
+        advice = ": put it in quotes" if held == {"text"} else ""
+        raise WhereError(f"{shown} is not {expected}, which {name!r} holds{advice}")
+    read = [_as_kind(name, value, kinds, held) for value, kinds in zip(values, readings, strict=True)]
+    if not any(isinstance(value, Span) for value in read):
+        return (read if is_list else read[0]), None
+    base = {"$ne": "$eq", "$in": "$eq", "$nin": "$eq"}.get(operator, operator)
+    parts = [compare_times(name, base, value) if isinstance(value, Span) else {name: {base: value}} for value in read]
+    whole = parts[0] if len(parts) == 1 else {"$or": parts}
+    return None, {"$not": whole} if operator in ("$ne", "$nin") else whole
 
 
 def _kinds_of(value: Any) -> frozenset[str]:
@@ -205,18 +202,6 @@ def _as_kind(name: str, value: Any, kinds: frozenset[str], held: frozenset[str])
     if isinstance(value, _Unquoted):
         return _natural(value) if own in possible else str(value)
     return value
-
-
-def _wrong_kind(name: str, value: Any, held: frozenset[str]) -> WhereError:
-    if "time" in held:
-        return WhereError(f"{_shown(value)} is not a valid date, expected YYYY, YYYY-MM or YYYY-MM-DD for {name!r}")
-    expected = " or ".join(_EXPECTED[kind] for kind in sorted(held))
-    advice = ": put it in quotes" if held == {"text"} else ""
-    return WhereError(f"{_shown(value)} is not {expected}, which {name!r} holds{advice}")
-
-
-def _shown(value: Any) -> str:
-    return repr(str(value)) if isinstance(value, str | date) else repr(value)
 
 
 class _Unquoted(str):

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
@@ -18,12 +18,16 @@ LARGEST_INTEGER = 2**53 - 1
 
 _FIELD_OPERATORS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte", "$in", "$nin", "$exists", "$not")
 _TOP_OPERATORS = ("$and", "$or", "$not", "$match")
-_ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
+ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "$gt": lambda value, bound: bool(value > bound),
     "$gte": lambda value, bound: bool(value >= bound),
     "$lt": lambda value, bound: bool(value < bound),
     "$lte": lambda value, bound: bool(value <= bound),
 }
+"""Whether a value stands so to a bound of its kind."""
+SYMBOLS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+"""The same as most query languages write it."""
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,7 @@ def matches(payload: Payload, where: Where | Node) -> bool:
         case In(field, values):
             return any(_equal(element, value) for element in _elements(payload, field) for value in values)
         case Compare(field, operator, bound):
-            ordering, kind = _ORDERINGS[operator], kind_of(bound)
+            ordering, kind = ORDERINGS[operator], kind_of(bound)
             return any(kind_of(value) == kind and ordering(value, bound) for value in _elements(payload, field))
         case Exists(field):
             return field in payload
@@ -140,6 +144,19 @@ def kind_of(value: object) -> str:
     return "text" if isinstance(value, str) else "time" if isinstance(value, datetime) else ""
 
 
+def by_kind(values: Sequence[Scalar]) -> dict[str, list[Any]]:
+    """The values of each kind, as `kind_of` calls it: engines compare one kind at a time."""
+    found: dict[str, list[Any]] = {}
+    for value in values:
+        found.setdefault(kind_of(value), []).append(value)
+    return found
+
+
+def microseconds(moment: datetime) -> int:
+    """Since 1970 in UTC: the integer by which engines compare times."""
+    return (moment - EPOCH) // timedelta(microseconds=1)
+
+
 def _elements(payload: Payload, field: str) -> Sequence[object]:
     value = payload.get(field, [])
     return value if isinstance(value, list) else [value]
@@ -152,23 +169,26 @@ def _equal(left: object, right: object) -> bool:
 def _top(name: object, operand: Any) -> Node:
     if not isinstance(name, str) or not name:
         raise WhereError(f'a field of the filter is {name!r}, expected text: write it like {{"color": "red"}}')
-    match name:
-        case "$and":
-            return And(_wheres(name, operand))
-        case "$or":
-            return Or(_wheres(name, operand))
-        case "$not":
-            return Not(parse_where(operand))
-        case "$match":
-            return _match(operand)
+    if name in ("$and", "$or"):
+        if not isinstance(operand, list | tuple) or not operand:
+            raise WhereError(f"{name} is {operand!r}, expected a list of at least one filter: put them in brackets")
+        parts = tuple(parse_where(where) for where in operand)
+        return And(parts) if name == "$and" else Or(parts)
+    if name == "$not":
+        return Not(parse_where(operand))
+    if name == "$match":
+        words = tuple(dict.fromkeys(words_of(operand))) if isinstance(operand, str) else ()
+        if not words:
+            raise WhereError(f"$match is {operand!r}, expected words to look for: write at least one")
+        return Match(words)
     if name.startswith("$"):
         raise _unknown(name, _TOP_OPERATORS, also=_FIELD_OPERATORS)
     if not isinstance(operand, Mapping):
         return In(name, (_scalar(name, "$eq", operand),))
     if not operand:
         raise WhereError(f"{name!r} has no condition, expected one of {' '.join(_FIELD_OPERATORS)}: name one")
-    parts = [_condition(name, operator, value) for operator, value in operand.items()]
-    return parts[0] if len(parts) == 1 else And(tuple(parts))
+    conditions = [_condition(name, operator, value) for operator, value in operand.items()]
+    return conditions[0] if len(conditions) == 1 else And(tuple(conditions))
 
 
 def _condition(field: str, operator: object, operand: Any) -> Node:
@@ -177,44 +197,24 @@ def _condition(field: str, operator: object, operand: Any) -> Node:
             return In(field, (_scalar(field, "$eq", operand),))
         case "$ne":
             return Not(In(field, (_scalar(field, "$ne", operand),)))
-        case "$in":
-            return In(field, _scalars(field, "$in", operand))
-        case "$nin":
-            return Not(In(field, _scalars(field, "$nin", operand)))
+        case "$in" | "$nin":
+            if not isinstance(operand, list | tuple | set | frozenset):
+                raise WhereError(
+                    f"{operator} of {field!r} is {operand!r}, expected a list of values: put it in brackets"
+                )
+            node = In(field, tuple(_scalar(field, str(operator), value) for value in operand))
+            return node if operator == "$in" else Not(node)
         case "$gt" | "$gte" | "$lt" | "$lte":
             return Compare(field, str(operator), _scalar(field, str(operator), operand))
         case "$exists":
-            return _exists(field, operand)
+            if not isinstance(operand, bool):
+                raise WhereError(f"$exists of {field!r} is {operand!r}, expected true or false: write one of them")
+            return Exists(field) if operand else Not(Exists(field))
         case "$not":
             if not isinstance(operand, Mapping):
                 raise WhereError(f"$not of {field!r} is {operand!r}, expected conditions: use $ne for a value")
             return Not(_top(field, operand))
     raise _unknown(operator, _FIELD_OPERATORS, also=_TOP_OPERATORS)
-
-
-def _wheres(operator: str, operand: Any) -> tuple[Node, ...]:
-    if not isinstance(operand, list | tuple) or not operand:
-        raise WhereError(f"{operator} is {operand!r}, expected a list of at least one filter: put them in brackets")
-    return tuple(parse_where(where) for where in operand)
-
-
-def _exists(field: str, operand: Any) -> Node:
-    if not isinstance(operand, bool):
-        raise WhereError(f"$exists of {field!r} is {operand!r}, expected true or false: write one of them")
-    return Exists(field) if operand else Not(Exists(field))
-
-
-def _match(operand: Any) -> Node:
-    words = tuple(dict.fromkeys(words_of(operand))) if isinstance(operand, str) else ()
-    if not words:
-        raise WhereError(f"$match is {operand!r}, expected words to look for: write at least one")
-    return Match(words)
-
-
-def _scalars(field: str, operator: str, operand: Any) -> tuple[Scalar, ...]:
-    if not isinstance(operand, list | tuple | set | frozenset):
-        raise WhereError(f"{operator} of {field!r} is {operand!r}, expected a list of values: put it in brackets")
-    return tuple(_scalar(field, operator, value) for value in operand)
 
 
 def _scalar(field: str, operator: str, value: Any) -> Scalar:
@@ -229,18 +229,9 @@ def _scalar(field: str, operator: str, value: Any) -> Scalar:
         raise WhereError(f"{where}, expected an integer within 53 bits: use a smaller one")
     if isinstance(value, float) and not math.isfinite(value):
         raise WhereError(f"{where}, expected a finite number: use $exists for what is missing")
-    if isinstance(value, str) and not value.isascii():
-        _check_unicode(where, value)
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise WhereError(f"{where}, expected valid Unicode: no payload holds lone surrogates, so remove them")
     return value  # type: ignore[no-any-return]
-
-
-def _check_unicode(where: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise WhereError(
-            f"{where}, expected valid Unicode: no payload holds lone surrogates, so remove them"
-        ) from error
 
 
 def _unknown(operator: object, known: Sequence[str], also: Sequence[str]) -> WhereError:

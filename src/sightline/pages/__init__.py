@@ -15,6 +15,11 @@ def render(template: str, **values: Any) -> str:
     return _environment().get_template(template).render(values)
 
 
+def link(uri: str) -> str | None:
+    """The address that a page links to; None for schemes that could run code, and for shares of other machines."""
+    return uri if uri.startswith(("file:///", "http://", "https://")) else None
+
+
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # only a page needs it, not a search

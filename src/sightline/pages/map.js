@@ -115,7 +115,7 @@ canvas.addEventListener("pointermove", event => {
   pointers.set(event.pointerId, now);
 });
 const release = event => { pointers.delete(event.pointerId); if (!pointers.size) canvas.classList.remove("moving"); };
-canvas.addEventListener("pointerup", event => { release(event); if (travelled < 4) { pointAt(event.clientX, event.clientY); if (hovered >= 0 && event.pointerType === "mouse") open(data.uris[hovered], "_blank", "noopener"); } });
+canvas.addEventListener("pointerup", event => { release(event); if (travelled < 4) { pointAt(event.clientX, event.clientY); if (hovered >= 0 && data.uris[hovered] && event.pointerType === "mouse") open(data.uris[hovered], "_blank", "noopener"); } });
 canvas.addEventListener("pointercancel", release);
 canvas.addEventListener("pointerleave", () => pointAt(-1e6, -1e6));
 canvas.addEventListener("wheel", event => { event.preventDefault(); zoomAt(event.clientX, event.clientY, Math.exp(-event.deltaY / 400)); }, { passive: false });

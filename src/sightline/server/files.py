@@ -26,12 +26,13 @@ _LIMIT_BYTES = 2 * 2**30  # about 100,000 thumbnails of 320 pixels
 class Roots:
     """The folders whose files may be shown: those that were indexed, that of the uploads, and those of --root.
 
-    A picture that was indexed alone, or from a table, lies in none of them: its path is enough if no link is in it.
+    A picture that was indexed alone, or from a table, lies in none of them: its path is enough if no link is in it,
+    unless records were imported, which may name any file. `notes` are those of a kind that the index keeps.
     """
 
-    def __init__(self, extra: Iterable[Path], indexed: Callable[[], Iterable[str]]) -> None:
-        self._extra, self._indexed = tuple(extra), indexed
-        self._real: tuple[str, ...] = ()
+    def __init__(self, extra: Iterable[Path], notes: Callable[[str], Iterable[str]]) -> None:
+        self._extra, self._notes = tuple(extra), notes
+        self._known: tuple[bool, tuple[str, ...]] = (True, ())
         self._read_at = -_REFRESH_S
 
     def file(self, uri: str) -> Path:
@@ -48,11 +49,13 @@ class Roots:
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise Problem(403, "the picture's place is no regular file any more: index its folder again")
-        if real != str(path) and not any(os.path.join(real, "").startswith(root) for root in self._folders()):  # noqa: PTH118
+        has_imports, folders = self._current()
+        if (has_imports or real != str(path)) and not os.path.join(real, "").startswith(folders):  # noqa: PTH118
+            how = "an imported record names it" if has_imports and real == str(path) else "a link leads there"
             raise Problem(
                 403,
-                "the picture's file lies outside of the indexed folders, a link leads there: start the server with "
-                "--root and its folder",
+                f"the picture's file lies outside of the indexed folders, {how}: start the server with --root and its "
+                "folder",
             )
         return Path(real)
 
@@ -60,12 +63,13 @@ class Roots:
         """Whether the file is not there any more; a picture that never was a file is never gone."""
         return uri.startswith("file:///") and not os.path.exists(path_of(uri))  # noqa: PTH110  text: faster than Path
 
-    def _folders(self) -> tuple[str, ...]:
+    def _current(self) -> tuple[bool, tuple[str, ...]]:
+        """Whether there are imported records, and the real folders."""
         if time.monotonic() - self._read_at > _REFRESH_S:
-            folders = [*self._extra, *(path_of(uri) for uri in self._indexed() if uri.startswith("file:///"))]
-            self._real = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)  # noqa: PTH118
-            self._read_at = time.monotonic()
-        return self._real
+            folders = [*self._extra, *(path_of(uri) for uri in self._notes("root") if uri.startswith("file:///"))]
+            real = tuple(os.path.join(os.path.realpath(folder), "") for folder in folders)  # noqa: PTH118
+            self._known, self._read_at = (any(self._notes("imported")), real), time.monotonic()
+        return self._known
 
 
 def version(record: Hit | Record) -> str:

@@ -50,6 +50,7 @@ def add_uploads(uploads: Sequence[tuple[bytes, str]], folder: Path, index: Index
 
     The names that they came with are ignored. Known content is not stored again.
     """
+    folder.mkdir(0o700, parents=True, exist_ok=True)
     paths = [_stored(data, suffix, folder) for data, suffix in uploads]
     index.add([item for path in paths for item in open_path(path)])
     ids = [record_id(path.as_uri()) for path in paths]
@@ -76,7 +77,8 @@ def _stored(data: bytes, suffix: str, folder: Path) -> Path:
     path = folder / name[:2] / f"{name}.{suffix}"
     if path.exists():
         return path
-    with replacing(path) as part, part.open("wb") as file:
+    private = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    with replacing(path) as part, os.fdopen(os.open(part, private, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 import re
 import threading
 import time
@@ -43,9 +44,12 @@ _FACETS_S = 60.0  # the least age at which facets are counted again
 _FACETS_OF = 200_000  # pictures: each comes with its vector, over the network from a database
 _FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
 _THUMBNAIL = 320  # pixels
+_LAST_SEARCHES_S = 30.0  # how long those under way may go on in an index that was replaced
 _MOST_PARTS = 1000  # values and conditions of a filter
 _BASE64_PIECE = 4 * 2**18  # characters, four of which are three bytes
 _DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
+
+_logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -156,6 +160,11 @@ def _size(where: Filter) -> int:
     return size
 
 
+def _new_index(url: StoreUrl, settings: Settings) -> Index:
+    remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
+    return Index(url, model=settings.model, hub=settings.hub, cache=remembered)
+
+
 class SharedLRU(LRUCache[Key, Value]):
     """The values used last, for many threads."""
 
@@ -179,17 +188,16 @@ class ServedIndex:
     def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics, *, is_first: bool) -> None:
         self.name, self._settings, self._metrics = name, settings, metrics
         self._named = "" if is_first else f"index={quote(name, safe='')}"  # what a link says of it
-        remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
-        self.index = Index(url, model=settings.model, hub=settings.hub, cache=remembered)
+        self._url, self._index = url, _new_index(url, settings)
         beside = Path(f"{url.path.absolute()}.uploads") if url.scheme == "file" else None
         self.uploads = settings.uploads or beside
         """The folder of the uploads; None for an index that is no folder, which needs --uploads."""
-        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._indexed_roots)
+        self.roots = Roots([*settings.roots, *([self.uploads] if self.uploads else [])], self._notes)
         kept = (settings.cache or settings.hub.cache) / "pages" / hashlib.sha256(url.reveal().encode()).hexdigest()[:12]
         self.thumbnails = Thumbnails(kept, self.roots, settings.hub.cache / "pictures")
         self.writing = Pool("write", threads=1, max_waiting=16)
         self.retry: dict[str, Any] | None = None
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._store: Store | None = None
         self.is_ready = False
         """Whether the store and the model are open."""
@@ -209,24 +217,57 @@ class ServedIndex:
         """Whether the next query would be refused."""
         return bool(self._batcher and self._batcher.is_full)
 
+    @property
+    def index(self) -> Index:
+        """The index that lies at the URL now: another one if it was deleted, or replaced by a new build or a backup."""
+        if not self._is_current():
+            with self._opening:
+                if not self._is_current():
+                    _logger.warning("%s was removed or replaced: it is opened again", self._index.url)
+                    closing = threading.Timer(_LAST_SEARCHES_S, self._index.close)
+                    closing.daemon = True
+                    closing.start()
+                    self._index, self._store, self.is_ready = _new_index(self._url, self._settings), None, False
+                    self.forget_facets()
+        return self._index
+
+    def _is_current(self) -> bool:
+        look = getattr(self._store, "is_current", None)  # an index in a folder
+        return look is None or bool(look())
+
     def store(self) -> Store:
         """The store; `StoreNotFound` until somebody has built the index."""
+        index = self.index
         if self._store is None:
             with self._opening:
-                self._store = self.index.store
+                self._store = index.store
         return self._store
 
     def open(self) -> Index:
         """The index, its store and model opened at the first call."""
+        index = self.index
         if not self.is_ready:
             with self._opening:
-                self._store = self.index.store
+                self._store = index.store
                 try:  # load the model's text side now, which the first query would wait for
-                    self.index.encoder.encode_texts(["warm"])
+                    index.encoder.encode_texts(["warm"])
+                    self.takes_words = True
                 except TextNotSupported:
                     self.takes_words = False
                 self.is_ready = True
-        return self.index
+        return index
+
+    def is_open(self) -> bool:
+        """Whether the store and the model are open, now or at last; false while they are being opened."""
+        _ = self.index
+        if not self.is_ready and self._opening.acquire(blocking=False):
+            try:
+                self.open()
+            except SightlineError as error:
+                _logger.info("an index is not open yet: %s", error)
+            finally:
+                self._opening.release()
+        return self.is_ready
 
     async def search(self, query: SearchQuery) -> Hits:
         """What one query finds, put together with others that wait."""
@@ -297,9 +338,9 @@ class ServedIndex:
             self._metrics.stages.labels("search").observe(took.search / 1e3)
         return answers
 
-    def _indexed_roots(self) -> Iterator[str]:
+    def _notes(self, kind: str) -> Iterator[str]:
         try:
-            yield from self.store().notes("root")
+            yield from self.store().notes(kind)
         except StoreNotFound:
             return
 

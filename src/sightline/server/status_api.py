@@ -74,7 +74,7 @@ def healthz() -> dict[str, bool]:
 def readyz(request: Request) -> dict[str, bool]:
     """Stores and models are open."""
     indexes = get_state(request).indexes.values()
-    if waiting := sum(not served.is_ready for served in indexes):  # no names: this is answered without a key
+    if waiting := sum(not served.is_open() for served in indexes):  # no names: this is answered without a key
         raise Problem(503, f"not open yet: {waiting} of {len(indexes)} indexes", {"Retry-After": "2"})
     return {"is_ready": True}
 

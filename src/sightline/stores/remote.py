@@ -16,6 +16,7 @@ from sightline.errors import (
     StoreTooNew,
     StoreUnreachable,
     UsageError,
+    summary,
 )
 from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.checks import check_dim, check_records, check_search
@@ -23,7 +24,7 @@ from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
 EVERYTHING = And(())
 """The filter that every record passes."""
-TIMEOUT_S = 30.0
+TIMEOUT_S = 30
 """How long calls are made again while a server is away, unless the option `patience_s` of the URL says otherwise."""
 
 _WIDTH = "width"  # the kind of note, its key and its field
@@ -40,7 +41,7 @@ class Calls:
 
     `what` names the server in messages. `is_transient` tells an error that may pass, so that the call, which must be
     safe to repeat, is made again for up to `timeout_s`; `translate` gives our error for any other one of the client,
-    and `summary` what an error says in one line.
+    and `words` what an error says in one line.
     """
 
     def __init__(
@@ -50,19 +51,17 @@ class Calls:
         *,
         is_transient: Callable[[Exception], bool],
         translate: Callable[[Exception], StoreError | None],
-        summary: Callable[[Exception], str] | None = None,
+        words: Callable[[Exception], str] = summary,
     ) -> None:
         self.what, self.timeout_s, self.is_closed = what, timeout_s, False
-        self._is_transient, self._translate, self._summary = is_transient, translate, summary or first_line
+        self._is_transient, self._translate, self._words = is_transient, translate, words
 
     def make(self, call: Callable[[], T], *, timeout_s: float | None = None) -> T:
         """What the call gives. Raises `StoreUnreachable` in the end, and what `translate` makes of other errors."""
         self.check_open()
         patience_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            return retry(
-                call, is_transient=self._is_transient, what=self.what, timeout_s=patience_s, summary=self._summary
-            )
+            return retry(call, is_transient=self._is_transient, what=self.what, timeout_s=patience_s, words=self._words)
         except SightlineError:
             raise
         except Exception as error:
@@ -229,21 +228,22 @@ class RemoteStore(Generic[E]):
 
     def _search(self, vectors: Vectors, k: int, offset: int, node: Node, width: int | None) -> list[list[Hit]]:
         queries = check_search(vectors, k, offset, self.dim)
-        engine, needed = self.engine, offset + k
+        engine = self.engine
         engine.calls.check_open()
-        check_reach(needed, engine.most_hits, engine.calls.what)
+        check_reach(offset + k, engine.most_hits, engine.calls.what)
         if not len(queries):
             return []
-        first = min(needed + 1, engine.most_hits)
+        first = min(offset + k + 1, engine.most_hits)
 
         def of_query(query: Vector, hits: list[Hit]) -> list[Hit]:
-            def nearest(limit: int) -> list[Hit]:
-                return hits if limit == first else engine.nearest(query[None], limit, node, width)[0]
-
-            def compared(limit: int) -> list[Hit]:
-                return self._compared(query, limit, node)
-
-            return top_k_matching(nearest, k, offset, node=node, max_limit=engine.most_hits, compare_all=compared)
+            return top_k(
+                lambda limit: hits if limit == first else engine.nearest(query[None], limit, node, width)[0],
+                k,
+                offset,
+                node=node,
+                max_limit=engine.most_hits,
+                compare_all=lambda limit: self._compared(query, limit, node),
+            )
 
         answers = engine.nearest(queries, first, node, width)
         return [of_query(query, hits) for query, hits in zip(queries, answers, strict=True)]
@@ -265,7 +265,11 @@ class TunableStore(RemoteStore[TunableE]):
     def __init__(self, engine: TunableE) -> None:
         super().__init__(engine)
         self.widths = engine.widths
-        self._width = None if engine.reads_width else self._noted_width()
+        try:
+            self._width = None if engine.reads_width else self._noted_width()
+        except BaseException:
+            engine.close()
+            raise
 
     @property
     def width(self) -> int:
@@ -298,23 +302,7 @@ class TunableStore(RemoteStore[TunableE]):
         return width
 
 
-def top_k(find: Callable[[int], Sequence[Hit]], k: int, offset: int, *, max_limit: int) -> list[Hit]:
-    """The hits from `offset` to `offset + k` of what `find(limit)` gives, ties by the smaller id.
-
-    Engines cut ties at their limit as they please. So one more than needed is asked for, and more while the last one
-    ties with the last one needed, up to `max_limit`.
-    """
-    needed = offset + k
-    limit = min(needed + 1, max_limit)
-    while True:
-        hits = in_order(find(limit))
-        is_cut = len(hits) >= limit and limit < max_limit
-        if not is_cut or hits[needed - 1].score - hits[-1].score > _EQUAL:
-            return hits[offset:needed]
-        limit = min(4 * limit, max_limit)
-
-
-def top_k_matching(
+def top_k(
     nearest: Callable[[int], list[Hit]],
     k: int,
     offset: int,
@@ -323,23 +311,27 @@ def top_k_matching(
     max_limit: int,
     compare_all: Callable[[int], list[Hit]],
 ) -> list[Hit]:
-    """As `top_k` for an engine whose filter may let too much pass: more is asked for until enough hits match.
+    """The hits from `offset` to `offset + k` of what `nearest(limit)` gives and the filter passes, ties by smaller id.
 
-    Where even `max_limit` hits hold too few, `compare_all(limit)` has the last word.
+    Engines cut ties at their limit as they please. So one more than needed is asked for, and more while the last one
+    ties with the last one needed; more, too, while a filter that lets too much pass leaves too few. Where even
+    `max_limit` hits hold too few, `compare_all(limit)` has the last word.
     """
-
-    def find(limit: int) -> list[Hit]:
-        asked = limit
-        while True:
-            hits = nearest(asked)
-            matching = hits if node == EVERYTHING else [hit for hit in hits if matches(hit.payload, node)]
-            if len(matching) >= limit or len(hits) < asked:
-                return matching[:limit]
-            if asked == max_limit:
-                return compare_all(limit)
-            asked = min(4 * asked, max_limit)
-
-    return top_k(find, k, offset, max_limit=max_limit)
+    needed = offset + k
+    asked = limit = min(needed + 1, max_limit)
+    while True:
+        hits = nearest(asked)
+        found = hits if node == EVERYTHING else [hit for hit in hits if matches(hit.payload, node)]
+        if len(found) < limit and len(hits) >= asked:
+            if asked < max_limit:
+                asked = min(4 * asked, max_limit)
+                continue
+            found = compare_all(limit)
+        best = in_order(found[:limit])
+        is_cut = len(best) >= limit and limit < max_limit
+        if not is_cut or best[needed - 1].score - best[-1].score > _EQUAL:
+            return best[offset:needed]
+        asked = limit = min(4 * limit, max_limit)
 
 
 def in_order(hits: Sequence[Hit]) -> list[Hit]:
@@ -354,18 +346,13 @@ def in_order(hits: Sequence[Hit]) -> list[Hit]:
     return ordered + sorted(tied, key=lambda one: one.id)
 
 
-def first_line(error: object) -> str:
-    """The first line of what an error says, or its kind where it has no words; some clients print whole traces."""
-    return str(error).strip().split("\n", 1)[0][:300] or type(error).__name__
-
-
 def retry(
     call: Callable[[], T],
     *,
     is_transient: Callable[[Exception], bool],
     what: str,
     timeout_s: float = TIMEOUT_S,
-    summary: Callable[[Exception], str] = first_line,
+    words: Callable[[Exception], str] = summary,
 ) -> T:
     """What the call gives; while it raises an error that `is_transient`, it is made again for up to `timeout_s`.
 
@@ -383,10 +370,10 @@ def retry(
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise StoreUnreachable(
-                    f"{what} does not answer ({summary(error)}) and did not for {timeout_s:.0f} s: start the "
+                    f"{what} does not answer ({words(error)}) and did not for {timeout_s:.0f} s: start the "
                     "server, or check host, port and network; what was acknowledged is kept"
                 ) from error
-            _log.info("%s: %s; trying again", what, summary(error))
+            _log.info("%s: %s; trying again", what, words(error))
             time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

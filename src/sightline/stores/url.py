@@ -1,10 +1,10 @@
 """The URL of a store, which no message can print the password of, and the parts of a server's URL."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from sightline.errors import UsageError
@@ -95,11 +95,16 @@ class StoreUrl:
         return StoreUrl(f"{before}://:{quote(key, safe='')}@{rest}")
 
 
+Option: TypeAlias = str | int | bool | tuple[str, ...] | type[int] | type[bool]
+"""What an option of a URL is where it is missing, whose kind it has: text, a whole number, true or false, or one of
+several words, of which the first is meant. `int` and `bool` themselves stand for None of that kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """A store on a server: `scheme://user:key@host:port/name?option=value`.
 
-    `port` is None where the URL has none. `options` holds what stands behind the question mark, as text.
+    `port` is None where the URL has none. `options` holds a value for each option that the store knows.
     """
 
     scheme: str
@@ -108,7 +113,7 @@ class Address:
     name: str
     user: str
     key: str
-    options: Mapping[str, str]
+    options: Mapping[str, Any]
 
     def __repr__(self) -> str:
         return f"Address({self.text!r})"
@@ -117,34 +122,17 @@ class Address:
     def text(self) -> str:
         """The address for messages and notes: without the key."""
         who = f"{self.user}:{HIDDEN}@" if self.key else f"{self.user}@" if self.user else ""
-        host = f"[{self.host}]" if ":" in self.host else self.host
         port = f":{self.port}" if self.port is not None else ""
-        return f"{self.scheme}://{who}{host}{port}/{self.name}"
+        return f"{self.scheme}://{who}{self.url_host}{port}/{self.name}"
 
-    def number(self, option: str, default: int) -> int:
-        """An option that is a whole number of at least 0; `UsageError` if it is not."""
-        text = self.options.get(option, str(default))
-        if not text.isdecimal():
-            raise UsageError(f"{option}={text} of {self.text} is not a number, expected one such as {option}={default}")
-        return int(text)
-
-    def is_on(self, option: str) -> bool:
-        """An option that is true or false, false when it is missing; `UsageError` for anything else."""
-        text = self.options.get(option, "false").lower()
-        if text not in ("true", "false", "1", "0"):
-            raise UsageError(f"{option}={text} of {self.text} is neither true nor false: write {option}=true")
-        return text in ("true", "1")
-
-    def choice(self, option: str, known: Sequence[str], default: str) -> str:
-        """An option that is one of some words; `UsageError` if it is not."""
-        text = self.options.get(option, default).lower()
-        if text != default and text not in known:
-            raise UsageError(f"{option}={text} of {self.text} is unknown, expected one of {', '.join(known)}")
-        return text
+    @property
+    def url_host(self) -> str:
+        """The host as URLs write it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def parse_address(url: str | StoreUrl, options: Sequence[str]) -> Address:
-    """The parts of a store's URL; `options` are those that the store knows, besides `key_file`.
+def parse_address(url: str | StoreUrl, options: Mapping[str, Option]) -> Address:
+    """The parts of a store's URL; `options` are those that the store knows, besides `key_file`, with their defaults.
 
     The key is the URL's password, or the first line of the file that `key_file` names. Raises `UsageError`.
     """
@@ -169,14 +157,35 @@ def parse_address(url: str | StoreUrl, options: Sequence[str]) -> Address:
     user, key = unquote(parts.username or ""), unquote(parts.password or "")
     if url.scheme in _KEY_ALONE and not key:
         user, key = "", user
-    key_file = given.pop("key_file", "")
-    return Address(url.scheme, parts.hostname or "", port, name, user, key or _key_of(key_file), given)
+    key_file = given.get("key_file", "")
+    if key_file and not key:
+        try:
+            key = Path(key_file).expanduser().read_text("utf-8").split("\n", 1)[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"the key file {key_file} cannot be read ({error}), expected a file with one line"
+            ) from error
+    address = Address(url.scheme, parts.hostname or "", port, name, user, key, {})
+    values = {option: _value(option, given.get(option), default, address) for option, default in options.items()}
+    return replace(address, options=values)
 
 
-def _key_of(path: str) -> str:
-    if not path:
-        return ""
-    try:
-        return Path(path).expanduser().read_text("utf-8").split("\n", 1)[0].strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the key file {path} cannot be read ({error}), expected a file with one line") from error
+def _value(option: str, text: str | None, default: Option, address: Address) -> Any:
+    if text is None:
+        return None if isinstance(default, type) else default[0] if isinstance(default, tuple) else default
+    kind, lower = default if isinstance(default, type) else type(default), text.lower()
+    if kind is str:
+        return text
+    if kind is bool and lower in ("true", "false", "1", "0"):
+        return lower in ("true", "1")
+    if kind is int and text.isdecimal():
+        return int(text)
+    if isinstance(default, tuple):
+        if lower in default:
+            return lower
+        expected = f"is unknown, expected one of {', '.join(filter(None, default))}"
+    elif kind is bool:
+        expected = f"is neither true nor false: write {option}=true"
+    else:
+        expected = f"is not a number, expected one such as {option}={2 if isinstance(default, type) else default}"
+    raise UsageError(f"{option}={text} of {address.text} {expected}")

@@ -23,7 +23,7 @@ from sightline.errors import (
     StoreNotFound,
     StoreTooNew,
 )
-from sightline.stores.local.vectors import create_files, sync_folder
+from sightline.stores.local.vectors import DATABASE, create_files, sync_folder
 
 FORMAT = 1
 """The version of tables and vector files. What reads an older one stays; a newer one is refused."""
@@ -32,7 +32,6 @@ ROTATION = 1
 INDEXED_FIELDS = ("sha256",)
 """Fields that nearly every record has another value in and that are looked up by equality: SQLite indexes them."""
 
-_FILE = "index.sqlite"
 _WRITER = "writer.json"  # who took the write lock last, for the message of whoever waits in vain
 _ASK_AGAIN_S = 0.002
 _MAPPED_BYTES = 2**30  # of the database: reading ten hits takes 0.12 ms instead of 0.16 (measured after a scan)
@@ -83,6 +82,21 @@ class Database:
         self._writer: sqlite3.Connection | None = None
         self._writing = threading.Lock()
         self._is_closed = False
+        self._seen: os.stat_result | None = None
+
+    def is_current(self) -> bool:
+        """Whether the database is still that of the connections: none took its place, and none was copied over it.
+
+        Connections would go on reading a file that was moved away, and die of a mapped one that was shortened.
+        """
+        try:
+            now = (self._folder / DATABASE).stat()
+        except FileNotFoundError:
+            return False
+        if self._seen and (not os.path.samestat(self._seen, now) or now.st_size < self._seen.st_size):
+            return False
+        self._seen = now
+        return True
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -100,6 +114,7 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees the index as it is at its first read, whatever is written meanwhile."""
         with self.guarded():
+            self._check_current()
             try:
                 connection = self._idle.pop()
             except IndexError:
@@ -122,6 +137,7 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that may write, alone among all processes; durable when this ends without an error."""
         with self.guarded():
+            self._check_current()
             if not self._writing.acquire(timeout=self._timeout_s):
                 raise _busy(self._folder)
             try:
@@ -150,11 +166,15 @@ class Database:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
 
+    def _check_current(self) -> None:
+        if not self.is_current():
+            if (self._folder / DATABASE).exists():
+                raise StoreNotFound(f"another index was put at {self._folder} meanwhile: open it again")
+            raise _removed(self._folder)
+
     def _begin_write(self) -> sqlite3.Connection:
         """Wait for other writers by asking often: SQLite asks ten times a second, and busy writers would starve us."""
         if self._writer is None:
-            if not (self._folder / _FILE).exists():
-                raise StoreNotFound(f"the index at {self._folder} was removed: build it again")
             self._writer = _connect_writer(self._folder, self._timeout_s)
             self._writer.execute("PRAGMA busy_timeout = 0")
         deadline = time.monotonic() + self._timeout_s
@@ -170,7 +190,7 @@ class Database:
 
 def check_folder(folder: Path, *, may_create: bool) -> None:
     """Raise `StoreNotFound` if the index is missing and may not be created, or if the folder is something else's."""
-    file = folder / _FILE
+    file = folder / DATABASE
     if folder.exists() and not folder.is_dir():
         raise StoreNotFound(f"{folder} is a file, expected the folder of an index: name another path")
     if not folder.exists() or not any(folder.iterdir()):
@@ -179,7 +199,7 @@ def check_folder(folder: Path, *, may_create: bool) -> None:
         raise StoreNotFound(f"there is no index at {folder}: check the path, or build one with sightline index")
     if not file.exists():
         raise StoreNotFound(
-            f"{folder} holds files but no {_FILE}, expected an index or an empty folder: name another path"
+            f"{folder} holds files but no {DATABASE}, expected an index or an empty folder: name another path"
         )
     with file.open("rb") as opened:
         header = opened.read(100)
@@ -194,8 +214,10 @@ def check_folder(folder: Path, *, may_create: bool) -> None:
 
 
 def create_index(folder: Path, dim: int, timeout_s: float) -> None:
-    """Make the folder, the tables and the first vector files, unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Make the folder, the tables and the first vector files, unless they are there; for their owner's eyes."""
+    folder.mkdir(0o700, parents=True, exist_ok=True)  # paths, captions and places are their owner's
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(folder / DATABASE, os.O_CREAT | os.O_EXCL, 0o600))  # all other files take over its mode
     with contextlib.closing(_connect_writer(folder, timeout_s)) as connection:
         if connection.execute(_FIND_TABLES).fetchone():
             return
@@ -247,7 +269,7 @@ def write_state(connection: sqlite3.Connection, state: State) -> None:
 
 def _connect_reader(folder: Path, timeout_s: float) -> sqlite3.Connection:
     """A connection that never writes records; a folder without permission to write can be read if nobody writes."""
-    log = folder / f"{_FILE}-wal"
+    log = folder / f"{DATABASE}-wal"
     if not os.access(folder, os.W_OK) and not (log.exists() and log.stat().st_size > 0):
         return _connect(folder, "mode=ro&immutable=1", timeout_s)
     return _connect(folder, "mode=rw", timeout_s, "query_only = 1", f"mmap_size = {_MAPPED_BYTES}")
@@ -261,7 +283,7 @@ def _connect_writer(folder: Path, timeout_s: float) -> sqlite3.Connection:
 
 
 def _connect(folder: Path, mode: str, timeout_s: float, *settings: str) -> sqlite3.Connection:
-    uri = f"{(folder / _FILE).absolute().as_uri()}?{mode}"
+    uri = f"{(folder / DATABASE).absolute().as_uri()}?{mode}"
     connection = sqlite3.connect(uri, timeout=timeout_s, isolation_level=None, check_same_thread=False, uri=True)
     try:
         for setting in settings:
@@ -285,8 +307,8 @@ def _of_sqlite(folder: Path, error: sqlite3.Error) -> StoreError:
                 "index again"
             )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
-            if not (folder / _FILE).exists():
-                return StoreNotFound(f"the index at {folder} was removed: build it again")
+            if not (folder / DATABASE).exists():
+                return _removed(folder)
             return StoreError(
                 f"{folder} cannot be read and written ({error}), expected permission for both: change its "
                 "permissions, or copy it to where you may write"
@@ -299,14 +321,18 @@ def _of_system(folder: Path, error: OSError) -> StoreError:
         return _full(folder)
     if error.errno in _FORBIDDEN:
         return StoreError(f"{folder} cannot be written ({error}), expected permission: change it, or use another path")
-    if isinstance(error, FileNotFoundError) and not (folder / _FILE).exists():
-        return StoreNotFound(f"the index at {folder} was removed: build it again")
+    if isinstance(error, FileNotFoundError) and not (folder / DATABASE).exists():
+        return _removed(folder)
     if isinstance(error, FileNotFoundError):
         return StoreDamaged(
             f"a file of {folder} is missing ({error}): restore it from a backup, or run "
             "sightline status --repair, which removes the records that were lost, and index again"
         )
     return StoreError(f"{folder} cannot be used ({error}): check the disk and try again")
+
+
+def _removed(folder: Path) -> StoreNotFound:
+    return StoreNotFound(f"the index at {folder} was removed: build it again")
 
 
 def _full(folder: Path) -> StoreFull:

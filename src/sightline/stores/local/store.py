@@ -151,6 +151,10 @@ class LocalStore:
         self._views, self._may_compact = Views(self.path, self.dim), True
         return damages
 
+    def is_current(self) -> bool:
+        """Whether the index still lies where it was opened: false once it was deleted or another one put there."""
+        return self._database.is_current()
+
     def size_bytes(self) -> int:
         """What the folder takes on the disk."""
         size = 0

@@ -29,6 +29,8 @@ Slots: TypeAlias = NDArray[np.int64]
 """Shape (n,): rows of the vector files."""
 
 VECTOR = np.dtype("<f4")
+DATABASE = "index.sqlite"
+"""The file that all others belong to."""
 _FILE = re.compile(r"vectors-(\d+)\.(int8|float32)")
 
 
@@ -38,9 +40,11 @@ def files_of(folder: Path, generation: int) -> tuple[Path, Path]:
 
 
 def create_files(folder: Path, generation: int) -> None:
-    """Make both files of a generation, empty, and their names durable."""
+    """Make both files of a generation, empty, readable by whom the database is, and their names durable."""
+    mode = (folder / DATABASE).stat().st_mode & 0o666
     for path in files_of(folder, generation):
-        path.write_bytes(b"")
+        path.unlink(missing_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, mode))
     sync_folder(folder)
 
 
@@ -56,21 +60,33 @@ def remove_other_files(folder: Path, generation: int) -> None:
 def map_files(folder: Path, generation: int, dim: int, slots: int) -> tuple[Codes, Vectors]:
     """The first `slots` codes and vectors, (slots, dim) each, read from disk as they are touched.
 
-    Raises `StoreDamaged` if there are fewer, and `FileNotFoundError`.
+    Raises `StoreDamaged` if there are fewer, and `FileNotFoundError`. `check_length` has to come before they are used.
     """
     mapped, dtypes = list[NDArray[Any]](), list[np.dtype[Any]]([np.dtype(np.int8), VECTOR])
     for path, dtype in zip(files_of(folder, generation), dtypes, strict=True):
         needed = slots * dim * dtype.itemsize
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < needed:
-                raise StoreDamaged(
-                    f"{path} holds {size} bytes, expected at least {needed}: restore it from a backup, or run "
-                    "sightline status --repair, which removes the records that were lost, and index again"
-                )
+            _check_size(path, os.fstat(file.fileno()).st_size, needed)
             data = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ) if needed else b""
         mapped.append(np.frombuffer(data, dtype).reshape(slots, dim))
     return mapped[0], mapped[1]
+
+
+def check_length(folder: Path, rows: NDArray[Any]) -> None:
+    """Raise `StoreDamaged` if a file was shortened since `map_files`: touching what is missing ends the process."""
+    mapped: Any = rows
+    while isinstance(mapped, np.ndarray | memoryview):
+        mapped = mapped.base if isinstance(mapped, np.ndarray) else mapped.obj
+    if isinstance(mapped, mmap.mmap):
+        _check_size(folder, mapped.size(), len(mapped))
+
+
+def _check_size(path: Path, size: int, needed: int) -> None:
+    if size < needed:
+        raise StoreDamaged(
+            f"{path} holds {size} bytes of vectors, expected at least {needed}: restore it from a backup, or run "
+            "sightline status --repair, which removes the records that were lost, and index again"
+        )
 
 
 @contextlib.contextmanager

@@ -17,10 +17,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import StoreDamaged
 from sightline.filters.documents import TIME
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 from sightline.stores.local.database import INDEXED_FIELDS, State, read_state
-from sightline.stores.local.vectors import Codes, Slots, map_files
+from sightline.stores.local.vectors import Codes, Slots, check_length, map_files
 from sightline.types import Vectors
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -74,14 +75,23 @@ class Views:
         """The view of a transaction; `Stale` if the transaction has to begin again."""
         state, view = read_state(connection), self.newest
         if view is not None and view.state.version == state.version:
-            return view
+            return self._whole(view)
         with self.lock:
             view = self.newest
             if view is not None and view.state.version > state.version:
                 raise Stale
             if view is None or view.state.version < state.version:
                 view = self.newest = self._loaded(connection, state, view)
-            return view
+            return self._whole(view)
+
+    def _whole(self, view: View) -> View:
+        try:
+            check_length(self.folder, view.codes)
+            check_length(self.folder, view.vectors)
+        except StoreDamaged:
+            self.newest = None  # it may be restored
+            raise
+        return view
 
     def _loaded(self, connection: sqlite3.Connection, state: State, old: View | None) -> View:
         tombstones = read_tombstones(connection)

@@ -1,23 +1,25 @@
 """Milvus, on a server or as Milvus Lite in a file, as the engine of a store."""
 
+import json
 import logging
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import ExtraMissing, StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError
+from sightline.errors import ExtraMissing, StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
 from sightline.stores.milvus import schema
 from sightline.stores.milvus.filters import EVERY_ROW, KEYED, Translator, joined, listed, quoted
 from sightline.stores.milvus.schema import Place, Row
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, first_line, missing_index
+from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, missing_index
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 GRAPH_WIDTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)  # first what the engine does unasked
 
@@ -57,12 +59,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Mi
 
     Created if `dim` is given and nothing is there.
     """
-    engine = MilvusEngine(schema.parse_place(url), dim)
-    try:
-        return TunableStore(engine)
-    except BaseException:
-        engine.close()
-        raise
+    return TunableStore(MilvusEngine(schema.parse_place(url), dim))
 
 
 class MilvusEngine:
@@ -78,13 +75,15 @@ class MilvusEngine:
     def __init__(self, place: Place, dim: int | None) -> None:
         if place.file:
             _check_file(place.file, place, may_create=dim is not None)
-        self.place = place
+        self.place, patience_s = place, place.options["patience_s"]
         self.calls = Calls(
-            place.text, place.timeout_s, is_transient=_is_transient, translate=self._translated, summary=_message
+            place.text, patience_s, is_transient=_is_transient, translate=self._translated, words=_message
         )
-        self.writing: Any = _lite_writers.setdefault(place.file, threading.Lock()) if place.file else _NoLock()
+        lock = _lite_writers.setdefault(place.file, threading.Lock()) if place.file else nullcontext()
+        self.writing: AbstractContextManager[object] = lock
+        may_be_doubled = place.file is not None and _has_flushed_log(place.file)
         self.client: Any = _lite_client(place.file) if place.file else None
-        self._timeout_s = max(_SHORTEST_TIMEOUT_S, place.timeout_s)
+        self._timeout_s = max(_SHORTEST_TIMEOUT_S, patience_s)
         self._unsealed_rows: Counter[str] = Counter()
         self._is_sealed = False
         try:
@@ -92,6 +91,8 @@ class MilvusEngine:
                 self.client = self.calls.make(self._connected)
             self._learn_version()
             marker = self._open(dim)
+            if may_be_doubled:
+                self._remove_doubles()
         except BaseException:
             self.close()
             raise
@@ -221,23 +222,22 @@ class MilvusEngine:
 
     def _create(self, dim: int) -> dict[str, Any]:
         """Make both collections. Safe to repeat and to do in two processes at once."""
-        place, client = self.place, self.client
-        if place.partition_key and not self._can_upsert_partitions:
+        place, client, partition = self.place, self.client, self.place.options["partition_key"]
+        if partition and not self._can_upsert_partitions:
             raise UsageError(
-                f"partition_key={place.partition_key} needs a newer server than Milvus {self._version}, which puts "
+                f"partition_key={partition} needs a newer server than Milvus {self._version}, which puts "
                 "replaced records into the wrong partition, expected 2.4 or later: leave the option out"
             )
         with self.writing:
-            records = schema.record_fields(client, dim, has_partitions=bool(place.partition_key))
-            self._make(place.collection, records, schema.vector_index(place), place.shards)
+            records = schema.record_fields(client, dim, has_partitions=bool(partition))
+            self._make(place.collection, records, schema.vector_index(place), max(1, place.options["shards"]))
             for column in (KEYED, *(schema.ARRAYS if self._has_array_indexes else ())):
                 scalar = client.prepare_index_params()
                 scalar.add_index(column, index_name=column, index_type=self._text_index)
                 self._call("create_index", place.collection, scalar)
             self._make(place.notes, schema.note_fields(client), {"index_type": "FLAT", "params": {}}, 1)
-        nlist = _LITE_NLIST if self.is_lite else place.nlist
-        return {"format": schema.FORMAT, "dim": dim, "index": place.index, "nlist": nlist,
-                "partition": place.partition_key}  # fmt: skip
+        nlist = _LITE_NLIST if self.is_lite else place.options["nlist"]
+        return {"format": schema.FORMAT, "dim": dim, "index": place.index, "nlist": nlist, "partition": partition}
 
     def _make(self, name: str, fields: Any, vector_index: Mapping[str, Any], shards: int) -> None:
         if not self._call("has_collection", name):
@@ -247,6 +247,14 @@ class MilvusEngine:
         params = self.client.prepare_index_params()
         params.add_index("vector", index_name="vector", metric_type="IP", **vector_index)
         self._call("create_index", name, params)
+
+    def _remove_doubles(self) -> None:
+        """Write again the rows that Lite has twice, in a file and in a log that was not removed: the new ones win."""
+        for name in (self.place.collection, self.place.notes):
+            seen = Counter(row["id"] for row in self.query(name, EVERY_ROW, ["id"]))
+            for few in chunks((one for one, count in seen.items() if count > 1), _IDS_AT_ONCE):
+                rows = {row["id"]: row for row in self.query(name, f"id in {listed(few)}", ["*"])}
+                self._write(name, list(rows.values()))
 
     def _check_collections(self) -> int:
         """The length of the vectors; raises `StoreError` if a collection of that name is something else's."""
@@ -267,7 +275,7 @@ class MilvusEngine:
 
     def _load(self) -> None:
         """Have the server hold both collections in memory, which it needs for any answer: both at once takes 3 s."""
-        options: dict[str, Any] = {} if self.is_lite else {"replica_number": self.place.replicas}
+        options: dict[str, Any] = {} if self.is_lite else {"replica_number": max(1, self.place.options["replicas"])}
         both = (self.place.collection, self.place.notes)
         names = [name for name in both if self._call("get_load_state", name)["state"].name != "Loaded"]
         for name in names:
@@ -303,9 +311,8 @@ class MilvusEngine:
         self.query(self.place.collection, EVERY_ROW, ["id"], "Strong", limit=1)
 
     def _rows_of(self, ids: Sequence[str], columns: list[str]) -> list[Row]:
-        some = [name for name in ids if name]
-        chunks = [some[at : at + _IDS_AT_ONCE] for at in range(0, len(some), _IDS_AT_ONCE)]
-        return [row for few in chunks for row in self.query(self.place.collection, f"id in {listed(few)}", columns)]
+        few_ids = chunks(filter(None, ids), _IDS_AT_ONCE)
+        return [row for few in few_ids for row in self.query(self.place.collection, f"id in {listed(few)}", columns)]
 
     def _pages(self, collection: str, expression: str, columns: list[str], level: str = "") -> Iterator[list[Row]]:
         """Rows by id, a page after the other, each from where the last one ended."""
@@ -334,9 +341,9 @@ class MilvusEngine:
                     self._unsealed_rows[collection] = 0
 
     def _delete(self, collection: str, ids: Sequence[str]) -> None:
-        for at in range(0, len(ids), _IDS_AT_ONCE):
+        for few in chunks(ids, _IDS_AT_ONCE):
             with self.writing:
-                self._call("delete", collection, filter=f"id in {listed(ids[at : at + _IDS_AT_ONCE])}")
+                self._call("delete", collection, filter=f"id in {listed(few)}")
 
     def _call(self, method: str, *given: Any, **options: Any) -> Any:
         """What a method of the client gives, which must be safe to repeat."""
@@ -347,14 +354,14 @@ class MilvusEngine:
 
     def _connected(self) -> Any:
         place = self.place
-        tls = {"server_pem_path": place.ca_file} if place.ca_file else {}
+        ca_file = place.options["ca_file"]
         return _client_class()(
             uri=place.uri,
             token=place.token,
-            db_name=place.database,
+            db_name=place.options["db"],
             timeout=self._timeout_s,
             dedicated=True,  # shared ones mix up databases, and are never closed
-            **tls,
+            **({"server_pem_path": ca_file} if ca_file else {}),
         )
 
     def _learn_version(self) -> None:
@@ -419,7 +426,7 @@ def _statuses(error: BaseException) -> Iterator[str]:
 def _message(error: Exception) -> str:
     details = getattr(error, "details", None)
     words = getattr(error, "message", None) or (details() if callable(details) else "") or str(error)
-    return first_line(words) if str(words).strip() else type(error).__name__
+    return summary(Exception(words)) if str(words).strip() else type(error).__name__
 
 
 def _client_class() -> Any:
@@ -485,6 +492,17 @@ def _check_file(file: Path, place: Place, *, may_create: bool) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
 
 
+def _has_flushed_log(file: Path) -> bool:
+    """Whether Lite was killed after it had put what a log holds into files, and before it removed the log."""
+    for manifest in file.glob("collections/*/manifest.json"):
+        with suppress(OSError, ValueError):
+            active = json.loads(manifest.read_text("utf-8")).get("active_wal_number") or 0
+            numbers = (int(log.stem.rpartition("_")[2]) for log in manifest.parent.glob("wal/wal_*_*.arrow"))
+            if any(number < active for number in numbers):
+                return True
+    return False
+
+
 def _is_held(file: Path) -> bool:
     try:
         import fcntl
@@ -496,9 +514,3 @@ def _is_held(file: Path) -> bool:
     except (ImportError, OSError):
         return False
     return False
-
-
-class _NoLock:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...

@@ -2,13 +2,28 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sightline.filters.documents import payload_words
-from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
+from sightline.filters.where import (
+    ORDERINGS,
+    SYMBOLS,
+    And,
+    Compare,
+    Exists,
+    In,
+    Match,
+    Node,
+    Not,
+    Or,
+    Scalar,
+    by_kind,
+    kind_of,
+    microseconds,
+)
 from sightline.types import Payload
 
 TYPED = ("folders",)
@@ -21,16 +36,8 @@ EVERY_ROW, NO_ROW = 'id != ""', 'id == ""'
 
 _PREFIXES = {"text": "t_", "number": "n_", "truth": "b_", "time": "m_"}
 _LIST, _EMPTY_LIST, _LOWEST, _HIGHEST = "l_", "z_", "lo_", "hi_"
-_SYMBOLS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
-_ORDERINGS: dict[str, Callable[[bool, bool], bool]] = {
-    "$gt": lambda value, bound: value > bound,
-    "$gte": lambda value, bound: value >= bound,
-    "$lt": lambda value, bound: value < bound,
-    "$lte": lambda value, bound: value <= bound,
-}
 _SEVERAL = "[]"  # stands for a list of keys, or one that is too long
 _LONGEST_KEY = 65_535  # bytes
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSAFE = re.compile(r"[^\w ]")  # a path in JSON is split at brackets and slashes, even within quotes
 
 
@@ -51,12 +58,17 @@ def filter_row(payload: Payload) -> dict[str, Any]:
         else:
             names.append(_PREFIXES[kind_of(value)] + key)
             fields[names[-1]] = _stored(value)
+    typed = {name: payload.get(name, []) for name in TYPED}
+    keyed = payload.get(KEYED, "")
+    is_key = isinstance(keyed, str) and len(keyed.encode()) <= _LONGEST_KEY
     return {
         "fields": fields,
         "names": names,
         "words": sorted(payload_words(payload)),
-        **{name: _texts(payload.get(name)) for name in TYPED},
-        KEYED: _key(payload.get(KEYED)),
+        **{
+            name: [one] if isinstance(one, str) else one if isinstance(one, list) else [] for name, one in typed.items()
+        },
+        KEYED: keyed if is_key else _SEVERAL if isinstance(keyed, str | list) else "",
     }
 
 
@@ -89,10 +101,8 @@ class Translator:
 
     def lookup(self, node: Node) -> str:
         """What holds for all records that match, and few others, and is quick; else as `expression`."""
-        match node:
-            case In(field, values) if field == KEYED and all(isinstance(value, str) for value in values):
-                return f"{KEYED} in {listed([*map(str, values), _SEVERAL])}"
-        return self.expression(node)
+        values = _demanded(node, KEYED) if isinstance(node, In) else None
+        return self.expression(node) if values is None else f"{KEYED} in {listed([*values, _SEVERAL])}"
 
     def _written(self, node: Node) -> str:
         match node:
@@ -104,6 +114,8 @@ class Translator:
                 return f"not ({self._written(part)})"
             case In(field, values):
                 return self._in(field, values)
+            case Compare(field, operator, bool() as bound):
+                return self._in(field, [value for value in (False, True) if ORDERINGS[operator](value, bound)])
             case Compare(field, operator, bound):
                 return self._compare(field, operator, bound)
             case Exists(field):
@@ -113,23 +125,19 @@ class Translator:
                 return f"array_contains_all(words, {listed(words)})"
 
     def _in(self, field: str, values: Sequence[Scalar]) -> str:
-        by_kind: dict[str, list[Scalar]] = {}
-        for value in values:
-            by_kind.setdefault(kind_of(value), []).append(value)
-        texts = [value for value in by_kind.pop("text", []) if isinstance(value, str)]
-        found = [self._one_of(_PREFIXES[kind] + _escaped(field), some) for kind, some in by_kind.items()]
+        kinds, name = by_kind(values), _escaped(field)
+        texts = kinds.get("text", [])
+        found = [self._one_of(_PREFIXES[kind] + name, some) for kind, some in kinds.items() if kind != "text"]
         if texts and field in TYPED:
             found.append(f"array_contains_any({field}, {listed(texts)})")
         elif texts:
-            key = _LIST + _escaped(field)
-            found.append(self._one_of("t_" + _escaped(field), texts))
+            key = _LIST + name
+            found.append(self._one_of(_PREFIXES["text"] + name, texts))
             found.append(_known(key, f"json_contains_any({_path(key)}, {listed(texts)})"))
         return joined(found, "or") if found else NO_ROW
 
     def _compare(self, field: str, operator: str, bound: Scalar) -> str:
-        if isinstance(bound, bool):
-            return self._in(field, [value for value in (False, True) if _ORDERINGS[operator](value, bound)])
-        test = f"{_SYMBOLS[operator]} {_literal(bound)}"
+        test = f"{SYMBOLS[operator]} {_literal(bound)}"
         name = _escaped(field)
         key = _PREFIXES[kind_of(bound)] + name
         found = [_known(key, f"{_path(key)} {test}")]
@@ -182,21 +190,12 @@ def _stored(value: Any) -> Any:
         case bool() | str():
             return value
         case datetime():
-            return (value - _EPOCH) // timedelta(microseconds=1)
+            return microseconds(value)
     return float(value) + 0.0  # -0.0 becomes 0.0
 
 
 def _literal(value: Scalar) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(_stored(value))
-
-
-def _texts(value: Any) -> list[str]:
-    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
-
-
-def _key(value: Any) -> str:
-    text = value if isinstance(value, str) else _SEVERAL if isinstance(value, list) else ""
-    return text if len(text.encode()) <= _LONGEST_KEY else _SEVERAL
 
 
 def _path(key: str) -> str:

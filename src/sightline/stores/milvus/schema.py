@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,13 +14,11 @@ from sightline.errors import UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_payload
 from sightline.stores.milvus.filters import KEYED, TYPED, filter_row, partition_of
 from sightline.stores.remote import TIMEOUT_S
-from sightline.stores.url import StoreUrl, parse_address
+from sightline.stores.url import Option, StoreUrl, parse_address
 from sightline.types import Hit, Note, Record, Vectors
 
 FORMAT = 1
 """The version of the collections; a newer one is refused."""
-INDEXES = ("hnsw", "ivf", "flat")
-CONSISTENCIES = {"strong": "Strong", "session": "Session", "bounded": "Bounded", "eventually": "Eventually"}
 NOTES_SUFFIX = "_notes"
 ARRAYS = ("names", "words", *TYPED)
 RECORD_FIELDS = {"id", "uri", "payload", "vector", "fields", KEYED, *ARRAYS}
@@ -28,21 +26,22 @@ NOTE_FIELDS = {"id", "kind", "name", "document", "vector"}
 
 _INDEX_TYPES = {"hnsw": "HNSW", "ivf": "IVF_FLAT", "flat": "FLAT"}
 _LONGEST_TEXT, _LONGEST_JSON, _MOST_ELEMENTS = 65_535, 65_536, 4096  # the most that a server takes, in bytes
-_OPTIONS = (
-    "collection",
-    "db",
-    "tls",
-    "ca_file",
-    "index",
-    "m",
-    "ef_construction",
-    "nlist",
-    "consistency",
-    "partition_key",
-    "replicas",
-    "shards",
-    "patience_s",
-)
+_OPTIONS: Mapping[str, Option] = {
+    "collection": "",
+    "db": "",
+    "tls": False,
+    "ca_file": "",
+    "consistency": ("session", "strong", "bounded", "eventually"),
+    "patience_s": TIMEOUT_S,
+    # These count when the collections are made, and are ignored afterwards.
+    "index": ("", *_INDEX_TYPES),
+    "m": 32,
+    "ef_construction": 200,
+    "nlist": 1024,
+    "partition_key": "",
+    "replicas": 1,
+    "shards": 1,
+}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONGEST_NAME = 255 - len(NOTES_SUFFIX)
 
@@ -51,30 +50,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an index is and how it is made. `file` is set for Milvus Lite, `uri` for a server; `text` is for messages.
-
-    `index` to `shards` count when the collections are made, and are ignored afterwards.
-    """
+    """Where an index is, in a file of Milvus Lite or at a server's `uri`, and how it is made; `text` for messages."""
 
     text: str
     collection: str
     file: Path | None
     uri: str
-    token: str
-    database: str
-    ca_file: str
+    token: str = field(repr=False)
     index: str
-    m: int
-    ef_construction: int
-    nlist: int
-    partition_key: str
-    replicas: int
-    shards: int
     consistency: str
-    timeout_s: float
-
-    def __repr__(self) -> str:
-        return f"Place({self.text!r})"
+    options: Mapping[str, Any]
 
     @property
     def notes(self) -> str:
@@ -85,9 +70,9 @@ class Place:
 def parse_place(url: str | StoreUrl) -> Place:
     """The place of `milvus://[user:key@]host[:port]/collection?...` or `milvus:path/to/file.db?collection=...`."""
     address = parse_address(url, _OPTIONS)
-    options = address.options
+    options, is_tls = address.options, address.options["tls"]
     file = None if address.host else Path(unquote(urlsplit(StoreUrl(url).reveal()).path)).expanduser()
-    if file and (file.suffix != ".db" or options.get("collection", "") == ""):
+    if file and (file.suffix != ".db" or not options["collection"]):
         raise UsageError(
             f"{address.text} names neither a server nor a file of Milvus Lite, expected milvus://host/collection or "
             "milvus:///folder/file.db?collection=name: correct it"
@@ -98,32 +83,24 @@ def parse_place(url: str | StoreUrl) -> Place:
             f"the collection {name!r} is not a valid name, expected letters, digits and underscores, at most "
             f"{_LONGEST_NAME}, not a digit first: choose another name"
         )
-    is_tls = address.is_on("tls")
     port = address.port or (443 if is_tls else 19530)
-    host = f"[{address.host}]" if ":" in address.host else address.host
     return Place(
         text=f"milvus:{file}?collection={name}" if file else address.text,
         collection=name,
         file=file,
-        uri="" if file else f"{'https' if is_tls else 'http'}://{host}:{port}",
+        uri="" if file else f"{'https' if is_tls else 'http'}://{address.url_host}:{port}",
         token=f"{address.user}:{address.key}" if address.user else address.key,
-        database=options.get("db", ""),
-        ca_file=options.get("ca_file", ""),
-        index=address.choice("index", INDEXES, "flat" if file else "hnsw"),
-        m=address.number("m", 32),
-        ef_construction=address.number("ef_construction", 200),
-        nlist=address.number("nlist", 1024),
-        partition_key=options.get("partition_key", ""),
-        replicas=max(1, address.number("replicas", 1)),
-        shards=max(1, address.number("shards", 1)),
-        consistency=CONSISTENCIES[address.choice("consistency", tuple(CONSISTENCIES), "session")],
-        timeout_s=address.number("patience_s", int(TIMEOUT_S)),
+        index=options["index"] or ("flat" if file else "hnsw"),
+        consistency=options["consistency"].capitalize(),
+        options=options,
     )
 
 
 def vector_index(place: Place) -> dict[str, Any]:
     """How the vectors of the records are indexed."""
-    params = {"hnsw": {"M": place.m, "efConstruction": place.ef_construction}, "ivf": {"nlist": place.nlist}}
+    options = place.options
+    params = {"hnsw": {"M": options["m"], "efConstruction": options["ef_construction"]},
+              "ivf": {"nlist": options["nlist"]}}  # fmt: skip
     return {"index_type": _INDEX_TYPES[place.index], "params": params.get(place.index, {})}
 
 
@@ -131,11 +108,7 @@ def record_fields(client: Any, dim: int, *, has_partitions: bool) -> Any:
     """The client's schema of the collection of records."""
     from pymilvus import DataType
 
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description="Sightline: records")
-    schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_TEXT)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-    for name in ("uri", "payload", KEYED):
-        schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_TEXT)
+    schema = _fields(client, "records", dim, ("uri", "payload", KEYED))
     schema.add_field("fields", DataType.JSON)
     texts = {"element_type": DataType.VARCHAR, "max_capacity": _MOST_ELEMENTS, "max_length": _LONGEST_TEXT}
     for name in ARRAYS:
@@ -147,12 +120,16 @@ def record_fields(client: Any, dim: int, *, has_partitions: bool) -> Any:
 
 def note_fields(client: Any) -> Any:
     """The client's schema of the collection of notes, which must have a vector, too."""
+    return _fields(client, "notes", 2, ("kind", "name", "document"))
+
+
+def _fields(client: Any, what: str, dim: int, texts: Sequence[str]) -> Any:
     from pymilvus import DataType
 
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description="Sightline: notes")
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=f"Sightline: {what}")
     schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_TEXT)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-    for name in ("kind", "name", "document"):
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    for name in texts:
         schema.add_field(name, DataType.VARCHAR, max_length=_LONGEST_TEXT)
     return schema
 

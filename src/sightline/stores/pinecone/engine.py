@@ -25,8 +25,8 @@ from sightline.stores.pinecone import schema
 from sightline.stores.pinecone.filters import push
 from sightline.stores.pinecone.schema import Entry, hit_of, key_of, record_of
 from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, batches, check_marker, missing_index
-from sightline.stores.url import Address, StoreUrl, parse_address
-from sightline.types import Hit, Note, Record, Vectors
+from sightline.stores.url import Address, Option, StoreUrl, parse_address
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 MOST_FOUND = 10_000
 """What a query gives at most."""
@@ -35,18 +35,18 @@ TAG = {"made-by": "sightline"}
 
 _MARKER = "store"  # the kind of note, and its key, that says that the namespace is ours
 _FORMAT = 1
-_OPTIONS = (
-    "namespace",
-    "cloud",
-    "region",
-    "environment",
-    "pod_type",
-    "replicas",
-    "shards",
-    "tls",
-    "patience_s",
-    "visible_s",
-)
+_OPTIONS: Mapping[str, Option] = {
+    "namespace": "sightline",
+    "cloud": "aws",
+    "region": "us-east-1",
+    "environment": "",  # of an index of pods, as what follows
+    "pod_type": "p1.x1",
+    "replicas": 1,
+    "shards": 1,
+    "tls": bool,
+    "patience_s": TIMEOUT_S,
+    "visible_s": 30,
+}
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,43}[a-z0-9])?")
 _SERVICE = "api.pinecone.io"
 _LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -54,10 +54,8 @@ _METRICS = ("dotproduct", "cosine")  # the same for unit vectors; Pinecone's cos
 _TIMEOUT_S = 30
 _READY_S = 300.0  # pods take minutes
 
-_NAMESPACE = "sightline"
 _NOTES = "-notes"  # behind the namespace of the records
 _GONE_S = 120
-_VISIBLE_S = 30
 _AT_ONCE = 8  # requests under way for one call
 _THREADS = "sightline-pinecone"
 
@@ -84,7 +82,17 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[Pin
     namespace that holds something else.
     """
     address = parse_address(url, _OPTIONS)
-    _check_names(address)
+    namespace = address.options["namespace"]
+    if not _NAME.fullmatch(address.name):
+        raise UsageError(
+            f"the index {address.name!r} of {address.text} is not a valid name in Pinecone, expected up to 45 "
+            "small letters, digits and hyphens inside: rename it"
+        )
+    if not namespace or not namespace.isascii() or not namespace.isprintable() or len(namespace) > 500:
+        raise UsageError(
+            f"the namespace {namespace!r} of {address.text} is not a valid name in Pinecone, expected 1 to "
+            "500 visible ASCII characters: rename it"
+        )
     return RemoteStore(PineconeEngine(address, dim))
 
 
@@ -94,22 +102,23 @@ class PineconeEngine:
     most_hits = MOST_FOUND
 
     def __init__(self, address: Address, dim: int | None) -> None:
-        self.address = address
-        timeout_s = address.number("patience_s", int(TIMEOUT_S))
-        self.calls = Calls(address.text, timeout_s, is_transient=_is_transient, translate=self._translated)
-        self.namespace = _namespace_of(address)
+        self.address, self.namespace = address, address.options["namespace"]
+        patience_s, tls = address.options["patience_s"], address.options["tls"]
+        self.calls = Calls(address.text, patience_s, is_transient=_is_transient, translate=self._translated)
         self.notes_namespace = self.namespace + _NOTES
-        self._visible_s = address.number("visible_s", _VISIBLE_S)
         self._pool = ThreadPoolExecutor(_AT_ONCE, _THREADS)
         self.index: Any = None
-        self._client = _client(address)
+        is_encrypted = address.host not in _LOCAL if tls is None else tls
+        self._client = _client(address, "https" if is_encrypted else "http")
         try:
             model = self._prepared(dim)
             self.dim = _dim(address, model)
             check_marker(address.text, {"format": _FORMAT, "dim": self.dim}, dim)
             self.is_serverless = not hasattr(model.deployment, "pod_type")
-            self.any_vector = schema.one_hot(self.dim)
-            self.index = self._client.index(host=_host(address, model.host))
+            self.any_vector = [1.0] + [0.0] * (self.dim - 1)  # for what has none: Pinecone refuses zeros alone
+            # The client takes the host of the records for https, which a local server may not speak.
+            host = model.host if is_encrypted else f"http://{model.host.removeprefix('https://')}"
+            self.index = self._client.index(host=host)
             self._is_ours = (model.tags or {}).items() >= TAG.items()
             self._claim(is_new_welcome=dim is not None)
         except BaseException:
@@ -129,14 +138,14 @@ class PineconeEngine:
         pushed = push(node).filter
 
         def of_query(values: list[float]) -> list[Hit]:
-            answer = self._query(
-                self.namespace, top_k=limit, vector=values, filter=pushed, include_metadata=limit <= _WITH_METADATA
+            matches = self._query(
+                self.namespace, pushed, limit, vector=values, include_metadata=limit <= _WITH_METADATA
+            ).matches
+            missing = [match.id for match in matches if match.metadata is None]
+            known = (
+                {match.id: match for match in matches} | dict.fromkeys(missing) | self._fetch(self.namespace, missing)
             )
-            missing = [match.id for match in answer.matches if match.metadata is None]
-            known = self._fetch(self.namespace, missing) if missing else {}
-            known |= {match.id: match for match in answer.matches if match.metadata is not None}
-            found = [match for match in answer.matches if match.id in known]
-            return [hit_of(known[match.id], max(-1.0, min(1.0, match.score))) for match in found]
+            return [hit_of(known[one.id], max(-1.0, min(1.0, one.score))) for one in matches if known[one.id]]
 
         return self._each(of_query, queries.tolist())
 
@@ -227,7 +236,15 @@ class PineconeEngine:
         return model
 
     def _created(self, dim: int) -> Any:
-        address, indexes = self.address, self._client.indexes
+        address, options, indexes = self.address, self.address.options, self._client.indexes
+        deployment: dict[str, Any] = {
+            "deployment_type": "managed",
+            "cloud": options["cloud"],
+            "region": options["region"],
+        }
+        if options["environment"]:
+            pods = {name: options[name] for name in ("environment", "pod_type", "replicas", "shards")}
+            deployment = {"deployment_type": "pod", **pods}
 
         def create() -> Any:
             try:
@@ -235,7 +252,7 @@ class PineconeEngine:
                     name=address.name,
                     dimension=dim,  # an index for vectors, as `upsert` and `query` want it, and not one for documents
                     metric="dotproduct",
-                    deployment=_deployment(address),
+                    deployment=deployment,
                     tags=TAG,
                     timeout=-1,
                 )
@@ -269,14 +286,33 @@ class PineconeEngine:
             batches(entries, lambda entry: entry.most_bytes, most=schema.MOST_ENTRIES, most_bytes=schema.MOST_BYTES)
         )
         infos = self._each(send, sent)
-        numbers = [info.lsn_committed for info in infos if info is not None and info.lsn_committed is not None]
-        waiting = _Waiting(self, namespace, [batch[-1] for batch in sent[-_LOOKED_AT:]], max(numbers, default=None))
-        self._wait_until(waiting.is_over, f"an upsert of {len(entries)} entries")
+        number = max((info.lsn_committed or 0 for info in infos if info is not None), default=0)
+        last = [batch[-1] for batch in sent[-_LOOKED_AT:]]
+        marks = {one.key: one.metadata["mark"] for one in last}
+        searched: dict[str, int] | None = None  # the marks that queries see, once they see the write
+
+        def is_seen() -> bool:
+            nonlocal searched
+            if searched is None:
+                ids = {"id": {"$in": [one.metadata["id"] for one in last]}}
+                answer = self._query(namespace, ids, len(last), include_metadata=True)
+                found = _marks(answer.matches)
+                reached = answer.response_info.lsn_reconciled if answer.response_info else None
+                has_marks = all(found.get(key, 0) >= mark for key, mark in marks.items())
+                if not (reached >= number if number and reached is not None else has_marks):
+                    return False
+                searched = found
+            fetched = _marks(self._fetch(namespace, marks).values())
+            # It may be what another writer made of it since, which queries see.
+            return all(
+                fetched.get(key, 0) >= mark or fetched.get(key) == searched.get(key) for key, mark in marks.items()
+            )
+
+        self._wait_until(is_seen, f"an upsert of {len(entries)} entries")
 
     def _delete(self, namespace: str, keys: Iterable[str]) -> int:
         found = self._fetch(namespace, keys)
-        there = list(found)
-        groups = [there[at : at + _MOST_DELETED] for at in range(0, len(there), _MOST_DELETED)]
+        left = list(chunks(found, _MOST_DELETED))
 
         def remove(group: list[str]) -> None:
             try:
@@ -284,26 +320,26 @@ class PineconeEngine:
             except StoreNotFound:
                 self.calls.check_open()  # the namespace went with its last entry, or by another process
 
-        self._each(remove, groups)
-        left = list(groups)
+        self._each(remove, left)
 
         def is_gone() -> bool:
             while left:
-                identities = [str((found[key].metadata or {}).get("id", key)) for key in left[-1]]
-                if self._query_keys(namespace, {"id": {"$in": identities}}, 1) or self._fetch(namespace, left[-1]):
+                ids = {"id": {"$in": [str((found[key].metadata or {}).get("id", key)) for key in left[-1]]}}
+                if self._query(namespace, ids, 1).matches or self._fetch(namespace, left[-1]):
                     return False
                 left.pop()
             return True
 
-        self._wait_until(is_gone, f"a delete of {len(there)} entries")
-        return len(there)
+        self._wait_until(is_gone, f"a delete of {len(found)} entries")
+        return len(found)
 
     def _wait_until(self, seen: Callable[[], bool], what: str) -> None:
         """Return when a write is `seen`, or with a warning after the time that the URL allows for it."""
-        until, pause_s = time.monotonic() + self._visible_s, 0.02
-        while self._visible_s and not seen():
+        visible_s = self.address.options["visible_s"]
+        until, pause_s = time.monotonic() + visible_s, 0.02
+        while visible_s and not seen():
             if time.monotonic() > until:
-                _log.warning("%s: %s is kept but not seen after %d s", self.address.text, what, self._visible_s)
+                _log.warning("%s: %s is kept but not seen after %d s", self.address.text, what, visible_s)
                 return
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 1.0)
@@ -341,36 +377,31 @@ class PineconeEngine:
         """The entries that pass, by key, or None if they are many."""
         limit = max(1, min(1000, _PAGE_BYTES // (24 * self.dim + 4096)))
         found: dict[str, Any] = {}
-        token: str | None = None
-        while len(found) < _FEW:
-            page = self._read(
-                lambda token=token: self.index.fetch_by_metadata(  # type: ignore[misc]
-                    filter=pushed, namespace=namespace, limit=limit, pagination_token=token
-                ),
-                FetchByMetadataResponse(),
-            )
+        for page in self._pages("fetch_by_metadata", FetchByMetadataResponse(), namespace, limit=limit, filter=pushed):
             found |= page.vectors
-            token = page.pagination.next if page.pagination else None
-            if not token:
-                return found
-        return None
+            if len(found) > _FEW:
+                return None
+        return found
 
     def _listed(self, namespace: str) -> Iterator[list[str]]:
         """All keys in order, as the namespace lists them."""
         keys = list[str]()
-        token: str | None = None
-        while True:
-            page = self._read(
-                lambda token=token: self.index.list_paginated(  # type: ignore[misc]
-                    namespace=namespace, limit=_LISTED, pagination_token=token
-                ),
-                ListResponse(),
-            )
+        for page in self._pages("list_paginated", ListResponse(), namespace, limit=_LISTED):
             keys += [str(item.id) for item in page.vectors]
-            token = page.pagination.next if page.pagination else None
-            if not token or len(keys) >= _AHEAD:
+            if len(keys) >= _AHEAD:
                 yield keys
                 keys = []
+        yield keys
+
+    def _pages(self, method: str, empty: Any, namespace: str, **question: Any) -> Iterator[Any]:
+        ask, token = getattr(self.index, method), None
+        while True:
+            page = self._read(
+                lambda token=token: ask(namespace=namespace, pagination_token=token, **question),  # type: ignore[misc]
+                empty,
+            )
+            yield page
+            token = page.pagination.next if page.pagination else None
             if not token:
                 return
 
@@ -381,11 +412,8 @@ class PineconeEngine:
             low, high = ranges.pop()
             is_one = high - low == 1
             within: dict[str, Any] = {"place": {"$gte": low, "$lt": high}}
-            keys = self._query_keys(
-                namespace,
-                {"$and": [within, pushed]} if pushed else within,
-                MOST_FOUND if is_one else _NARROW,
-            )
+            both = {"$and": [within, pushed]} if pushed else within
+            keys = [match.id for match in self._query(namespace, both, MOST_FOUND if is_one else _NARROW).matches]
             if is_one and len(keys) >= MOST_FOUND:
                 raise StoreError(
                     f"{self.address.text} has {MOST_FOUND:,} ids or more that begin with the same six characters, "
@@ -397,14 +425,12 @@ class PineconeEngine:
                 middle = (low + high) // 2
                 ranges += [(middle, high), (low, middle)]
 
-    def _query(self, namespace: str, **question: Any) -> Any:
-        """The client's answer to a question about a namespace."""
-        return self._read(lambda: self.index.query(namespace=namespace, **question), QueryResponse())
-
-    def _query_keys(self, namespace: str, pushed: dict[str, Any], limit: int) -> list[str]:
-        """Up to `limit` keys of entries that pass, whatever their vector."""
-        answer = self._query(namespace, top_k=limit, vector=self.any_vector, filter=pushed)
-        return [match.id for match in answer.matches]
+    def _query(self, namespace: str, pushed: dict[str, Any] | None, limit: int, **question: Any) -> Any:
+        """The client's answer to a question about the entries that pass a filter, whatever their vector by default."""
+        question = {"vector": self.any_vector, **question}
+        return self._read(
+            lambda: self.index.query(namespace=namespace, filter=pushed, top_k=limit, **question), QueryResponse()
+        )
 
     def _read(self, function: Callable[[], T], empty: T) -> T:
         """A call, or `empty` where the namespace does not exist, as none does before its first write."""
@@ -448,92 +474,16 @@ class PineconeEngine:
         return StoreError(f"{what} refused a call ({error.message}): look at what Pinecone says")
 
 
-class _Waiting:
-    """What is known of a write by the last entries of its batches: seen once, it stays seen."""
-
-    def __init__(self, engine: PineconeEngine, namespace: str, last: Sequence[Entry], number: int | None) -> None:
-        self._engine, self._namespace, self._last, self._number = engine, namespace, last, number
-        self._searched: dict[str, int] | None = None
-        self._is_fetched = False
-
-    def is_over(self) -> bool:
-        """Whether queries and fetches see it."""
-        if self._searched is None:
-            self._searched = self._seen_by_search()
-        if self._searched is not None and not self._is_fetched:
-            self._is_fetched = self._seen_by_fetch(self._searched)
-        return self._is_fetched
-
-    def _seen_by_search(self) -> dict[str, int] | None:
-        """The marks that queries see, once they see the write: by its number, or by its marks where there is none."""
-        ids = [one.metadata["id"] for one in self._last]
-        answer = self._engine._query(
-            self._namespace,
-            top_k=len(ids),
-            vector=self._engine.any_vector,
-            filter={"id": {"$in": ids}},
-            include_metadata=True,
-        )
-        marks = {match.id: int((match.metadata or {}).get("mark", 0)) for match in answer.matches}
-        reached = answer.response_info.lsn_reconciled if answer.response_info else None
-        if self._number is not None and reached is not None:
-            return marks if reached >= self._number else None
-        return marks if all(marks.get(one.key, 0) >= one.metadata["mark"] for one in self._last) else None
-
-    def _seen_by_fetch(self, searched: dict[str, int]) -> bool:
-        """Whether fetches see it, or what another writer made of it since, which queries see."""
-        found = self._engine._fetch(self._namespace, [one.key for one in self._last])
-        marks = {key: int((entry.metadata or {}).get("mark", 0)) for key, entry in found.items()}
-        return all(
-            marks.get(one.key, 0) >= one.metadata["mark"] or marks.get(one.key) == searched.get(one.key)
-            for one in self._last
-        )
-
-
-def _namespace_of(address: Address) -> str:
-    return address.options.get("namespace", _NAMESPACE)
-
-
-def _check_names(address: Address) -> None:
-    if not _NAME.fullmatch(address.name):
-        raise UsageError(
-            f"the index {address.name!r} of {address.text} is not a valid name in Pinecone, expected up to 45 "
-            "small letters, digits and hyphens inside: rename it"
-        )
-    namespace = _namespace_of(address)
-    if not namespace or not namespace.isascii() or not namespace.isprintable() or len(namespace) > 500:
-        raise UsageError(
-            f"the namespace {namespace!r} of {address.text} is not a valid name in Pinecone, expected 1 to "
-            "500 visible ASCII characters: rename it"
-        )
-
-
-def _client(address: Address) -> Pinecone:
-    scheme = "https" if _is_encrypted(address) else "http"
+def _client(address: Address, scheme: str) -> Pinecone:
     port = f":{address.port}" if address.port is not None else ""
-    timeout_s = min(_TIMEOUT_S, max(1, address.number("patience_s", _TIMEOUT_S)))
-    host = f"[{address.host}]" if ":" in address.host else address.host
+    timeout_s = min(_TIMEOUT_S, max(1, address.options["patience_s"]))
     try:
-        return Pinecone(address.key or None, host=f"{scheme}://{host or _SERVICE}{port}", timeout=timeout_s)
+        return Pinecone(address.key or None, host=f"{scheme}://{address.url_host or _SERVICE}{port}", timeout=timeout_s)
     except errors.PineconeValueError as error:
         raise StoreForbidden(
             f"{address.text} has no usable key ({error.message}), expected one: write it as pinecone://:KEY@..., or "
             "name its file with key_file"
         ) from error
-
-
-def _deployment(address: Address) -> dict[str, Any]:
-    options = address.options
-    if "environment" in options:
-        return {
-            "deployment_type": "pod",
-            "environment": options["environment"],
-            "pod_type": options.get("pod_type", "p1.x1"),
-            "replicas": address.number("replicas", 1),
-            "shards": address.number("shards", 1),
-        }
-    cloud, region = options.get("cloud", "aws"), options.get("region", "us-east-1")
-    return {"deployment_type": "managed", "cloud": cloud, "region": region}
 
 
 def _dim(address: Address, model: Any) -> int:
@@ -549,23 +499,18 @@ def _dim(address: Address, model: Any) -> int:
     return int(dense[0].dimension)
 
 
-def _host(address: Address, host: str) -> str:
-    """Where the records are. The client takes the host for https, which a local server may not speak."""
-    return host if _is_encrypted(address) else f"http://{host.removeprefix('https://')}"
-
-
-def _is_encrypted(address: Address) -> bool:
-    return address.is_on("tls") if "tls" in address.options else address.host not in _LOCAL
-
-
 def _is_transient(error: Exception) -> bool:
-    transient = (
-        errors.PineconeConnectionError,
-        errors.PineconeTimeoutError,
-        errors.RateLimitError,
-        errors.ServiceError,
+    if isinstance(error, errors.ApiError) and error.status_code == 408:
+        return True
+    return isinstance(
+        error,
+        errors.PineconeConnectionError | errors.PineconeTimeoutError | errors.RateLimitError | errors.ServiceError,
     )
-    return isinstance(error, transient) or (isinstance(error, errors.ApiError) and error.status_code == 408)
+
+
+def _marks(found: Iterable[Any]) -> dict[str, int]:
+    """By which write each of some entries was written, by key."""
+    return {one.id: int((one.metadata or {}).get("mark", 0)) for one in found}
 
 
 def _url_bytes(key: str) -> int:

@@ -6,23 +6,30 @@ haystack-core-integrations issue 590). So each field stands under its kind (see 
 down to the fields, a missing field is asked for with $exists, and what may let too much through is marked.
 """
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
-from sightline.stores.pinecone.schema import microseconds
+from sightline.filters.where import (
+    ORDERINGS,
+    And,
+    Compare,
+    Exists,
+    In,
+    Match,
+    Node,
+    Not,
+    Or,
+    Scalar,
+    by_kind,
+    kind_of,
+    microseconds,
+)
 
 _KINDS = ("text", "number", "truth", "time", "none")
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
 _INCLUSIVE = {"$gt": "$gte", "$gte": "$gte", "$lt": "$lte", "$lte": "$lte"}
-_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "$gt": operator.gt,
-    "$gte": operator.ge,
-    "$lt": operator.lt,
-    "$lte": operator.le,
-}
 _EXACT_BELOW = 2**53  # microseconds: beyond, neighbouring moments share a double
 _MOST_VALUES = 10_000  # of one $in or $nin
 
@@ -35,9 +42,7 @@ class Pushed:
     is_exact: bool = True
 
 
-_ALL = Pushed(None)
 _PERHAPS_ALL = Pushed(None, is_exact=False)
-_NONE = Pushed({"id": {"$eq": ""}})  # every entry has an id that is not empty
 
 
 def push(node: Node, *, is_negated: bool = False) -> Pushed:
@@ -52,16 +57,34 @@ def push(node: Node, *, is_negated: bool = False) -> Pushed:
         case Not(part):
             return push(part, is_negated=not is_negated)
         case In(field, values):
-            return _not_in(field, values) if is_negated else _in(field, values)
-        case Compare():
-            return _compared(node, is_negated=is_negated)
+            if len(values) > _MOST_VALUES:
+                return _PERHAPS_ALL
+            pushed = [_in(f"{kind}:{field}", some, is_negated=is_negated) for kind, some in by_kind(values).items()]
+            return _all(pushed) if is_negated else _any(pushed)
+        case Compare(field, operator, bool() as bound):
+            values = tuple(truth for truth in (False, True) if ORDERINGS[operator](truth, bound))
+            return push(In(field, values), is_negated=is_negated)
+        case Compare(field, _, str()):  # Pinecone does not order text
+            return _PERHAPS_ALL if is_negated else Pushed({f"text:{field}": {"$exists": True}}, is_exact=False)
+        case Compare(field, operator, bound):
+            name, symbol = f"{kind_of(bound)}:{field}", _OPPOSITE[operator] if is_negated else operator
+            is_exact = _is_exact(bound)
+            condition = {symbol if is_exact else _INCLUSIVE[symbol]: stored(bound)}
+            return _lacks(name, condition, is_exact=is_exact) if is_negated else Pushed({name: condition}, is_exact)
         case Exists(field):
-            parts_of = [Pushed({f"{kind}:{field}": {"$exists": not is_negated}}) for kind in _KINDS]
-            return _all(parts_of) if is_negated else _any(parts_of)
+            pushed = [Pushed({f"{kind}:{field}": {"$exists": not is_negated}}) for kind in _KINDS]
+            return _all(pushed) if is_negated else _any(pushed)
         case Match(words):
             if is_negated:
                 return _any([_lacks("words", {"$nin": [word]}, is_exact=False) for word in words])
             return _all([Pushed({"words": {"$in": [word]}}) for word in words])
+
+
+def stored(value: Scalar) -> Any:
+    """A value as filters see it: a time is microseconds since 1970 in UTC, exact as a double from 1684 to 2255."""
+    if isinstance(value, datetime):
+        return float(microseconds(value))
+    return value if isinstance(value, str | bool) else float(value) + 0.0  # + 0.0 makes -0.0 equal to 0.0
 
 
 def _all(parts: Sequence[Pushed]) -> Pushed:
@@ -72,7 +95,7 @@ def _all(parts: Sequence[Pushed]) -> Pushed:
 
 def _any(parts: Sequence[Pushed]) -> Pushed:
     if not parts:
-        return _NONE
+        return Pushed({"id": {"$eq": ""}})  # nothing: every entry has an id that is not empty
     filters = [part.filter for part in parts if part.filter is not None]
     is_exact = all(part.is_exact for part in parts)
     if len(filters) < len(parts):
@@ -80,71 +103,23 @@ def _any(parts: Sequence[Pushed]) -> Pushed:
     return Pushed({"$or": filters} if len(filters) > 1 else filters[0], is_exact)
 
 
-def _in(field: str, values: Sequence[Scalar]) -> Pushed:
-    if len(values) > _MOST_VALUES:
-        return _PERHAPS_ALL
-    parts = list[Pushed]()
-    if texts := [value for value in values if isinstance(value, str)]:
-        parts.append(Pushed({f"text:{field}": {"$in": texts}}))
-    if numbers := _numbers(values):
-        parts.append(Pushed({f"number:{field}": {"$in": numbers}}))
-    parts += [Pushed({f"truth:{field}": {"$eq": truth}}) for truth in _truths(values)]
-    if times := _times(values):
-        is_exact = all(abs(time) < _EXACT_BELOW for time in times)
-        parts.append(Pushed({f"time:{field}": {"$in": [float(time) for time in times]}}, is_exact))
-    return _any(parts)
+def _in(name: str, values: Sequence[Scalar], *, is_negated: bool) -> Pushed:
+    """That a field of one kind is, or is not, one of some values of that kind."""
+    if isinstance(values[0], bool):
+        equal = [Pushed({name: {"$eq": truth}}) for truth in (False, True) if (truth in values) != is_negated]
+        return _any([*equal, Pushed({name: {"$exists": False}})] if is_negated else equal)
+    is_exact = all(map(_is_exact, values))
+    if not is_negated:
+        return Pushed({name: {"$in": [stored(value) for value in values]}}, is_exact)
+    sure = [stored(value) for value in values if _is_exact(value)]
+    may_be_list = isinstance(values[0], str)
+    return _lacks(name, {"$nin": sure}, is_exact=is_exact and not may_be_list) if sure else _PERHAPS_ALL
 
 
-def _not_in(field: str, values: Sequence[Scalar]) -> Pushed:
-    if len(values) > _MOST_VALUES:
-        return _PERHAPS_ALL
-    parts = list[Pushed]()
-    if texts := [value for value in values if isinstance(value, str)]:
-        parts.append(_lacks(f"text:{field}", {"$nin": texts}, is_exact=False))  # the field may be a list
-    if numbers := _numbers(values):
-        parts.append(_lacks(f"number:{field}", {"$nin": numbers}))
-    truths = _truths(values)
-    parts += [_lacks(f"truth:{field}", {"$eq": not truth}) for truth in truths[:1]]
-    if len(truths) == 2:
-        parts.append(Pushed({f"truth:{field}": {"$exists": False}}))
-    times = _times(values)
-    if exact := [float(time) for time in times if abs(time) < _EXACT_BELOW]:
-        parts.append(_lacks(f"time:{field}", {"$nin": exact}, is_exact=len(exact) == len(times)))
-    elif times:
-        parts.append(_PERHAPS_ALL)
-    return _all(parts)
+def _is_exact(value: Scalar) -> bool:
+    return not isinstance(value, datetime) or abs(microseconds(value)) < _EXACT_BELOW
 
 
-def _compared(node: Compare, *, is_negated: bool) -> Pushed:
-    match kind_of(node.bound):
-        case "text":  # Pinecone does not order text
-            return _PERHAPS_ALL if is_negated else Pushed({f"text:{node.field}": {"$exists": True}}, is_exact=False)
-        case "truth":
-            holds = _COMPARISONS[node.operator]
-            values = tuple(truth for truth in (False, True) if holds(truth, node.bound))
-            return push(In(node.field, values), is_negated=is_negated)
-        case "number":
-            name, bound, is_exact = f"number:{node.field}", float(node.bound), True  # type: ignore[arg-type]
-        case _:
-            time = microseconds(node.bound)  # type: ignore[arg-type]
-            name, bound, is_exact = f"time:{node.field}", float(time), abs(time) < _EXACT_BELOW
-    symbol = _OPPOSITE[node.operator] if is_negated else node.operator
-    condition = {symbol if is_exact else _INCLUSIVE[symbol]: bound}
-    return _lacks(name, condition, is_exact=is_exact) if is_negated else Pushed({name: condition}, is_exact)
-
-
-def _lacks(name: str, condition: dict[str, Any], *, is_exact: bool = True) -> Pushed:
+def _lacks(name: str, condition: dict[str, Any], *, is_exact: bool) -> Pushed:
     """The field is missing, or this holds for it."""
     return Pushed({"$or": [{name: {"$exists": False}}, {name: condition}]}, is_exact)
-
-
-def _numbers(values: Sequence[Scalar]) -> list[float]:
-    return [float(value) + 0.0 for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-
-
-def _truths(values: Sequence[Scalar]) -> list[bool]:
-    return sorted({value for value in values if isinstance(value, bool)})
-
-
-def _times(values: Sequence[Scalar]) -> list[int]:
-    return [microseconds(value) for value in values if kind_of(value) == "time"]  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 
@@ -13,6 +12,8 @@ import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
+from sightline.filters.where import kind_of
+from sightline.stores.pinecone.filters import stored
 from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960
@@ -22,7 +23,6 @@ MOST_BYTES, MOST_ENTRIES = 1_900_000, 1000
 
 _NUMBER_BYTES = 24  # the longest text of a float32 that was made a float64, with its comma
 _MOST_ID = 512  # characters of an id
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ESCAPED = re.compile(r"[\x00-!~-\U0010ffff]")
 
 
@@ -51,21 +51,32 @@ def entries_of(records: Sequence[Record], vectors: Vectors) -> list[Entry]:
     entries = list[Entry]()
     for record, vector in zip(records, vectors, strict=True):
         kept = {"id": record.id, "uri": record.uri, "payload": dump_payload(record.payload), **fields(record.payload)}
-        made = entry(key_of(record.id), vector.tolist(), kept, written)
+        made = _entry(key_of(record.id), vector.tolist(), kept, written)
         if made.metadata_bytes > MOST_METADATA_BYTES:
-            raise too_large(_blamed(record), made)
+            sizes = {name: _json_bytes(_field(name, value)[1]) for name, value in record.payload.items()}
+            largest = max(sizes, key=lambda name: sizes[name], default="")
+            blamed = f", whose field {largest!r} has {sizes[largest]:,} bytes," if largest else ""
+            raise _too_large(f"the record of {record.uri[:200]!r}{blamed}", made)
         entries.append(made)
     return entries
 
 
-def entry(key: str, values: list[float], metadata: dict[str, Any], written: int) -> Entry:
+def note_entry(kind: str, key: str, note: Note, values: list[float], written: int) -> Entry:
+    """A note as an entry; `UsageError` if it is too large."""
+    identity = note_key(kind, key)
+    made = _entry(identity, values, {"id": identity, "kind": kind, "key": key, "note": dump_note(note)}, written)
+    if made.metadata_bytes > MOST_METADATA_BYTES:
+        raise _too_large(f"the note {key[:200]!r} of kind {kind!r}", made)
+    return made
+
+
+def _entry(key: str, values: list[float], metadata: dict[str, Any], written: int) -> Entry:
     """An entry with the mark of its writing and its place in the order of keys."""
     metadata = {**metadata, "mark": written, "place": place(key)}
-    return Entry(key, values, metadata, json_bytes(metadata))
+    return Entry(key, values, metadata, _json_bytes(metadata))
 
 
-def too_large(what: str, made: Entry) -> UsageError:
-    """The error for an entry that Pinecone would refuse."""
+def _too_large(what: str, made: Entry) -> UsageError:
     return UsageError(
         f"{what} needs {made.metadata_bytes:,} bytes of metadata, expected at most {MOST_METADATA_BYTES:,}, which is "
         "Pinecone's limit, and what can be filtered stands there twice: shorten it"
@@ -80,31 +91,9 @@ def fields(payload: Payload) -> dict[str, Any]:
 
 
 def _field(name: str, value: Value) -> tuple[str, Any]:
-    match value:
-        case bool():
-            return f"truth:{name}", value
-        case int() | float():
-            return f"number:{name}", float(value) + 0.0  # Pinecone keeps doubles; + 0.0 makes -0.0 equal to 0.0
-        case datetime():
-            return f"time:{name}", float(microseconds(value))
-        case []:
-            return f"none:{name}", True
-    return f"text:{name}", value
-
-
-def microseconds(moment: datetime) -> int:
-    """A moment as microseconds since 1970 in UTC: exact as a double from 1684 to 2255."""
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def note_entry(kind: str, key: str, note: Note, values: list[float], written: int) -> Entry:
-    """A note as an entry; `UsageError` if it is too large."""
-    identity = note_key(kind, key)
-    kept = {"id": identity, "kind": kind, "key": key, "note": dump_note(note)}
-    made = entry(identity, values, kept, written)
-    if made.metadata_bytes > MOST_METADATA_BYTES:
-        raise too_large(f"the note {key[:200]!r} of kind {kind!r}", made)
-    return made
+    if isinstance(value, list):
+        return (f"text:{name}", value) if value else (f"none:{name}", True)
+    return f"{kind_of(value)}:{name}", stored(value)
 
 
 def note_key(kind: str, key: str) -> str:
@@ -150,23 +139,10 @@ def hit_of(vector: Any, score: float = 0.0) -> Hit:
         ) from error
 
 
-def one_hot(dim: int) -> list[float]:
-    """A vector for what has none: Pinecone refuses zeros alone."""
-    return [1.0] + [0.0] * (dim - 1)
-
-
-def json_bytes(value: Any) -> int:
-    """The length of a value as JSON in UTF-8."""
+def _json_bytes(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
 
 
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"!{code:02x}" if code <= ord("!") else f"~{code:06x}"
-
-
-def _blamed(record: Record) -> str:
-    sizes = {name: json_bytes(_field(name, value)[1]) for name, value in record.payload.items()}
-    largest = max(sizes, key=lambda name: sizes[name], default="")
-    what = f"the record of {record.uri[:200]!r}"
-    return f"{what}, whose field {largest!r} has {sizes[largest]:,} bytes," if largest else what

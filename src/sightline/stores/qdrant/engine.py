@@ -5,11 +5,11 @@ import logging
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from heapq import merge
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import httpx
@@ -17,26 +17,15 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreFull, StoreNotFound
+from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreFull, StoreNotFound, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
 from sightline.stores.qdrant import schema
 from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_value, looked_into, path, push
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
-from sightline.stores.remote import (
-    EVERYTHING,
-    Calls,
-    TunableStore,
-    batches,
-    check_format,
-    check_marker,
-    first_line,
-    missing_index,
-)
+from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_format, check_marker, missing_index
 from sightline.stores.url import StoreUrl
-from sightline.types import Hit, Note, Record, Vectors
-
-T = TypeVar("T")
+from sightline.types import Hit, Note, Record, Vectors, chunks
 
 FORMAT = 1
 OVERSAMPLING = 2.0
@@ -77,12 +66,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Qd
 
     `qdrant://:key@host:6333/collection?option=value`, or `qdrant:///folder?collection=name` for its local mode.
     """
-    engine = QdrantEngine(parse_collection(url), dim)
-    try:
-        return TunableStore(engine)
-    except BaseException:
-        engine.close()
-        raise
+    return TunableStore(QdrantEngine(parse_collection(url), dim))
 
 
 class QdrantEngine:
@@ -99,15 +83,17 @@ class QdrantEngine:
 
     def __init__(self, collection: Collection, dim: int | None) -> None:
         self.collection, self.is_local = collection, bool(collection.folder)
+        timeout_s = collection.address.options["patience_s"]
         self.calls = Calls(
-            collection.what,
-            collection.timeout_s,
-            is_transient=_is_transient,
-            translate=self._translated,
-            summary=_words_of,
+            collection.what, timeout_s, is_transient=_is_transient, translate=self._translated, words=_words_of
         )
-        self._lock = threading.RLock()  # local mode is not made for threads
-        self.client: QdrantClient | None = None
+        self._lock = threading.RLock() if self.is_local else nullcontext()  # local mode is not made for threads
+        self._reading: dict[str, Any] = {"consistency": collection.consistency}
+        self._writing: dict[str, Any] = {
+            "wait": True,
+            "ordering": models.WriteOrdering(collection.address.options["ordering"]),
+        }
+        self.client: Any = None
         try:
             self.client = self.calls.make(lambda: _local(collection) if self.is_local else _remote(collection))
             self.dim = self._open(dim)
@@ -122,8 +108,7 @@ class QdrantEngine:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove records; gives how many were there."""
-        points = [point_id(name) for name in ids]
-        there = [str(point.id) for point in self._retrieve(points, with_payload=False, with_vectors=False)]
+        there = [str(point.id) for point in self._retrieve(ids, with_payload=False, with_vectors=False)]
         self._remove(self.collection.name, there)
         return len(there)
 
@@ -132,38 +117,35 @@ class QdrantEngine:
         pushed = _pushed(node)
         quantised = models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
         params = models.SearchParams(hnsw_ef=width, quantization=quantised)
+        full = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
         found = list[list[Hit]]()
-        for at in range(0, len(queries), _AT_ONCE):
-            some = queries[at : at + _AT_ONCE]
+        for some in chunks(queries, _AT_ONCE):
             for query, points in zip(some, self._query(some, limit, pushed, params), strict=True):
-                if len(points) < limit:
-                    points = self._query_exactly(query[None], limit, pushed) or points
-                found.append([schema.hit_of(point) for point in points])
+                if len(points) < limit and not self.is_local:  # which is exact anyway
+                    with suppress(RefusedError):  # strict mode may forbid it
+                        points = self._query([query], limit, pushed, full)[0] or points
+                found.append([schema.hit_of(point, float(point.score)) for point in points])
         return found
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
         """The records of those ids that exist."""
-        points = self._retrieve([point_id(name) for name in ids], with_payload=True, with_vectors=True)
-        return map(schema.record_of, points)
+        fields = models.PayloadSelectorInclude(include=SHOWN)
+        return map(schema.record_of, self._retrieve(ids, with_payload=fields, with_vectors=True))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
         """The records that pass, in order of id.
 
         With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here.
         """
-        pushed = _pushed(node)
+        pushed, name, is_named = _pushed(node), self.collection.name, has_value(IS_NAMED, True)
         only: list[models.Condition] = [pushed.filter] if pushed else []
-        named = self._pages(self.collection.name, models.Filter(must=[*only, has_value(IS_NAMED, True)]), [ID], pushed)
+        named = self._pages(name, models.Filter(must=[*only, is_named]), [ID], pushed)
         names = sorted(str((point.payload or {})[ID]) for point in named)
-        without: list[models.Condition] = [has_value(IS_NAMED, True)] if names else []
-        others = self._pages(
-            self.collection.name, models.Filter(must=only, must_not=without), SHOWN, pushed, with_vectors=with_vectors
-        )
+        unnamed = models.Filter(must=only, must_not=[is_named] if names else [])
+        others = self._pages(name, unnamed, SHOWN, pushed, with_vectors=with_vectors)
         by_uuid = (schema.record_of(point) for point in others if ID not in (point.payload or {}))
         by_name = (
-            record
-            for at in range(0, len(names), _PAGE)
-            for record in sorted(self.fetch(names[at : at + _PAGE]), key=lambda record: record.id)
+            record for few in chunks(names, _PAGE) for record in sorted(self.fetch(few), key=lambda record: record.id)
         )
         return merge(by_uuid, by_name, key=lambda record: record.id)
 
@@ -173,7 +155,7 @@ class QdrantEngine:
         if pushed and not pushed.is_exact:
             return None
         only = pushed.filter if pushed else None
-        return self._ask_filtered(pushed, lambda client: client.count(self.collection.name, only, exact=True).count)
+        return int(self._call("count", self.collection.name, only, exact=True, pushed=pushed).count)
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
         """The notes of a kind."""
@@ -197,15 +179,14 @@ class QdrantEngine:
         self._mark(is_dropping=True)
         for name in (self.collection.name, self.collection.notes):
             with suppress(StoreNotFound):
-                self._ask(lambda client: client.delete_collection(name))  # noqa: B023 (called at once)
+                self._call("delete_collection", name)
 
     def close(self) -> None:
         """Give back the connections."""
         with self._lock:
+            if not self.calls.is_closed and self.client is not None:
+                self.client.close()
             self.calls.close()
-            client, self.client = self.client, None
-            if client is not None:
-                client.close()
 
     def _open(self, dim: int | None) -> int:
         """The length of the vectors; makes the collections if `dim` is given and nothing is there.
@@ -213,14 +194,14 @@ class QdrantEngine:
         The notes come first, with a mark that they are ours, and the records after them: a crash between leaves nothing
         that another try does not complete.
         """
-        is_there = self._ask(lambda client: client.collection_exists(self.collection.name))
+        is_there = self._call("collection_exists", self.collection.name)
         marker = self._marker(is_there=is_there)
         if marker.get("is_dropping"):
             self.drop()
             is_there = False
         if not is_there:
             self._create(missing_index(self.collection.what, dim))
-        info = self._ask(lambda client: client.get_collection(self.collection.name))
+        info = self._call("get_collection", self.collection.name)
         vectors = info.config.params.vectors
         if not isinstance(vectors, models.VectorParams) or vectors.distance != models.Distance.DOT:
             raise StoreError(
@@ -229,7 +210,7 @@ class QdrantEngine:
                 "another name"
             )
         found_dim = check_marker(self.collection.what, {"format": FORMAT, "dim": vectors.size}, dim)
-        for field, kind in self.collection.indexes:
+        for field, kind in self.collection.indexes.items():
             if path(field, kind) not in (info.payload_schema or {}):
                 try:
                     self._make_index(field, kind)
@@ -242,9 +223,9 @@ class QdrantEngine:
         name, notes = self.collection.name, self.collection.notes
         found: dict[str, Any] = {}
         is_ours = not is_there
-        if self._ask(lambda client: client.collection_exists(notes)):
-            info = self._ask(lambda client: client.get_collection(notes))
-            points = self._ask(lambda client: client.retrieve(notes, [_MARKER], with_payload=True))
+        if self._call("collection_exists", notes):
+            info = self._call("get_collection", notes)
+            points = self._call("retrieve", notes, [_MARKER], with_payload=True)
             found = (points[0].payload or {}) if points else {}
             is_ours = bool(found) or (not is_there and not info.config.params.vectors and not info.points_count)
         if not is_ours:
@@ -258,7 +239,7 @@ class QdrantEngine:
     def _mark(self, *, is_dropping: bool) -> None:
         payload = {"made_by": "sightline", "format": FORMAT, "is_dropping": is_dropping}
         point = models.PointStruct(id=_MARKER, vector={}, payload=payload)
-        self._ask(lambda client: client.upsert(self.collection.notes, [point], wait=True))
+        self._call("upsert", self.collection.notes, [point], wait=True)
 
     def _create(self, dim: int) -> None:
         collection = self.collection
@@ -269,12 +250,12 @@ class QdrantEngine:
         for field in (NAMES, TEXTS, WORDS):
             self._index(collection.name, field, schema.field_index("text"))
         self._index(collection.name, IS_NAMED, schema.field_index("truth"))
-        for field, kind in schema.INDEXED:  # before the first record: the graph is then built with them in mind
+        for field, kind in schema.INDEXED.items():  # before the first record: the graph is then built with them in mind
             self._make_index(field, kind)
 
     def _create_collection(self, name: str, options: Mapping[str, Any]) -> None:
         try:
-            self._ask(lambda client: client.create_collection(name, **options))
+            self._call("create_collection", name, **options)
         except RefusedError as refusal:
             if "already exists" not in str(refusal):
                 raise
@@ -286,20 +267,10 @@ class QdrantEngine:
 
     def _index(self, name: str, key: str, index: Any) -> None:
         if not self.is_local:  # which has none
-            self._ask(lambda client: client.create_payload_index(name, key, field_schema=index, wait=True))
-
-    def _query_exactly(self, queries: Vectors, limit: int, pushed: Pushed | None) -> list[models.ScoredPoint]:
-        """What a full scan finds; nothing where strict mode forbids it."""
-        if self.is_local:
-            return []  # it is exact anyway
-        full = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
-        try:
-            return self._query(queries, limit, pushed, full)[0]
-        except RefusedError:
-            return []
+            self._call("create_payload_index", name, key, field_schema=index, wait=True)
 
     def _query(
-        self, queries: Vectors, limit: int, pushed: Pushed | None, params: models.SearchParams
+        self, queries: Sequence[Any], limit: int, pushed: Pushed | None, params: models.SearchParams
     ) -> list[list[models.ScoredPoint]]:
         requests = [
             models.QueryRequest(
@@ -311,12 +282,8 @@ class QdrantEngine:
             )
             for query in queries
         ]
-
-        def ask(client: QdrantClient) -> list[list[models.ScoredPoint]]:
-            answers = client.query_batch_points(self.collection.name, requests, consistency=self._consistency)
-            return [answer.points for answer in answers]
-
-        return self._ask_filtered(pushed, ask)
+        answers = self._call("query_batch_points", self.collection.name, requests, pushed=pushed, **self._reading)
+        return [answer.points for answer in answers]
 
     def _pages(
         self,
@@ -331,95 +298,57 @@ class QdrantEngine:
 
         A page begins at the id that the one before named, so that writes in between move nothing.
         """
-        start: models.ExtendedPointId | None = None
-        while True:
-
-            def ask(client: QdrantClient) -> tuple[list[models.Record], models.ExtendedPointId | None]:
-                return client.scroll(
-                    name,
-                    scroll_filter=only,
-                    limit=_PAGE,
-                    offset=start,  # noqa: B023 (called at once)
-                    with_payload=models.PayloadSelectorInclude(include=fields),
-                    with_vectors=with_vectors,
-                    consistency=self._consistency,
-                )
-
-            page, start = self._ask_filtered(pushed, ask)
+        options: dict[str, Any] = {"scroll_filter": only, "with_payload": models.PayloadSelectorInclude(include=fields)}
+        options |= {"limit": _PAGE, "with_vectors": with_vectors, **self._reading}
+        page, start = self._call("scroll", name, pushed=pushed, **options)
+        yield from page
+        while start is not None:
+            page, start = self._call("scroll", name, pushed=pushed, offset=start, **options)
             yield from page
-            if start is None:
-                return
 
-    def _retrieve(self, points: list[str], *, with_payload: bool, with_vectors: bool) -> Iterator[models.Record]:
-        fields = models.PayloadSelectorInclude(include=SHOWN) if with_payload else False
-        for at in range(0, len(points), _PAGE):
-            some = points[at : at + _PAGE]
-
-            def ask(client: QdrantClient) -> list[models.Record]:
-                return client.retrieve(
-                    self.collection.name,
-                    some,  # noqa: B023 (called at once)
-                    with_payload=fields,
-                    with_vectors=with_vectors,
-                    consistency=self._consistency,
-                )
-
-            yield from self._ask(ask)
+    def _retrieve(self, ids: Sequence[str], **options: Any) -> Iterator[models.Record]:
+        for few in chunks(map(point_id, ids), _PAGE):
+            yield from self._call("retrieve", self.collection.name, few, **options, **self._reading)
 
     def _write(self, name: str, points: Iterable[models.PointStruct]) -> None:
         def write(batch: list[models.PointStruct]) -> None:
-            self._ask(lambda client: client.upsert(name, batch, wait=True, ordering=self._ordering))
+            self._call("upsert", name, batch, **self._writing)
 
         every = list(batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
         if len(every) == 1:
             write(every[0])
         elif every:
             with ThreadPoolExecutor(min(_WRITERS, len(every)), "sightline-qdrant") as pool:
-                for done in [pool.submit(write, batch) for batch in every]:
-                    done.result()
+                list(pool.map(write, every))
 
-    def _remove(self, name: str, points: list[str]) -> None:
-        for at in range(0, len(points), _PAGE):
-            some = models.PointIdsList(points=list[models.ExtendedPointId](points[at : at + _PAGE]))
-            self._ask(lambda client: client.delete(name, some, wait=True, ordering=self._ordering))  # noqa: B023
+    def _remove(self, name: str, points: Sequence[str]) -> None:
+        for few in chunks(points, _PAGE):
+            some = models.PointIdsList(points=list[models.ExtendedPointId](few))
+            self._call("delete", name, some, **self._writing)
 
-    def _ask_filtered(self, pushed: Pushed | None, call: Callable[[QdrantClient], T]) -> T:
-        """A call that filters; the indexes that strict mode (usual on Qdrant's cloud) wants are made first."""
+    def _call(self, method: str, *given: Any, pushed: Pushed | None = None, **options: Any) -> Any:
+        """What a method of the client gives; it is made again while the server is away, so it must be safe to repeat.
+
+        Where it filters, the indexes that strict mode (usual on Qdrant's cloud) wants are made first.
+        """
+        self.calls.check_open()
+        action = getattr(self.client, method)
         try:
-            return self._ask(call)
+            with self._lock, warnings.catch_warnings() if self.is_local else nullcontext():
+                if self.is_local:
+                    warnings.simplefilter("ignore")  # of its size, for which the docs have a page
+                return self.calls.make(lambda: action(*given, **options))
         except RefusedError as refusal:
             if pushed is None or "Index required" not in str(refusal):
                 raise
         for field, kind in looked_into(pushed.node):
             self._make_index(field, kind)
-        return self._ask(call)
-
-    def _ask(self, call: Callable[[QdrantClient], T]) -> T:
-        """What the call gives; it is made again while the server is away, so it must be safe to repeat."""
-        self.calls.check_open()
-        client = self.client
-        if client is None:
-            raise StoreError(f"{self.calls.what} is being closed: open it again")
-        if not self.is_local:
-            return self.calls.make(lambda: call(client))
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # local mode warns of its size, for which the docs have a page
-            return self.calls.make(lambda: call(client))
-
-    @property
-    def _ordering(self) -> models.WriteOrdering:
-        return models.WriteOrdering(self.collection.ordering)
-
-    @property
-    def _consistency(self) -> models.ReadConsistencyType | int | None:
-        """How many replicas must agree on what is read; the server's choice if the URL does not say."""
-        given = self.collection.consistency
-        return models.ReadConsistencyType(given) if isinstance(given, str) else given
+        return self._call(method, *given, **options)
 
     def _translated(self, error: Exception) -> StoreError | None:
         what = self.calls.what
         if isinstance(error, UnexpectedResponse | ResponseHandlingException | grpc.RpcError):
-            return _translated(error, what)
+            return _of_server(error, what)
         if not isinstance(error, ValueError | RuntimeError | OSError):
             return None
         # What the client itself raises: in local mode everything, else where an answer cannot be understood.
@@ -438,37 +367,37 @@ class QdrantEngine:
 
 def _remote(collection: Collection) -> QdrantClient:
     """A client that speaks gRPC if that port answers, and REST otherwise."""
-    address = collection.address
-    if address.key and not collection.is_tls:
-        _log.warning("the key for %s travels unencrypted: add tls=true if the server has it", address.text)
-    if collection.is_grpc and _listens(address.host, collection.grpc_port):
-        client = _client(collection, prefer_grpc=True)
+    address, options = collection.address, collection.address.options
+
+    def client(*, prefer_grpc: bool) -> QdrantClient:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the unencrypted key, which is logged
+            made = QdrantClient(
+                host=address.url_host,
+                port=collection.port,
+                grpc_port=collection.grpc_port,
+                prefer_grpc=prefer_grpc,
+                https=options["tls"],
+                api_key=address.key or None,
+                timeout=options["timeout_s"],
+                check_compatibility=False,  # it asks in a thread of its own and warns
+                grpc_options=_RECONNECTING,
+            )
         try:
-            client.info()
+            made.info()
+        except BaseException:
+            made.close()
+            raise
+        return made
+
+    if address.key and not options["tls"]:
+        _log.warning("the key for %s travels unencrypted: add tls=true if the server has it", address.text)
+    if options["grpc"] and _listens(address.host, collection.grpc_port):
+        try:
+            return client(prefer_grpc=True)
         except grpc.RpcError as error:
             _log.info("port %d of %s speaks no gRPC (%s): using REST", collection.grpc_port, address.host, error)
-            client.close()
-        else:
-            return client
-    client = _client(collection, prefer_grpc=False)
-    client.info()
-    return client
-
-
-def _client(collection: Collection, *, prefer_grpc: bool) -> QdrantClient:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the unencrypted key, which is logged
-        return QdrantClient(
-            host=f"[{collection.address.host}]" if ":" in collection.address.host else collection.address.host,
-            port=collection.port,
-            grpc_port=collection.grpc_port,
-            prefer_grpc=prefer_grpc,
-            https=collection.is_tls,
-            api_key=collection.address.key or None,
-            timeout=collection.request_timeout_s,
-            check_compatibility=False,  # it asks in a thread of its own and warns
-            grpc_options=_RECONNECTING,
-        )
+    return client(prefer_grpc=False)
 
 
 def _listens(host: str, port: int) -> bool:
@@ -510,11 +439,11 @@ def _words_of(error: Exception) -> str:
         except (ValueError, KeyError, TypeError):
             return error.content.decode("utf-8", "replace").strip()[:300] or error.reason_phrase
     if isinstance(error, ResponseHandlingException):
-        return first_line(error.source)
+        return summary(error.source)
     return str(error.details()) if hasattr(error, "details") else str(error)
 
 
-def _translated(error: Exception, what: str) -> StoreError:
+def _of_server(error: Exception, what: str) -> StoreError:
     code, words = _code_of(error), _words_of(error)
     if code in _THERE or "Help:" in words:  # strict mode ends its refusals with "Help:"
         return RefusedError(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from qdrant_client import models
 
-from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of, matches
+from sightline.filters.where import ORDERINGS, And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
 NAMES, TEXTS, WORDS = "has", "texts", "words"
 """Fields of a point: the names of its payload's fields, of those that hold text, and its words."""
@@ -16,7 +16,6 @@ PREFIXES = {"text": "s", "number": "n", "truth": "b", "time": "t"}
 
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_BOUNDS = {"$gt": "gt", "$gte": "gte", "$lt": "lt", "$lte": "lte"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +29,8 @@ class Pushed:
 
 def push(node: Node) -> Pushed:
     """A filter for the engine, which has no order of texts: there it tells only whether the field holds text."""
-    return Pushed(_filter(node, is_wide=True), node, _is_exact(node))
+    wide, narrow = (_filter(node, is_wide=is_wide) for is_wide in (True, False))
+    return Pushed(wide, node, wide == narrow)
 
 
 def path(field: str, kind: str) -> str:
@@ -75,22 +75,22 @@ def _filter(node: Node, *, is_wide: bool) -> models.Filter:
         case Not(part):
             return models.Filter(must_not=[_filter(part, is_wide=not is_wide)])
         case In(field, values):
-            return _any_of(_in(field, values if is_wide else [value for value in values if not _is_moved(value)]))
-        case Compare(field, operator, bound):
-            return _compare(field, operator, bound, is_wide=is_wide)
+            return _in(field, values if is_wide else [value for value in values if not _is_moved(value)])
+        case Compare(field, operator, bool() as bound):
+            return _in(field, [value for value in (False, True) if ORDERINGS[operator](value, bound)])
+        case Compare(field, operator, bound) if not isinstance(bound, str) and not _is_moved(bound):
+            return models.Filter(must=[_range(field, bound, operator[1:])])
+        case Compare(field, _, bound):  # the engine orders no texts, nor times at the ends of the calendar as we do
+            return (
+                models.Filter(must=[has_value(TEXTS if isinstance(bound, str) else NAMES, field)]) if is_wide else _NONE
+            )
         case Exists(field):
             return models.Filter(must=[has_value(NAMES, field)])
         case Match(words):
             return models.Filter(must=[has_value(WORDS, word) for word in words])
 
 
-def _any_of(conditions: Sequence[models.Condition]) -> models.Filter:
-    if not conditions:  # an empty `should` lets everything through
-        return models.Filter(must=[models.HasIdCondition(has_id=[])])
-    return models.Filter(should=list(conditions))
-
-
-def _in(field: str, values: Sequence[Scalar]) -> list[models.Condition]:
+def _in(field: str, values: Sequence[Scalar]) -> models.Filter:
     conditions = list[models.Condition]()
     if texts := [value for value in values if isinstance(value, str)]:
         conditions.append(models.FieldCondition(key=path(field, "text"), match=models.MatchAny(any=texts)))
@@ -99,30 +99,15 @@ def _in(field: str, values: Sequence[Scalar]) -> list[models.Condition]:
             conditions.append(has_value(path(field, "truth"), value))
         elif not isinstance(value, str):  # Match knows no fractions
             conditions.append(_range(field, value, "gte", "lte"))
-    return conditions
+    return models.Filter(should=conditions) if conditions else _NONE
 
 
-def _compare(field: str, operator: str, bound: Scalar, *, is_wide: bool) -> models.Filter:
-    if not _has_order(bound):
-        return models.Filter(must=[_holds(field, bound)]) if is_wide else _any_of([])
-    if isinstance(bound, bool):
-        held = [value for value in (False, True) if matches({field: value}, Compare(field, operator, bound))]
-        return _any_of([has_value(path(field, "truth"), value) for value in held])
-    return models.Filter(must=[_range(field, bound, _BOUNDS[operator])])
-
-
-def _has_order(bound: Scalar) -> bool:
-    """Whether the engine orders such values as we do."""
-    return not isinstance(bound, str) and not _is_moved(bound)
+_NONE = models.Filter(must=[models.HasIdCondition(has_id=[])])  # an empty `should` lets everything through
 
 
 def _is_moved(value: Scalar) -> bool:
     """Whether it is a time at the ends of the calendar, where points keep the nearest one that UTC can tell."""
     return isinstance(value, datetime) and moment(value) in (_FIRST, _LAST)
-
-
-def _holds(field: str, bound: Scalar) -> models.Condition:
-    return has_value(TEXTS if isinstance(bound, str) else NAMES, field)
 
 
 def _range(field: str, value: Scalar, *bounds: str) -> models.FieldCondition:
@@ -131,16 +116,3 @@ def _range(field: str, value: Scalar, *bounds: str) -> models.FieldCondition:
         return models.FieldCondition(key=key, range=models.DatetimeRange(**dict.fromkeys(bounds, moment(value))))
     number = float(value) + 0.0  # -0.0 is 0.0
     return models.FieldCondition(key=key, range=models.Range(**dict.fromkeys(bounds, number)))
-
-
-def _is_exact(node: Node) -> bool:
-    match node:
-        case And(parts) | Or(parts):
-            return all(_is_exact(part) for part in parts)
-        case Not(part):
-            return _is_exact(part)
-        case Compare(_, _, bound):
-            return _has_order(bound)
-        case In(_, values):
-            return not any(_is_moved(value) for value in values)
-    return True

@@ -15,22 +15,15 @@ from sightline.filters.documents import dump_note, dump_payload, load_payload, p
 from sightline.filters.where import kind_of
 from sightline.stores.qdrant.filters import NAMES, PREFIXES, TEXTS, WORDS, moment
 from sightline.stores.remote import TIMEOUT_S
-from sightline.stores.url import Address, StoreUrl, parse_address
-from sightline.types import Hit, Note, Payload, Record, Vector
+from sightline.stores.url import Address, Option, StoreUrl, parse_address
+from sightline.types import Hit, Note, Record, Vector
 
 M, EF_CONSTRUCT = 32, 200  # text queries lie off the pictures' distribution: Qdrant's 16 and 100 lose neighbours
-INDEXED = (
-    ("sha256", "text"),
-    ("folders", "text"),
-    ("name", "text"),
-    ("format", "text"),
-    ("camera", "text"),
-    ("width", "number"),
-    ("height", "number"),
-    ("size_bytes", "number"),
-    ("taken", "time"),
-    ("modified", "time"),
-)
+INDEXED = {
+    **dict.fromkeys(("sha256", "folders", "name", "format", "camera"), "text"),
+    **dict.fromkeys(("width", "height", "size_bytes"), "number"),
+    **dict.fromkeys(("taken", "modified"), "time"),
+}
 """Fields of payloads that are indexed by their kind in every index."""
 ID, IS_NAMED, URI, DOCUMENT = "id", "named", "uri", "payload"
 """Fields of a point; the first two are of records alone whose id is no UUID."""
@@ -39,26 +32,25 @@ KIND, KEY, NOTE = "kind", "key", "note"
 SHOWN = [ID, URI, DOCUMENT]
 """What of a point makes a hit."""
 
-_KINDS = ("text", "number", "truth", "time")
 NOTES = "_notes"
 """What stands behind the name of a collection in the name of the one that keeps its notes."""
 
 UNIQUE = ("sha256", "name")  # a value of its own for nearly every picture: looked up on the disk
-_OPTIONS = (
-    "collection",
-    "consistency",
-    "grpc",
-    "grpc_port",
-    "indexes",
-    "on_disk",
-    "ordering",
-    "patience_s",
-    "replicas",
-    "shards",
-    "timeout_s",
-    "tls",
-    "write_consistency",
-)
+_OPTIONS: Mapping[str, Option] = {
+    "collection": "",
+    "consistency": "",  # how many replicas must agree on what is read; the server's choice if the URL does not say
+    "grpc": True,
+    "grpc_port": int,
+    "indexes": "",
+    "on_disk": False,
+    "ordering": ("weak", "medium", "strong"),
+    "patience_s": TIMEOUT_S,
+    "replicas": 0,  # 0 leaves a number to the server
+    "shards": 0,
+    "timeout_s": 60,
+    "tls": False,
+    "write_consistency": 0,
+}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAMES = UUID("5f1d9a3e-0c68-4f55-9d53-6b7a1d2c8e90")  # the namespace of ids that are no UUIDs
 _LONGEST_NAME = 255 - len(NOTES)
@@ -67,9 +59,9 @@ _NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The collection of an index. `folder` is empty for a server; None leaves a number to the server.
+    """The collection of an index. `folder` is empty for a server.
 
-    `indexes` are (field, kind) pairs that the URL asks for beside those that every store has.
+    `indexes` are the fields, and the kinds of their values, that the URL asks for beside those that every store has.
     """
 
     address: Address
@@ -77,17 +69,8 @@ class Collection:
     name: str
     port: int
     grpc_port: int
-    is_tls: bool
-    is_grpc: bool
-    is_on_disk: bool
-    shards: int | None
-    replicas: int | None
-    write_consistency: int | None
-    ordering: str
-    consistency: str | int | None
-    indexes: tuple[tuple[str, str], ...]
-    request_timeout_s: int
-    timeout_s: float
+    consistency: models.ReadConsistencyType | int | None
+    indexes: Mapping[str, str]
 
     @property
     def what(self) -> str:
@@ -103,24 +86,44 @@ class Collection:
 def parse_collection(url: str | StoreUrl) -> Collection:
     """The collection that a URL names; `UsageError` for what cannot be."""
     address = parse_address(url, _OPTIONS)
-    folder = "" if address.host else _folder(address.name)
+    given, word = address.options["collection"], address.options["consistency"].lower()
+    if address.host and given:
+        raise UsageError(
+            f"{address.text} names a collection twice, as {address.name!r} and as collection={given}: "
+            "expected it in the path alone, so leave the option out"
+        )
+    name = address.name if address.host else given or "photos"
+    if _NOT_IN_NAMES.search(name) or name in (".", "..") or len(name.encode()) > _LONGEST_NAME:
+        raise UsageError(
+            f"{name!r} cannot name a collection of Qdrant, expected at most {_LONGEST_NAME} bytes without "
+            '< > : " / \\ | ? * and control characters: choose another name'
+        )
+    consistency: models.ReadConsistencyType | int | None = None
+    try:
+        consistency = int(word) or None if word.isdecimal() else models.ReadConsistencyType(word) if word else None
+    except ValueError:
+        raise UsageError(
+            f"consistency={word} of {address.text} is unknown, expected one of majority, quorum, all, or a number"
+        ) from None
+    indexes = dict[str, str]()
+    for one in filter(None, address.options["indexes"].split(",")):
+        field, colon, kind = one.rpartition(":")
+        field, kind = (field, kind) if colon else (one, "text")
+        if kind not in PREFIXES or not field:
+            raise UsageError(
+                f"indexes={one} of {address.text} has the kind {kind!r}, expected one of {', '.join(PREFIXES)}: "
+                "write it like indexes=color,width:number"
+            )
+        indexes[field] = kind
+    port = address.port or 6333
     return Collection(
         address=address,
-        folder=folder,
-        name=_collection(address),
-        port=address.port or 6333,
-        grpc_port=address.number("grpc_port", (address.port or 6333) + 1),
-        is_tls=address.is_on("tls"),
-        is_grpc="grpc" not in address.options or address.is_on("grpc"),
-        is_on_disk=address.is_on("on_disk"),
-        shards=address.number("shards", 0) or None,
-        replicas=address.number("replicas", 0) or None,
-        write_consistency=address.number("write_consistency", 0) or None,
-        ordering=address.choice("ordering", ("weak", "medium", "strong"), "weak"),
-        consistency=_consistency(address),
-        indexes=_indexes(address),
-        request_timeout_s=address.number("timeout_s", 60),
-        timeout_s=address.number("patience_s", int(TIMEOUT_S)),
+        folder="" if address.host else address.name if re.match("[A-Za-z]:", address.name) else f"/{address.name}",
+        name=name,
+        port=port,
+        grpc_port=port + 1 if address.options["grpc_port"] is None else address.options["grpc_port"],
+        consistency=consistency,
+        indexes=indexes,
     )
 
 
@@ -135,11 +138,18 @@ def note_id(kind: str, key: str) -> str:
 
 
 def point_of(record: Record, vector: Vector) -> models.PointStruct:
-    """A record as a point."""
+    """A record as a point.
+
+    It has the values again, in an object for each kind, so that {"s": {"year": "5"}} and {"n": {"year": 5}} stay apart.
+    """
     identity = point_id(record.id)
-    named = {} if identity == record.id else {ID: record.id, IS_NAMED: True}
-    document = {URI: record.uri, DOCUMENT: dump_payload(record.payload)}
-    payload = {**named, **document, **_filtered_by(record.payload)}
+    payload: dict[str, Any] = {} if identity == record.id else {ID: record.id, IS_NAMED: True}
+    payload |= {URI: record.uri, DOCUMENT: dump_payload(record.payload), NAMES: list(record.payload)}
+    for field, value in record.payload.items():
+        kind = "text" if isinstance(value, list) else kind_of(value)
+        stored = moment(value).isoformat() if isinstance(value, datetime) else value
+        payload.setdefault(PREFIXES[kind], {})[field] = stored + 0.0 if isinstance(stored, float) else stored
+    payload |= {TEXTS: list(payload.get(PREFIXES["text"], {})), WORDS: sorted(payload_words(record.payload))}
     return models.PointStruct(id=identity, vector=vector.tolist(), payload=payload)
 
 
@@ -151,15 +161,14 @@ def note_point(kind: str, key: str, note: Note) -> models.PointStruct:
 
 def record_of(point: models.Record) -> Record:
     """The record that `point_of` made a point of."""
-    payload = point.payload or {}
-    vector = np.asarray(point.vector, np.float32)
-    return Record(payload.get(ID, str(point.id)), payload[URI], vector, load_payload(payload[DOCUMENT]))
+    hit = hit_of(point)
+    return Record(hit.id, hit.uri, np.asarray(point.vector, np.float32), hit.payload)
 
 
-def hit_of(point: models.ScoredPoint) -> Hit:
+def hit_of(point: models.Record | models.ScoredPoint, score: float = 0.0) -> Hit:
     """A point that was found as a hit; its score is the inner product."""
     payload = point.payload or {}
-    score = max(-1.0, min(1.0, float(point.score)))
+    score = max(-1.0, min(1.0, score))
     return Hit(payload.get(ID, str(point.id)), payload[URI], score, load_payload(payload[DOCUMENT]))
 
 
@@ -177,11 +186,12 @@ def field_index(kind: str, *, is_unique: bool = False) -> Any:
 
 def record_collection(collection: Collection, dim: int) -> dict[str, Any]:
     """How the collection of records is made."""
+    options = collection.address.options
     return {
         "vectors_config": models.VectorParams(
-            size=dim, distance=models.Distance.DOT, on_disk=collection.is_on_disk or None
+            size=dim, distance=models.Distance.DOT, on_disk=options["on_disk"] or None
         ),
-        "shard_number": collection.shards,
+        "shard_number": options["shards"] or None,
         "hnsw_config": models.HnswConfigDiff(m=M, ef_construct=EF_CONSTRUCT),
         "quantization_config": models.ScalarQuantization(
             scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8, quantile=0.99, always_ram=True)
@@ -198,63 +208,7 @@ def note_collection(collection: Collection) -> dict[str, Any]:
 
 def _replication(collection: Collection) -> dict[str, Any]:
     return {
-        "replication_factor": collection.replicas,
-        "write_consistency_factor": collection.write_consistency,
+        "replication_factor": collection.address.options["replicas"] or None,
+        "write_consistency_factor": collection.address.options["write_consistency"] or None,
         "on_disk_payload": True,
     }
-
-
-def _folder(name: str) -> str:
-    return name if re.match(r"[A-Za-z]:", name) else f"/{name}"
-
-
-def _collection(address: Address) -> str:
-    given = address.options.get("collection", "")
-    name = (address.name if address.host else given or "photos") if not (address.host and given) else ""
-    if address.host and given:
-        raise UsageError(
-            f"{address.text} names a collection twice, as {address.name!r} and as collection={given}: "
-            "expected it in the path alone, so leave the option out"
-        )
-    if _NOT_IN_NAMES.search(name) or name in (".", "..") or len(name.encode()) > _LONGEST_NAME:
-        raise UsageError(
-            f"{name!r} cannot name a collection of Qdrant, expected at most {_LONGEST_NAME} bytes without "
-            '< > : " / \\ | ? * and control characters: choose another name'
-        )
-    return name
-
-
-def _consistency(address: Address) -> str | int | None:
-    if address.options.get("consistency", "").isdecimal():
-        return address.number("consistency", 1) or None
-    return address.choice("consistency", ("majority", "quorum", "all"), "") or None
-
-
-def _indexes(address: Address) -> tuple[tuple[str, str], ...]:
-    pairs = list[tuple[str, str]]()
-    for one in filter(None, address.options.get("indexes", "").split(",")):
-        field, colon, kind = one.rpartition(":")
-        field, kind = (field, kind) if colon else (one, "text")
-        if kind not in _KINDS or not field:
-            raise UsageError(
-                f"indexes={one} of {address.text} has the kind {kind!r}, expected one of {', '.join(_KINDS)}: "
-                "write it like indexes=color,width:number"
-            )
-        pairs.append((field, kind))
-    return tuple(pairs)
-
-
-def _filtered_by(payload: Payload) -> Mapping[str, Any]:
-    """The values again, in an object for each kind, so that {"s": {"year": "5"}} and {"n": {"year": 5}} stay apart."""
-    found: dict[str, Any] = {}
-    for field, value in payload.items():
-        kind = "text" if isinstance(value, list) else kind_of(value)
-        found.setdefault(PREFIXES[kind], {})[field] = _stored(value)
-    texts = list(found.get(PREFIXES["text"], {}))
-    return found | {NAMES: list(payload), TEXTS: texts, WORDS: sorted(payload_words(payload))}
-
-
-def _stored(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return moment(value).isoformat()
-    return value + 0.0 if isinstance(value, float) else value

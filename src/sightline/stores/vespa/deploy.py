@@ -2,18 +2,17 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from xml.etree import ElementTree
 
 from vespa.package import ApplicationPackage
 
 from sightline.errors import StoreError, StoreForbidden, StoreUnreachable, WebError
 from sightline.stores.remote import retry
-from sightline.stores.vespa.package import NOTES, merged_services, reduced_services
+from sightline.stores.vespa.package import APPLICATION, NOTES, component_of
 
 _TENANT = "/application/v2/tenant/default"
-_ZIP = "application/zip"
 _TIMEOUT_S = 180  # preparing an application builds its models
 _CONFLICT = 409
 _log = logging.getLogger(__name__)
@@ -55,63 +54,52 @@ class ConfigServer:
     def _add(self, package: ApplicationPackage) -> None:
         active = self._active()
         if not active:
-            self._first(package)
+            try:
+                self._call("POST", f"{_TENANT}/prepareandactivate", package.to_zip().getvalue(), "application/zip")
+            except _RefusedError as error:
+                if self._active():  # another process was faster: its schemas must not be removed
+                    raise _RefusedError(_CONFLICT, str(error)) from error
+                raise
             return
-        session = self._session(active)
-        services = self._call("GET", f"{session}/content/services.xml").decode()
-        self._put(session, "services.xml", merged_services(services, package.services_to_text))
-        for schema in package.schemas:
-            self._put(session, f"schemas/{schema.name}.sd", schema.schema_to_text)
+        session, services = self._session(active)
+        _merge(services, ElementTree.fromstring(package.services_to_text))
         if package.include_files:
             self._call("PUT", f"{session}/content/models/")
-        for source, target in package.include_files:
-            self._call("PUT", f"{session}/content/{target}", source.read_bytes())
-        self._activate(session)
-
-    def _first(self, package: ApplicationPackage) -> None:
-        try:
-            self._call("POST", f"{_TENANT}/prepareandactivate", package.to_zip().getvalue(), _ZIP)
-        except _RefusedError as error:
-            if self._active():  # another process was faster: its schemas must not be removed
-                raise _RefusedError(_CONFLICT, str(error)) from error
-            raise
+        files = {f"schemas/{schema.name}.sd": schema.schema_to_text.encode() for schema in package.schemas}
+        files |= {target: source.read_bytes() for source, target in package.include_files}
+        self._activate(session, files | {"services.xml": ElementTree.tostring(services)})
 
     def _remove(self, name: str) -> None:
         active = self._active()
         if not active:
             return
-        session = self._session(active)
-        services = reduced_services(self._call("GET", f"{session}/content/services.xml").decode(), name)
-        if not services:
+        session, services = self._session(active)
+        if not _reduce(services, name):
             self._call("DELETE", f"{_TENANT}/application/default")
             return
-        self._put(session, "services.xml", services)
         until = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
         allowed = f'<validation-overrides><allow until="{until}">schema-removal</allow></validation-overrides>'
-        self._put(session, "validation-overrides.xml", allowed)
         for schema in (name, name + NOTES):
             self._call("DELETE", f"{session}/content/schemas/{schema}.sd")
-        self._activate(session)
+        overrides = {"validation-overrides.xml": allowed.encode()}
+        self._activate(session, overrides | {"services.xml": ElementTree.tostring(services)})
 
     def _active(self) -> str:
         """The URL of the application that runs, empty if none does."""
         running = json.loads(self._call("GET", f"{_TENANT}/application/"))
         return str(running[0]) if running else ""
 
-    def _session(self, active: str) -> str:
-        """A new session with the files of the application that runs."""
-        return f"{_TENANT}/session/{self._json('POST', f'{_TENANT}/session?from={active}')['session-id']}"
+    def _session(self, active: str) -> tuple[str, ElementTree.Element]:
+        """A new session with the files of the application that runs, and its services."""
+        number = json.loads(self._call("POST", f"{_TENANT}/session?from={active}"))["session-id"]
+        session = f"{_TENANT}/session/{number}"
+        return session, ElementTree.fromstring(self._call("GET", f"{session}/content/services.xml"))
 
-    def _activate(self, session: str) -> None:
+    def _activate(self, session: str, files: dict[str, bytes]) -> None:
+        for path, data in files.items():
+            self._call("PUT", f"{session}/content/{path}", data)
         self._call("PUT", f"{session}/prepared?applicationName=default")
         self._call("PUT", f"{session}/active")
-
-    def _put(self, session: str, path: str, text: str) -> None:
-        self._call("PUT", f"{session}/content/{path}", text.encode())
-
-    def _json(self, method: str, path: str) -> Mapping[str, Any]:
-        answer: Mapping[str, Any] = json.loads(self._call(method, path))
-        return answer
 
     def _call(self, method: str, path: str, data: bytes | None = None, kind: str = "application/octet-stream") -> bytes:
         headers = {"Content-Type": kind} if data is not None else {}
@@ -142,3 +130,33 @@ def _is_transient(error: Exception) -> bool:
     if isinstance(error, _RefusedError):
         return error.status in (_CONFLICT, 429, 502, 503, 504)
     return isinstance(error, WebError)
+
+
+def _merge(services: ElementTree.Element, addition: ElementTree.Element) -> None:
+    """Add the document types and components of another application; `StoreError` if this one is not ours."""
+    for tag, below in (("content", "documents"), ("container", ".")):
+        home, guest = _cluster(services, tag, below), _cluster(addition, tag, below)
+        known = {(one.tag, one.get("type"), one.get("id")) for one in home}
+        home.extend(one for one in guest if (one.tag, one.get("type"), one.get("id")) not in known)
+
+
+def _reduce(services: ElementTree.Element, name: str) -> bool:
+    """Take an index out; gives whether another is left."""
+    documents, container = _cluster(services, "content", "documents"), _cluster(services, "container", ".")
+    for one in [one for one in documents if one.get("type") in (name, name + NOTES)]:
+        documents.remove(one)
+    for one in [one for one in container.findall("component") if one.get("id") == component_of(name)]:
+        container.remove(one)
+    return len(documents) > 0
+
+
+def _cluster(services: ElementTree.Element, tag: str, below: str) -> ElementTree.Element:
+    cluster = services.find(f"{tag}[@id='{APPLICATION}_{tag}']")
+    found = None if cluster is None else cluster.find(below)
+    if found is None:
+        raise StoreError(
+            f"the application that runs in Vespa has no <{tag} id='{APPLICATION}_{tag}'>: somebody else made it, "
+            "expected one of Sightline's or none: write the package to a folder with "
+            "sightline.stores.vespa.application_package, and merge its schemas into that application"
+        )
+    return found

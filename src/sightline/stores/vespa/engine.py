@@ -20,16 +20,8 @@ from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreach
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.checks import check_dim
-from sightline.stores.remote import (
-    TIMEOUT_S,
-    Calls,
-    TunableStore,
-    check_marker,
-    check_reach,
-    missing_index,
-    top_k_matching,
-)
-from sightline.stores.url import Address, StoreUrl, parse_address
+from sightline.stores.remote import TIMEOUT_S, Calls, TunableStore, check_marker, check_reach, missing_index, top_k
+from sightline.stores.url import Address, Option, StoreUrl, parse_address
 from sightline.stores.vespa.deploy import ConfigServer
 from sightline.stores.vespa.filters import (
     ALL,
@@ -38,9 +30,8 @@ from sightline.stores.vespa.filters import (
     after,
     both,
     condition,
-    id_long,
     is_exact,
-    kind_long,
+    long_of,
     one_of,
     payload_longs,
     payload_ranks,
@@ -50,12 +41,20 @@ from sightline.stores.vespa.package import EXPLORED, LARGEST_ANSWER, LINKS, NOTE
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where, chunks
 
 Fields = Mapping[str, Any]
-T = TypeVar("T")
 D = TypeVar("D")
 
-_OPTIONS = ("config_port", "cert", "cert_key", "tls", "exact", "patience_s", "start_s", "text_model", "links", "insert")
-_CONFIG_PORT = 19071
-_START_S = 300  # an application starts in about half a minute
+_OPTIONS: Mapping[str, Option] = {
+    "config_port": 19071,
+    "cert": "",
+    "cert_key": "",
+    "tls": False,
+    "exact": False,
+    "patience_s": TIMEOUT_S,
+    "start_s": 300,  # an application starts in about half a minute
+    "text_model": "",
+    "links": LINKS,
+    "insert": EXPLORED,
+}
 _PAUSE_S = 0.2
 _UNKNOWN_TYPE = 400  # the status for a document type that no schema defines
 _MARKER = "sightline"  # the kind of note, and its key, that says what an index is
@@ -93,18 +92,12 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Ve
     if dim is not None:
         check_dim(dim)
     for option in ("cert", "cert_key"):
-        if option in address.options and not Path(address.options[option]).is_file():
+        if address.options[option] and not Path(address.options[option]).is_file():
             raise UsageError(
                 f"{option}={address.options[option]} of {address.text} is not a file, expected a certificate or its "
                 "key in PEM format: correct the path"
             )
-    engine = VespaEngine(address)
-    try:
-        engine.open(dim)
-        return TunableStore(engine)
-    except BaseException:
-        engine.close()
-        raise
+    return TunableStore(VespaEngine(address, dim))
 
 
 class VespaEngine:
@@ -113,26 +106,23 @@ class VespaEngine:
     Vespa itself searches exactly where a filter lets few records pass (2 % of all).
     """
 
-    dim = 0
     most_hits = LARGEST_ANSWER - 1
     widths: Sequence[int] = (0, 100, 200, 400, 800, 1600, 3200)
     # Until it is tuned: other graph indexes lose 20 to 40 % of the neighbours of queries by words at their own widths.
     untuned_width = 400
     reads_width = False
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, dim: int | None) -> None:
+        options, host = address.options, address.url_host or "localhost"
         self.address, self.name, self.notes_name = address, address.name, address.name + NOTES
-        timeout_s = address.number("patience_s", round(TIMEOUT_S))
-        host = f"[{address.host}]" if ":" in address.host else address.host or "localhost"
-        self.calls = Calls(address.text, timeout_s, is_transient=_is_transient, translate=self._translated)
-        self._server = ConfigServer(f"http://{host}:{address.number('config_port', _CONFIG_PORT)}", timeout_s)
-        self._approximate = "false" if address.is_on("exact") else "true"
-        is_safe = address.is_on("tls") or "cert" in address.options
+        self.calls = Calls(address.text, options["patience_s"], is_transient=_is_transient, translate=self._translated)
+        self._server = ConfigServer(f"http://{host}:{options['config_port']}", options["patience_s"])
+        is_safe = options["tls"] or bool(options["cert"])
         app = Vespa(
             f"{'https' if is_safe else 'http'}://{host}",
             port=address.port or (443 if is_safe else 8080),
-            cert=address.options.get("cert"),
-            key=address.options.get("cert_key"),
+            cert=options["cert"] or None,
+            key=options["cert_key"] or None,
             vespa_cloud_secret_token=address.key or None,
         )
         # No retries of its own: it knows no patience. Compression costs more than it saves but on long ways.
@@ -140,22 +130,18 @@ class VespaEngine:
         session = VespaSync(app, pool_maxsize=_WORKERS, compress=compress, num_retries_429=0)
         self._session: Any = session.__enter__()  # type: ignore[no-untyped-call]
         self._workers = ThreadPoolExecutor(_WORKERS, "sightline-vespa")
-
-    def open(self, dim: int | None) -> None:
-        """Learn the dim of the index that is there, or deploy it and wait until it serves."""
-        marker = self._marker()
-        if not marker:
-            new_dim = missing_index(self.address.text, dim)
-            if marker is None:
-                self._server.add(self._package(new_dim))
-                marker = self._started(new_dim)
-            else:
-                marker = self._claimed(new_dim)
-        self.dim = check_marker(self.address.text, {"format": _FORMAT} | dict(marker), dim, newest=_FORMAT)
+        try:
+            marker = self._marker()
+            if not marker:
+                marker = self._made(missing_index(address.text, dim), is_deployed=marker is not None)
+            self.dim = check_marker(address.text, {"format": _FORMAT} | dict(marker), dim, newest=_FORMAT)
+        except BaseException:
+            self.close()
+            raise
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
         """Write records; returns when Vespa has acknowledged each."""
-        self._put(self.name, zip(records, vectors, strict=True), lambda pair: _record_document(*pair))
+        self._put(self.name, zip(records, vectors, strict=True), _record_document)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Remove records; gives how many were there."""
@@ -165,8 +151,8 @@ class VespaEngine:
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
         """The best of each query."""
-        wide = self.untuned_width if width is None else width
-        return [self._nearest({"input.query(q)": row}, limit, condition(node), wide) for row in queries.tolist()]
+        wide, passed = self.untuned_width if width is None else width, condition(node)
+        return [self._nearest({"input.query(q)": row}, limit, passed, wide) for row in queries.tolist()]
 
     def search_text(self, text: str, k: int, where: Where | None = None, offset: int = 0) -> list[Hit]:
         """As a store's `search` for words that Vespa itself makes a vector of; needs `text_model` at creation."""
@@ -183,7 +169,7 @@ class VespaEngine:
         def matching(limit: int) -> list[Hit]:
             return [hit for hit in nearest(self.most_hits) if matches(hit.payload, node)][:limit]
 
-        return top_k_matching(nearest, k, offset, node=node, max_limit=self.most_hits, compare_all=matching)
+        return top_k(nearest, k, offset, node=node, max_limit=self.most_hits, compare_all=matching)
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
         """The records of those ids that exist."""
@@ -197,20 +183,25 @@ class VespaEngine:
         """How many records match, where the YQL is exact."""
         if not is_exact(node):
             return None
-        if condition(node) == NONE:
-            return 0
-        body = {"yql": f"select * from sources * where {condition(node)} limit 0", **_of(self.name)}
-        return int(self._query(body)["fields"]["totalCount"])
+        passed = condition(node)
+        return (
+            0 if passed == NONE else int(self._select(self.name, f"{passed} limit 0", "short")["fields"]["totalCount"])
+        )
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
         """The notes of a kind."""
-        found = self.pages(self.notes_name, one_of("kind", [kind_long(kind)]), "short")
-        notes = (_document_note(fields) for fields in found)
-        return ((key, note) for key, its_kind, note in notes if its_kind == kind)
+        found = self.pages(self.notes_name, one_of("kind", [long_of("kind", "", kind)]), "short")
+        notes = (json.loads(fields["record"]) for fields in found)
+        return ((key, load_note(note)) for key, its_kind, note in notes if its_kind == kind)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
         """Write some notes and remove others."""
-        self._put(self.notes_name, notes.items(), lambda pair: _note_document(kind, *pair))
+
+        def document(key: str, note: Note) -> tuple[str, Fields]:
+            fields = {"record": json.dumps([key, kind, dump_note(note)]), "kind": long_of("kind", "", kind)}
+            return _document_name(kind, key), {**fields, **_looked_up(key)}
+
+        self._put(self.notes_name, notes.items(), document)
         self._remove(self.notes_name, [_document_name(kind, key) for key in removed])
 
     def finish_indexing(self) -> None:
@@ -245,8 +236,7 @@ class VespaEngine:
             high = min(low + width, _HIGHEST)
             window = f"range(place0, {low}L, {high}L)"
             passed = both([window, _after(last), condition])
-            yql = f"select * from sources * where {passed} order by {_ORDER} limit {limit}"
-            root = self._query({"yql": yql, "presentation.summary": summary, **_of(schema)})
+            root = self._select(schema, f"{passed} order by {_ORDER} limit {limit}", summary)
             found = list(_hit_fields(root))
             fresh = [fields for fields in found if _document_id(fields) > last]
             yield from fresh
@@ -278,7 +268,36 @@ class VespaEngine:
             if not _is_transient(error):
                 raise self._translated(error) or error from error
             fields = self.calls.make(lambda: self._get(self.notes_name, name))
-        return _document_note(fields)[2] if fields and "record" in fields else {}
+        if not fields or "record" not in fields:
+            return {}
+        return load_note(json.loads(fields["record"])[2])
+
+    def _made(self, dim: int, *, is_deployed: bool) -> Fields:
+        """The marker of a new index: its schemas are deployed if that was not done by other means."""
+        if is_deployed:
+            return self._claimed(dim)
+        text_model, start_s = self.address.options["text_model"], self.address.options["start_s"]
+        package = build(
+            self.name,
+            dim,
+            text_model=Path(text_model).expanduser() if text_model else None,
+            links=self.address.options["links"],
+            explored=self.address.options["insert"],
+        )
+        self._server.add(package)
+        until = time.monotonic() + start_s
+        while True:  # until everything serves it, calls fail in many ways
+            try:
+                return self._claimed(dim)
+            except StoreForbidden:
+                raise
+            except StoreError as error:
+                if time.monotonic() > until:
+                    raise StoreUnreachable(
+                        f"{self.address.text} does not serve the application that was deployed {start_s} s ago "
+                        f"({error}): look into Vespa's log, then run the same again"
+                    ) from error
+            time.sleep(_PAUSE_S)
 
     def _claimed(self, dim: int) -> Fields:
         """The marker of an index whose schemas are new, once it is seen that they are ours and of this dim."""
@@ -295,43 +314,18 @@ class VespaEngine:
             ) from error
         return marker
 
-    def _started(self, dim: int) -> Fields:
-        """The marker of an index that was deployed just now: until everything serves it, calls fail in many ways."""
-        start_s = self.address.number("start_s", _START_S)
-        until = time.monotonic() + start_s
-        while True:
-            try:
-                return self._claimed(dim)
-            except StoreForbidden:
-                raise
-            except StoreError as error:
-                if time.monotonic() > until:
-                    raise StoreUnreachable(
-                        f"{self.address.text} does not serve the application that was deployed {start_s} s ago "
-                        f"({error}): look into Vespa's log, then run the same again"
-                    ) from error
-            time.sleep(_PAUSE_S)
-
-    def _package(self, dim: int) -> Any:
-        text_model = self.address.options.get("text_model")
-        return build(
-            self.name,
-            dim,
-            text_model=Path(text_model).expanduser() if text_model else None,
-            links=self.address.number("links", LINKS),
-            explored=self.address.number("insert", EXPLORED),
-        )
-
     def _find(self, ids: Sequence[str], summary: str) -> Iterator[Record]:
         for few in chunks(ids, _LOOKED_UP):
-            yql = f"select * from sources * where {one_of('lookup', list(map(id_long, few)))} limit {len(few)}"
-            root = self._query({"yql": yql, "presentation.summary": summary, **_of(self.name)})
-            yield from map(_document_record, _hit_fields(root))
+            wanted = one_of("lookup", [long_of("id", "", name) for name in few])
+            yield from map(
+                _document_record, _hit_fields(self._select(self.name, f"{wanted} limit {len(few)}", summary))
+            )
 
     def _nearest(self, query: Fields, limit: int, passed: str, width: int) -> list[Hit]:
         if passed == NONE:
             return []
-        options = f'{{targetHits: {limit}, "hnsw.exploreAdditionalHits": {width}, approximate: {self._approximate}}}'
+        approximate = "false" if self.address.options["exact"] else "true"
+        options = f'{{targetHits: {limit}, "hnsw.exploreAdditionalHits": {width}, approximate: {approximate}}}'
         nearest = f"({options}nearestNeighbor(vector, q))"
         wanted = both([nearest, passed]) if passed != ALL else nearest
         body = {
@@ -343,6 +337,11 @@ class VespaEngine:
         }
         return [_hit(one) for one in self._query(body).get("children", ())]
 
+    def _select(self, schema: str, rest: str, summary: str) -> Fields:
+        """The root of the answer to a question that ranks nothing."""
+        body = {"yql": f"select * from sources * where {rest}", "presentation.summary": summary}
+        return self._query({**body, "model.restrict": schema, "ranking.profile": "unranked"})
+
     def _query(self, body: Fields) -> Fields:
         """The root of the answer to a query, from all nodes."""
         return self.calls.make(lambda: _whole(self._session.query(body={**_SETTINGS, **body}).json))
@@ -353,11 +352,13 @@ class VespaEngine:
         fields: Fields | None = answer.json.get("fields") if answer.status_code == 200 else None
         return fields
 
-    def _put(self, schema: str, documents: Iterable[D], encode: Callable[[D], tuple[str, Fields]]) -> None:
+    def _put(
+        self, schema: str, documents: Iterable[tuple[Any, Any]], encode: Callable[[Any, Any], tuple[str, Fields]]
+    ) -> None:
         """Write documents, each as a name and its fields, which the workers make; returns when all are durable."""
 
-        def write(document: D) -> None:
-            name, fields = encode(document)
+        def write(document: tuple[Any, Any]) -> None:
+            name, fields = encode(*document)
             self.calls.make(lambda: self._session.feed_data_point(schema, name, dict(fields), namespace=schema))
 
         self._each(write, documents)
@@ -432,10 +433,6 @@ def _hit(found: Mapping[str, Any]) -> Hit:
     return Hit(record.id, record.uri, math.cos(min(math.pi, 1 / closeness - 1)), record.payload)
 
 
-def _of(schema: str) -> dict[str, Any]:
-    return {"model.restrict": schema, "ranking.profile": "unranked"}
-
-
 def _after(last: str) -> str:
     """Longer ids may share all their places with others: those are asked for again, and told apart here."""
     if not last:
@@ -454,18 +451,12 @@ def _record_document(record: Record, vector: Vector) -> tuple[str, Fields]:
     """A record as the name and the fields of a document; vectors as hexadecimal text are read fastest."""
     ordered = [{"which": which, "amount": amount} for which, amount in payload_ranks(record.payload)]
     return _document_name(record.id), {
-        "record": _dump([record.id, record.uri, dump_payload(record.payload)]),
+        "record": json.dumps([record.id, record.uri, dump_payload(record.payload)]),  # in ASCII, as strings want it
         "vector": {"values": vector.astype(">f4").tobytes().hex()},
         "tokens": payload_longs(record.payload),
         "ordered": ordered,
         **_looked_up(record.id),
     }
-
-
-def _note_document(kind: str, key: str, note: Note) -> tuple[str, Fields]:
-    """A note as the name and the fields of a document."""
-    fields = {"record": _dump([key, kind, dump_note(note)]), "kind": kind_long(kind), **_looked_up(key)}
-    return _document_name(kind, key), fields
 
 
 def _document_id(fields: Fields) -> str:
@@ -480,12 +471,6 @@ def _document_record(fields: Fields) -> Record:
     return Record(name, uri, vector, load_payload(payload))
 
 
-def _document_note(fields: Fields) -> tuple[str, str, Note]:
-    """The key, kind and content of a document that is a note."""
-    key, kind, note = json.loads(fields["record"])
-    return key, kind, load_note(note)
-
-
 def _hit_fields(root: Fields) -> Iterator[Fields]:
     """The fields of each hit of an answer."""
     for hit in root.get("children", ()):
@@ -494,9 +479,4 @@ def _hit_fields(root: Fields) -> Iterator[Fields]:
 
 def _looked_up(name: str) -> dict[str, Any]:
     parts, rest = places(name)
-    return {"lookup": id_long(name), **{f"place{at}": part for at, part in enumerate(parts)}, "rest": rest}
-
-
-def _dump(values: Sequence[str]) -> str:
-    """JSON in ASCII: Vespa's strings refuse control characters and the like."""
-    return json.dumps(values)
+    return {"lookup": long_of("id", "", name), **{f"place{at}": part for at, part in enumerate(parts)}, "rest": rest}

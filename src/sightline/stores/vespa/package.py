@@ -6,15 +6,14 @@ three inputs (ids, mask, types), pooling `none` for a graph that gives (batch, d
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
+import numpy as np
 from vespa import package as parts
 
-from sightline.errors import StoreError, UsageError
+from sightline.errors import UsageError
 from sightline.stores.checks import check_dim
 from sightline.stores.vespa.filters import PLACES
 
@@ -30,19 +29,6 @@ words, which lie off the pictures' vectors, need the better graph (on other engi
 
 _TRIALS = ("a red dog", "A Red Dog, running!", "Zwei Hunde im Schnee", "café — 雪山")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedderFiles:
-    """The files of a text tower, the names in its graph (empty for what it has not), and its longest text in tokens."""
-
-    model: Path
-    tokenizer: Path
-    input: str
-    mask: str
-    types: str
-    output: str
-    longest: int
 
 
 def application_package(folder: Path, name: str, dim: int, *, text_model: Path | None = None) -> Path:
@@ -61,13 +47,13 @@ def build(
     """The package as pyvespa's object."""
     check_name(name)
     check_dim(dim)
-    tower = read_tower(text_model, dim) if text_model else None
+    tower, files = _tower(name, text_model, dim) if text_model else (None, None)
     return parts.ApplicationPackage(
         name=APPLICATION,
         schema=[_pictures(name, dim, links, explored), _notes(name)],
         query_profile=parts.QueryProfile(fields=[parts.QueryField("maxHits", LARGEST_ANSWER)]),
-        components=[_component(name, tower)] if tower else None,
-        include_files=[(path, f"models/{target}") for path, target in _files(name, tower)] if tower else None,
+        components=[tower] if tower else None,
+        include_files=files,
     )
 
 
@@ -85,72 +71,29 @@ def component_of(name: str) -> str:
     return f"{name}_text"
 
 
-def merged_services(services: str, addition: str) -> str:
-    """The services of one application with the document types and components of another; `StoreError` if not ours."""
-    root, other = ElementTree.fromstring(services), ElementTree.fromstring(addition)
-    for tag, below in (("content", "documents"), ("container", ".")):
-        home, guest = _cluster(root, tag).find(below), _cluster(other, tag).find(below)
-        if home is None or guest is None:
-            raise StoreError(f"services.xml has no <{below}>, expected Sightline's: deploy the package again")
-        known = {(one.tag, one.get("type"), one.get("id")) for one in home}
-        home.extend(one for one in guest if (one.tag, one.get("type"), one.get("id")) not in known)
-    return _text(root)
-
-
-def reduced_services(services: str, name: str) -> str:
-    """The services without an index; empty if no other is left."""
-    root = ElementTree.fromstring(services)
-    documents = _cluster(root, "content").find("documents")
-    container = _cluster(root, "container")
-    for one in list(documents if documents is not None else ()):
-        if one.get("type") in (name, name + NOTES):
-            documents.remove(one)  # type: ignore[union-attr]
-    for one in container.findall("component"):
-        if one.get("id") == component_of(name):
-            container.remove(one)
-    return _text(root) if documents is not None and len(documents) else ""
-
-
-def _cluster(root: ElementTree.Element, tag: str) -> ElementTree.Element:
-    found = root.find(f"{tag}[@id='{APPLICATION}_{tag}']")
-    if found is None:
-        raise StoreError(
-            f"the application that runs in Vespa has no <{tag} id='{APPLICATION}_{tag}'>: somebody else made it, "
-            "expected one of Sightline's or none: write the package to a folder with "
-            "sightline.stores.vespa.application_package, and merge its schemas into that application"
-        )
-    return found
-
-
-def _text(root: ElementTree.Element) -> str:
-    return ElementTree.tostring(root, "unicode")
-
-
 def _pictures(name: str, dim: int, links: int, explored: int) -> parts.Schema:
     """`tokens` is what is compared for equality, `ordered` what is ordered; see filters.py."""
     graph = parts.HNSW("angular", links, explored)
-    pair = parts.Struct("pair", [parts.Field("which", "long"), parts.Field("amount", "long")])
-    ordered = parts.Field("ordered", "array<pair>", struct_fields=[_part("which"), _part("amount")])
+    pair = ("which", "amount")
+    inner = [parts.StructField(one, indexing=["attribute"], attribute=["fast-search"]) for one in pair]
     fields = [
         parts.Field("vector", f"tensor<float>(x[{dim}])", ["attribute", "index", "summary"], ann=graph),
         _sought("tokens", "array<long>"),
-        ordered,
+        parts.Field("ordered", "array<pair>", struct_fields=inner),
         *_common(),
     ]
-    nearest = parts.RankProfile(
-        "nearest", "closeness(field, vector)", inputs=[("query(q)", f"tensor<float>(x[{dim}])")]
+    inputs = [("query(q)", f"tensor<float>(x[{dim}])")]
+    return parts.Schema(
+        name,
+        parts.Document(fields, structs=[parts.Struct("pair", [parts.Field(one, "long") for one in pair])]),
+        rank_profiles=[parts.RankProfile("nearest", "closeness(field, vector)", inputs=inputs)],
+        document_summaries=[_summary("short", "record"), _summary("whole", "record", "vector")],
     )
-    whole = _summary("whole", ["record", "vector"])
-    return _schema(name, parts.Document(fields, structs=[pair]), [nearest], [_summary("short", ["record"]), whole])
 
 
 def _notes(name: str) -> parts.Schema:
     document = parts.Document([_sought("kind", "long"), *_common()])
-    return _schema(name + NOTES, document, [], [_summary("short", ["record"])])
-
-
-def _schema(name: str, document: Any, profiles: Sequence[Any], summaries: Sequence[Any]) -> parts.Schema:
-    return parts.Schema(name, document, rank_profiles=list(profiles), document_summaries=list(summaries))
+    return parts.Schema(name + NOTES, document, rank_profiles=[], document_summaries=[_summary("short", "record")])
 
 
 def _common() -> list[parts.Field]:
@@ -166,50 +109,19 @@ def _sought(name: str, kind: str) -> parts.Field:
     return parts.Field(name, kind, ["attribute"], attribute=["fast-search"], rank="filter")
 
 
-def _part(name: str) -> parts.StructField:
-    return parts.StructField(name, indexing=["attribute"], attribute=["fast-search"])
-
-
-def _summary(name: str, fields: Sequence[str]) -> parts.DocumentSummary:
+def _summary(name: str, *fields: str) -> parts.DocumentSummary:
     return parts.DocumentSummary(name, summary_fields=[parts.Summary(field) for field in fields])
 
 
-def _component(name: str, tower: EmbedderFiles) -> parts.Component:
-    """Vespa's embedder for any Hugging Face tokenizer and ONNX graph; the graph pools by itself."""
-    settings = {
-        "max-tokens": str(tower.longest),
-        "transformer-input-ids": tower.input,
-        "transformer-attention-mask": tower.mask,
-        "transformer-token-type-ids": tower.types,
-        "transformer-output": tower.output,
-        "pooling-strategy": "none",
-        "normalize": "true",
-    }
-    files = {tag: target for tag, (_, target) in zip(_TAGS, _files(name, tower), strict=True)}
-    return parts.Component(
-        component_of(name),
-        type="hugging-face-embedder",
-        parameters=[
-            *(parts.Parameter(tag, {"path": f"models/{target}"}) for tag, target in files.items()),
-            *(parts.Parameter(tag, {}, text) for tag, text in settings.items()),
-        ],
-    )
-
-
-_TAGS = ("transformer-model", "tokenizer-model")
-
-
-def _files(name: str, tower: EmbedderFiles) -> list[tuple[Path, str]]:
-    start = component_of(name)
-    return [(tower.model, f"{start}.onnx"), (tower.tokenizer, f"{start}.tokenizer.json")]
-
-
-def read_tower(folder: Path, dim: int) -> EmbedderFiles:
-    """What Vespa needs of a model in the open_clip ONNX layout; `UsageError`, with the reason, if it cannot run it.
+def _tower(name: str, folder: Path, dim: int) -> tuple[parts.Component, list[tuple[str | Path, str | Path]]]:
+    """Vespa's embedder for a model in the open_clip ONNX layout, and its files with where they go in the package.
 
     It cannot run graphs of a fixed length or that see their padding (SigLIP), texts that are cleaned in a way that the
-    tokenizer does not know, tokens taken out after tokenizing, weights outside the graph, and results in 16 bits.
+    tokenizer does not know, tokens taken out after tokenizing, weights outside the graph, and results in 16 bits:
+    `UsageError`, with the reason.
     """
+    from onnxruntime import InferenceSession
+
     model, tokenizer = folder / "textual" / "model.onnx", folder / "textual" / "tokenizer.json"
     try:
         text = json.loads((folder / "config.json").read_text("utf-8"))["text_cfg"]
@@ -220,18 +132,11 @@ def read_tower(folder: Path, dim: int) -> EmbedderFiles:
     if [path for path in model.parent.iterdir() if path.suffix in (".data", ".onnx_data")]:
         raise _refusal(folder, "the weights lie outside the graph")
     _check_cleaning(folder, text, tokenizer)
-    longest = int(text.get("context_length") or 77)
-    return _tower(folder, model, tokenizer, longest, dim, masks_padding=bool(text.get("masks_padding")))
-
-
-def _tower(folder: Path, model: Path, tokenizer: Path, longest: int, dim: int, *, masks_padding: bool) -> EmbedderFiles:
-    from onnxruntime import InferenceSession
-
     session = InferenceSession(str(model), providers=["CPUExecutionProvider"])
     inputs = {one.name: one for one in session.get_inputs()}
-    mask = next((name for name in inputs if "mask" in name), "")
-    types = next((name for name in inputs if "type" in name), "")
-    others = [name for name in inputs if name not in (mask, types)]
+    mask = next((one for one in inputs if "mask" in one), "")
+    types = next((one for one in inputs if "type" in one), "")
+    others = [one for one in inputs if one not in (mask, types)]
     outputs = [one for one in session.get_outputs() if len(one.shape) == 2 and one.shape[1] == dim]
     if len(others) != 1 or (types and not mask):
         raise _refusal(folder, f"the graph takes {', '.join(inputs)}, not ids, a mask and types")
@@ -239,13 +144,29 @@ def _tower(folder: Path, model: Path, tokenizer: Path, longest: int, dim: int, *
         raise _refusal(folder, f"the graph gives no float32 of the shape (batch, {dim})")
     if isinstance(inputs[others[0]].shape[1], int):
         raise _refusal(folder, "the graph wants texts of a fixed length, and Vespa's embedder never pads")
-    tower = EmbedderFiles(model, tokenizer, others[0], mask, types, outputs[0].name, longest)
-    if not masks_padding and not _is_same_when_cut(session, tower):
+    longest, output = int(text.get("context_length") or 77), outputs[0].name
+    if not text.get("masks_padding") and not _is_same_when_cut(
+        session, tokenizer, (others[0], mask, types), output, longest
+    ):
         raise _refusal(folder, "the vector of a text changes with its padding, and Vespa's embedder never pads")
-    return tower
+    start = component_of(name)
+    files = {"transformer-model": (model, f"{start}.onnx"), "tokenizer-model": (tokenizer, f"{start}.tokenizer.json")}
+    settings = {  # empty for what the graph has not; it pools by itself
+        "max-tokens": str(longest),
+        "transformer-input-ids": others[0],
+        "transformer-attention-mask": mask,
+        "transformer-token-type-ids": types,
+        "transformer-output": output,
+        "pooling-strategy": "none",
+        "normalize": "true",
+    }
+    parameters = [parts.Parameter(tag, {"path": f"models/{target}"}) for tag, (_, target) in files.items()]
+    parameters += [parts.Parameter(tag, {}, value) for tag, value in settings.items()]
+    component = parts.Component(start, type="hugging-face-embedder", parameters=parameters)
+    return component, [(path, f"models/{target}") for path, target in files.values()]
 
 
-def _check_cleaning(folder: Path, text: Mapping[str, Any], tokenizer: Path) -> None:
+def _check_cleaning(folder: Path, text: dict[str, Any], tokenizer: Path) -> None:
     """The tokenizer alone must give what the cleaned text gives: Vespa cleans nothing."""
     from tokenizers import Tokenizer
 
@@ -261,21 +182,20 @@ def _check_cleaning(folder: Path, text: Mapping[str, Any], tokenizer: Path) -> N
         raise _refusal(folder, f"it wants text cleaned ({clean}) in a way that its tokenizer.json does not")
 
 
-def _is_same_when_cut(session: Any, tower: EmbedderFiles) -> bool:
+def _is_same_when_cut(session: Any, tokenizer: Path, inputs: Sequence[str], output: str, longest: int) -> bool:
     """Whether padding to the full length leaves a vector as it is; some graphs only claim that any length fits."""
-    import numpy as np
     from tokenizers import Tokenizer
 
-    reader = Tokenizer.from_file(str(tower.tokenizer))
+    reader = Tokenizer.from_file(str(tokenizer))
     pad = int((reader.padding or {}).get("pad_id", 0))
     reader.no_padding()
     ids = reader.encode(_TRIALS[0]).ids
+    kinds = {one.name: np.int32 if one.type == "tensor(int32)" else np.int64 for one in session.get_inputs()}
     rows = []
-    for length in (len(ids), tower.longest):
+    for length in (len(ids), longest):
         table = np.array([ids + [pad] * (length - len(ids))])
-        given = {tower.input: table, tower.mask: table * 0 + (np.arange(length) < len(ids)), tower.types: table * 0}
-        kinds = {one.name: np.int32 if one.type == "tensor(int32)" else np.int64 for one in session.get_inputs()}
-        (row,) = session.run([tower.output], {name: given[name].astype(kind) for name, kind in kinds.items()})
+        given = dict(zip(inputs, (table, table * 0 + (np.arange(length) < len(ids)), table * 0), strict=True))
+        (row,) = session.run([output], {name: given[name].astype(kind) for name, kind in kinds.items()})
         rows.append(row[0] / np.linalg.norm(row[0]))
     return float(rows[0] @ rows[1]) > 0.95  # dynamic int8 alone: 0.98
 

@@ -19,6 +19,7 @@ from sightline.train.model import padded
 SCALE = 20.0
 LARGEST_SCALE = 60.0
 BATCH = 128
+TOGETHER = 16
 EVERY = 100
 
 
@@ -65,8 +66,13 @@ class WordTraining:
         ]
 
         def vectors(numbers: Places) -> Tensor:
-            made: Tensor = self.tower(padded([self.ids[number] for number in numbers], self.tower.pad_id))
-            return made
+            """Texts of like length together: with all padded to the longest a step takes four times as long."""
+            order = np.argsort([len(self.ids[number]) for number in numbers], kind="stable")
+            parts = [
+                self.tower(padded([self.ids[number] for number in numbers[few]], self.tower.pad_id))
+                for few in np.array_split(order, -(-len(order) // TOGETHER))
+            ]
+            return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
         self._steps("text tower", options.steps, options.batch_size, groups, vectors)
 
