@@ -66,7 +66,7 @@ class _Window(NamedTuple):
     """Which hits the store is asked for; those of a query that is judged begin with the best one."""
 
     first: int
-    count: int
+    width: int
     is_judged: bool
 
 
@@ -228,7 +228,7 @@ class Index:
         In a text + and - add and subtract: `dog - snow`. `k` hits from `offset` on, of the pictures that match `where`
         and score at least `min_score` (a cosine). With `fold` near-duplicates of an earlier hit are left out.
         """
-        given = parse([text], with_files=False) if text is not None else []
+        given = list(self.resolve(parse([text], with_files=False))) if text is not None else []
         given += [Term("image", image)] if image is not None else []
         query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
         return self.search_many([query])[0]
@@ -260,8 +260,6 @@ class Index:
     def try_search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | SightlineError]:
         """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
         began = time.perf_counter()
-        if any(term.kind == "id" for query in queries for term in query.terms):
-            queries = [replace(query, terms=self._meant(query.terms)) for query in queries]
         texts = self._cache.texts if self._cache else None
         vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
         encoded = time.perf_counter()
@@ -293,7 +291,7 @@ class Index:
                 except SightlineError as error:
                     answers |= dict.fromkeys(positions, error)
             windows = {
-                at: window._replace(count=min(4 * window.count, MOST_FOLDED))
+                at: window._replace(width=min(4 * window.width, MOST_FOLDED))
                 for at, window in windows.items()
                 if at not in answers
             }
@@ -307,11 +305,22 @@ class Index:
         """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""
         vectors = list[Vector]()
         texts = self._cache.texts if self._cache else None
-        for vector in embed_many([self._meant(terms) for terms in queries], self.encoder, self._vector_of, texts):
+        for vector in embed_many(queries, self.encoder, self._vector_of, texts):
             if isinstance(vector, SightlineError):
                 raise vector
             vectors.append(vector)
         return np.array(vectors, np.float32).reshape(len(vectors), self.encoder.dim)
+
+    def resolve(self, terms: Sequence[Term]) -> tuple[Term, ...]:
+        """Terms as they were typed, of which `id:` before a word that names no picture here is a word: id:card."""
+        return tuple(
+            Term("text", f"id:{term.value!s}", term.weight)
+            if term.kind == "id"
+            and _WORD.fullmatch(str(term.value))
+            and not self.store.fetch([_id_of(str(term.value))])
+            else term
+            for term in terms
+        )
 
     def record(self, picture: str) -> Record:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
@@ -393,7 +402,7 @@ class Index:
         """What queries find that share filter and window: a vector of (q, dim) for each. None: it takes a wider one."""
         where, answers = queries[0].where, list[Hits | None]()
         count_all = cache(partial(self.store.count, where))
-        every = self.store.search(vectors, window.count, where, window.first)
+        every = self.store.search(vectors, window.width, where, window.first)
         judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
         for query, found, thresholds in zip(queries, every, judged, strict=True):
             kept = [
@@ -407,9 +416,9 @@ class Index:
 
                 folded = fold_hits(self.store, [hit for hit, _ in kept], query.fold_score)
                 groups = [[kept[position] for position in group] for group in folded]
-            is_all = len(found) < window.count or (query.min_score is not None and found[-1].score < query.min_score)
+            is_all = len(found) < window.width or (query.min_score is not None and found[-1].score < query.min_score)
             last = query.offset + query.k
-            if query.fold and len(groups) < last and not is_all and window.count < MOST_FOLDED:
+            if query.fold and len(groups) < last and not is_all and window.width < MOST_FOLDED:
                 answers.append(None)
                 continue
             chosen = groups[query.offset - window.first : last - window.first]
@@ -430,17 +439,6 @@ class Index:
     def _having(self, field: str | None) -> Iterator[Payload]:
         """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
         return (record.payload for record in self.store.scan({field: {"$exists": True}} if field else None))
-
-    def _meant(self, terms: Sequence[Term]) -> tuple[Term, ...]:
-        """The terms, of which `id:` and a word that is not an indexed picture's are words: id:card."""
-        return tuple(
-            Term("text", f"id:{term.value}", term.weight)
-            if term.kind == "id"
-            and _WORD.fullmatch(str(term.value))
-            and not self.store.fetch([_id_of(str(term.value))])
-            else term
-            for term in terms
-        )
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector

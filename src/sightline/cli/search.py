@@ -98,7 +98,7 @@ def search(options: argparse.Namespace) -> int:
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
         with open_at(index_url(options), model_name(options)) as index:
-            (hits,) = index.search_many([SearchQuery(tuple(terms), **_wanted(index, options))])
+            (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
 
@@ -111,7 +111,9 @@ def search(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return _print_hits(fusion.search(parts, SearchQuery(tuple(terms), **_wanted(indexes[0], options))), options)
+        return _print_hits(
+            fusion.search(parts, SearchQuery(indexes[0].resolve(terms), **_wanted(indexes[0], options))), options
+        )
 
 
 def similar(options: argparse.Namespace) -> int:

@@ -92,7 +92,9 @@ class AppState:
 
     async def terms(self, query: Query, served: ServedIndex, uploaded: bytes | None = None) -> tuple[Term, ...]:
         """The terms of a query, its pictures fetched and decoded."""
-        whole = parse([query.text], with_files=False) if query.text is not None else []
+        whole: Sequence[Term] = parse([query.text], with_files=False) if query.text is not None else ()
+        if any(term.kind == "id" for term in whole):
+            whole = await self.counting.run(served.index.resolve, whole)
         last = [QueryTerm(image=query.image)] if query.image is not None else []
         last += [QueryTerm(image_url=query.image_url)] if query.image_url is not None else []
         terms = [*whole, *[await self._term(part, served) for part in (*query.terms, *last)]]
