@@ -21,8 +21,7 @@ from tests.clip_like import ClipLike
 from tests.engines import engine_url
 
 from sightline.calibration.tuning import exact_scores, recall, tune
-from sightline.exchange.copy import BATCH_RECORDS, copy_records
-from sightline.exchange.verify import verify
+from sightline.exchange.copy import BATCH_RECORDS, copy_records, verify
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.milvus.schema import record_rows
 from sightline.types import Record, Value, Vectors, record_id

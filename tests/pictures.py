@@ -93,7 +93,13 @@ def photograph(**tags: Any) -> bytes:
     exif = Image.Exif()
     details, place = exif.get_ifd(IFD.Exif), exif.get_ifd(IFD.GPSInfo)
     for name, value in known.items():
-        directory = place if name.startswith("GPS") else details if name.startswith(("Date", "Offset")) else exif
+        directory = (
+            place
+            if name.startswith("GPS")
+            else details
+            if name.startswith(("DateTimeO", "DateTimeD", "Offset"))
+            else exif
+        )
         if value is not None:
             directory[GPS[name] if name.startswith("GPS") else Base[name]] = value
     return encoded(quarters(), "JPEG", exif=exif)

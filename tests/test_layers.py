@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "types": 0,
     "errors": 0.2,
+    "moments": 0,
     "xmp": 0.5,
     "text": 0,
     "files": 0,
@@ -26,6 +27,7 @@ FLOORS = {
     "sources": 1,
     "encoders": 1,
     "stores": 1,
+    "pictures": 1.5,
     "query": 2,
     "ingest": 2,
     "results": 2,

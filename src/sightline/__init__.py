@@ -1,5 +1,6 @@
 """Find pictures by meaning: `sightline.open("photos.index").search("a red car")`."""
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -62,5 +63,9 @@ def open(
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'sightline' has no attribute {name!r}")
+        raise AttributeError(f"module 'sightline' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
     return getattr(import_module(f"sightline.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

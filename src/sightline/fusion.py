@@ -12,7 +12,8 @@ from sightline.analysis.duplicates import fold_hits
 from sightline.errors import SightlineError, TextNotSupported, UsageError
 from sightline.filters.where import matches
 from sightline.index import MOST_FOLDED, Index
-from sightline.query import Picture, SearchQuery, Term, describe, parse
+from sightline.pictures import Picture
+from sightline.query import SearchQuery, Term, describe, parse
 from sightline.results import Hits, Took
 from sightline.types import Hit, Record, Vector, Where
 

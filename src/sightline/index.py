@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
+from html import escape
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -28,14 +29,29 @@ from sightline.errors import (
     SightlineError,
     SourceError,
     StoreNotFound,
+    UsageError,
 )
 from sightline.filters.fields import Fields
-from sightline.query import Picture, SearchQuery, Term, describe, embed_many, parse
+from sightline.pictures import Picture, is_picture, items_of
+from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
 from sightline.results import Hits, Took, grid
-from sightline.sources.files import file_uri
-from sightline.stores.base import Store, Tunable, open_store
+from sightline.sources.files import absolute, file_uri
+from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Failure, Filter, Item, Note, Payload, Record, Vector, Vectors, Where, record_id
+from sightline.types import (
+    FAILURE,
+    Failure,
+    Filter,
+    Item,
+    Note,
+    Payload,
+    Record,
+    Vector,
+    Vectors,
+    Where,
+    chunks,
+    record_id,
+)
 
 if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts 50 ms sooner
     from sightline.calibration.tuning import Tuning
@@ -48,6 +64,7 @@ _IDENTITY = "index"  # the kind of note, and its key, that says which model buil
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
 _SHOWN = 12  # pictures in a notebook's view of the whole index
+_REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
 
 MOST_FOLDED = 1_000
@@ -85,6 +102,10 @@ class Index:
         hub: Hub | None = None,
         cache: SearchCache | None = None,
     ) -> None:
+        if not isinstance(url, str | Path | StoreUrl):
+            raise UsageError(f"the index is of type {type(url).__name__}, expected a path or a URL")
+        if not (model is None or isinstance(model, str) or hasattr(model, "encode_images")):
+            raise UsageError(f"the model is of type {type(model).__name__}, expected a name, a folder or an encoder")
         self._address = StoreUrl(url)
         self._model, self._hub, self._cache = model, hub, cache
         self._judge: RelevanceJudge | None = None
@@ -99,9 +120,13 @@ class Index:
         self.close()
 
     def __repr__(self) -> str:
+        if not self._is_built():
+            return f"Index({self.url!r}, not built yet)"
         return f"Index({self.url!r}, {self.count()} pictures, model {self.info()['model']!r})"
 
     def _repr_html_(self) -> str:
+        if not self._is_built():
+            return f"<p>{escape(repr(self))}</p>"
         return grid(repr(self), list(islice(self.store.scan(), _SHOWN)))
 
     @property
@@ -128,7 +153,7 @@ class Index:
 
     def add(
         self,
-        source: str | Path | Source | Iterable[Item],
+        source: str | Path | Source | Picture | Iterable[Item | Picture],
         options: Options | None = None,
         *,
         by: Callable[..., Summary] | None = None,
@@ -138,26 +163,40 @@ class Index:
         Safe to interrupt and to repeat: what is unchanged is skipped, what vanished from a folder leaves the index.
         `by` does the work in place of `ingest.ingest`: the `ingest` of a `distribute.Cluster`, say.
         """
-        from sightline.ingest import Options, ingest, prune
-        from sightline.sources.base import open_source
+        from sightline.ingest import Options, drop_moved, ingest, prune
+        from sightline.sources.base import file_of, open_source
 
-        if isinstance(source, str | Path):
-            source = open_source(source)
+        items: Source | Iterable[Item]
+        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:")):
+            items = open_source(source)
+        elif isinstance(source, str) or is_picture(source):
+            items = items_of([cast("Picture", source)])
+        elif not isinstance(source, Iterable):
+            raise UsageError(f"the source is of type {type(source).__name__}, expected a folder, pictures or items")
+        else:
+            given = cast("Iterable[Item | Picture]", source)
+            items = cast("Source", source) if hasattr(source, "root") else items_of(given)
         store = self._open_or_create()
         seen: set[str] = set()
-        summary = (by or ingest)(source, self.encoder, store, options=options or Options(), seen=seen)
+        summary = (by or ingest)(items, self.encoder, store, options=options or Options(), seen=seen)
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
-        if (whole := getattr(source, "part_of", None)) and not store.notes(_ROOT).get(whole):
+        if (whole := getattr(items, "part_of", None)) and not store.notes(_ROOT).get(whole):
             store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
-        summary = replace(summary, left_out=dict(getattr(source, "left_out", {})))
-        root = getattr(source, "root", None)
+        summary = replace(summary, left_out=dict(getattr(items, "left_out", {})))
+        root = getattr(items, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
             return summary
         removed, kept = prune(store, root, seen)
+        moved = 0
+        for known in store.notes(_ROOT) if summary.reused else ():
+            folder = file_of(known)
+            if folder is not None and known != root and not folder.exists():
+                moved += drop_moved(store, known, root)
+                self._forget_root(known)
         note = {"indexed": _now(), "pictures": len(seen), "left_out": summary.left_out}
         store.write_notes(_ROOT, {root: note})
-        return replace(summary, removed=removed, kept=kept)
+        return replace(summary, removed=removed, kept=kept, moved=moved)
 
     def retry(
         self,
@@ -213,7 +252,7 @@ class Index:
 
     def search(
         self,
-        text: str | None = None,
+        text: Query | None = None,
         *,
         image: Picture | None = None,
         terms: Sequence[Term] = (),
@@ -223,19 +262,23 @@ class Index:
         offset: int = 0,
         fold: bool = False,
     ) -> Hits:
-        """The pictures nearest to words, to a picture, or to a weighted sum of terms, best first.
+        """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
-        In a text + and - add and subtract: `dog - snow`. `k` hits from `offset` on, of the pictures that match `where`
-        and score at least `min_score` (a cosine). With `fold` near-duplicates of an earlier hit are left out.
+        Text is read as on the command line: `./photo.jpg` is a picture, `dog - snow` subtracts. A picture is whatever
+        `Picture` takes: a path, a URL, bytes, an open file, a Pillow image, an array.
+        `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
+        `fold` near-duplicates of an earlier hit are left out, and counted as one.
         """
-        given = list(self.resolve(parse([text], with_files=False))) if text is not None else []
+        given = terms_of(text) if text is not None else []
+        if isinstance(text, str):
+            given = list(self.resolve(given))
         given += [Term("image", image)] if image is not None else []
         query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
-        return self.search_many([query])[0]
+        return self.search_many([query])[0].with_plain_payloads()
 
     def similar(
         self,
-        picture: str,
+        picture: str | Path,
         *,
         k: int = 10,
         where: Filter | None = None,
@@ -246,7 +289,7 @@ class Index:
         """The pictures nearest to an indexed one, named by id, URI or path, without that one itself."""
         name = self.record(picture).id
         query = SearchQuery((Term("id", name),), k, offset, self.filter(where), min_score, without=name, fold=fold)
-        return self.search_many([query])[0]
+        return self.search_many([query])[0].with_plain_payloads()
 
     def search_many(self, queries: Sequence[SearchQuery]) -> list[Hits]:
         """What each query finds: one run of the model for all, and one look into the store for those that are alike."""
@@ -322,16 +365,35 @@ class Index:
             for term in terms
         )
 
-    def record(self, picture: str) -> Record:
+    def record(self, picture: str | Path) -> Record:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
         found = self.store.fetch([_id_of(picture)])
         if not found:
-            raise PictureNotFound(f"{picture!r} is not in {self.url}: it has no picture with the id, path or URI")
+            raise PictureNotFound(f"{str(picture)!r} is not in {self.url}: it has no picture with the id, path or URI")
         return found[0]
 
-    def remove(self, pictures: Iterable[str]) -> int:
-        """Take pictures, named by id, URI or path, out of the index; gives how many were there. No file is touched."""
-        return self.store.delete([_id_of(picture) for picture in pictures])
+    def remove(self, pictures: str | Path | Iterable[str | Path]) -> int:
+        """Take pictures out of the index; gives how many were there. No file is touched.
+
+        Each is named by id, URI or path; a folder, even one that is gone, stands for all pictures below it, and a
+        pattern (`shop/*.jpg`, as in .gitignore) for those whose paths it matches.
+        """
+        if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
+            pictures = [pictures]
+        removed, others = 0, list[str]()
+        ids = {_id_of(picture): str(picture) for picture in pictures}
+        for few in chunks(ids, _REMOVED_AT_ONCE):
+            there = {record.id for record in self.store.fetch(few)}
+            removed += self.store.delete(sorted(there))
+            others += [ids[identity] for identity in few if identity not in there]
+        for other in others:
+            uri = other if "://" in other else file_uri(other)
+            below = [record.id for record in self.store.scan({"folders": uri})]
+            removed += self.store.delete(below)
+            self._forget_root(uri)
+            if not below and any(char in other for char in "*?["):
+                removed += self.store.delete(self._matching(other))
+        return removed
 
     def count(self, where: Filter | None = None) -> int:
         """How many pictures match `where`, which is as `filter` takes it."""
@@ -366,11 +428,24 @@ class Index:
             "tuning": self.store.notes("recall").get("recall"),
         }
 
+    def drop(self) -> None:
+        """Delete the index itself, with all that was noted; no picture is touched. There is nothing to undo it."""
+        if not isinstance(self.store, Droppable):
+            raise UsageError(f"{self.url} is in a store that cannot delete it: delete it there")
+        self.store.drop()
+        self._store = self._judge = None
+
     def close(self) -> None:
         """Give back the store's files and connections."""
         if self._store is not None:
             self._store.close()
             self._store = None
+
+    def _is_built(self) -> bool:
+        try:
+            return bool(self.store)
+        except StoreNotFound:
+            return False
 
     def _open_or_create(self) -> Store:
         try:
@@ -391,6 +466,26 @@ class Index:
             }
             store.write_notes(_IDENTITY, {_IDENTITY: identity})
         return store
+
+    def _matching(self, pattern: str) -> list[str]:
+        """The ids of the pictures on this machine whose paths match a pattern; a relative one starts from here."""
+        from pathspec import GitIgnoreSpec
+
+        from sightline.sources.base import file_of
+
+        spec = GitIgnoreSpec.from_lines([str(absolute(Path(pattern).expanduser()))])
+        uris = ((record.id, file_of(record.uri)) for record in self.store.scan())
+        return [identity for identity, path in uris if path is not None and spec.match_file(str(path).lstrip("/"))]
+
+    def _forget_root(self, root: str) -> None:
+        """Forget that a folder was indexed, and its failures, once no picture of it is left."""
+        if root not in self.store.notes(_ROOT) or self.store.count({"folders": root}):
+            return
+        failures = self.store.notes(FAILURE)
+        self.store.write_notes(
+            FAILURE, {uri: None for uri, note in failures.items() if root in note.get("folders", ())}
+        )
+        self.store.write_notes(_ROOT, {root: None})
 
     def _load(self, built_with: str) -> Encoder:
         model = self._model if self._model is not None else built_with
@@ -473,7 +568,10 @@ def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str,
     )
 
 
-def _id_of(picture: str) -> str:
+def _id_of(picture: str | Path) -> str:
+    if not isinstance(picture, str | Path):
+        raise UsageError(f"a picture is named by {type(picture).__name__}, expected its id, path or URI as text")
+    picture = str(picture)
     try:
         return str(UUID(picture))
     except ValueError:

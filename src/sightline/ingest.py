@@ -40,7 +40,11 @@ _READ_AHEAD = 128  # pictures that are being downloaded or wait to be encoded
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did, in pictures: `skipped` failed before and are unchanged, `kept` are records of vanished ones."""
+    """What a run did, in pictures.
+
+    `skipped` failed before and are unchanged, `kept` are records of vanished ones, `moved` are records of an indexed
+    folder that is gone whose pictures were found in this one.
+    """
 
     seen: int = 0
     unchanged: int = 0
@@ -49,6 +53,7 @@ class Summary:
     failed: int = 0
     skipped: int = 0
     removed: int = 0
+    moved: int = 0
     kept: int = 0
     seconds: float = 0.0
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -192,6 +197,20 @@ def prune(store: Store, root: str, seen: set[str]) -> tuple[int, int]:
         ]
         store.write_notes(FAILURE, dict.fromkeys(forgotten))
     return store.delete(gone), kept
+
+
+def drop_moved(store: Store, gone: str, root: str) -> int:
+    """Remove the records of a folder that is gone whose pictures now lie under `root`; gives how many they were.
+
+    The same picture has the same name and the same content.
+    """
+    moved = list[str]()
+    for few in chunks(store.scan({"folders": gone}), _LOOK_UP):
+        names = {str(record.payload.get("sha256")): record.payload.get("name") for record in few}
+        found = store.scan({"$and": [{"sha256": {"$in": sorted(names)}}, {"folders": root}]})
+        there = {(record.payload["sha256"], record.payload.get("name")) for record in found}
+        moved += [record.id for record in few if (record.payload.get("sha256"), record.payload.get("name")) in there]
+    return store.delete(moved)
 
 
 class Run:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sightline.fusion import search_each
 from sightline.index import Index
-from sightline.query import Picture
+from sightline.pictures import Picture
 from sightline.results import Display, comparison
 
 

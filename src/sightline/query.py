@@ -6,21 +6,20 @@ import re
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 
-from sightline.errors import ImageError, SightlineError, UsageError
+from sightline.errors import SightlineError, UsageError
+from sightline.pictures import Picture, is_picture, is_url, pixels_of
 from sightline.sources.files import SUFFIXES
 from sightline.types import Pixels, Vector, Where
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from sightline.encoders.base import Encoder
 
-Picture: TypeAlias = "str | Path | bytes | Image"
-"""A path, the bytes of a picture file, or a decoded picture."""
+Query: TypeAlias = "str | Picture | Vector | Sequence[float] | Term | Sequence[Term]"
+"""Words, a picture, a vector (dim,), a term, or several terms to be added up."""
 
 _WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>\D.*)", re.DOTALL)  # 16:9 and 12:30 are words
 _QUOTED = r'"[^"]*"'
@@ -34,11 +33,19 @@ _EMPTY = 'the query is empty, expected words or a picture: try "a red car" or ./
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One part of a query. `value` is words, a picture, or the id of an indexed picture."""
+    """One part of a query. `value` is words, a picture, the id of an indexed picture, or a vector (dim,)."""
 
-    kind: Literal["text", "image", "id"]
+    kind: Literal["text", "image", "id", "vector"]
     value: Picture
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("text", "image", "id", "vector"):
+            raise UsageError(f"the kind of a term is {self.kind!r}, expected text, image, id or vector")
+        if not isinstance(self.weight, int | float | np.number) or not np.isfinite(self.weight):
+            raise UsageError(f"the weight of a term is {self.weight!r}, expected a finite number")
+        if self.kind in ("text", "id") and not isinstance(self.value, str):
+            raise UsageError(f"the value of a term of kind {self.kind} is {_type(self.value)}, expected text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,34 @@ class SearchQuery:
     with_total: bool = False
 
     def __post_init__(self) -> None:
+        if wrong := next((term for term in self.terms if not isinstance(term, Term)), None):
+            raise UsageError(f"a term is {_type(wrong)}, expected sightline.Term(kind, value, weight)")
+        if not all(isinstance(number, int | np.integer) for number in (self.k, self.offset)):
+            raise UsageError(f"k is {self.k!r} and offset is {self.offset!r}, expected whole numbers")
+        if not isinstance(self.min_score, int | float | np.number | None):
+            raise UsageError(f"min_score is {self.min_score!r}, expected a number from -1 to 1, or None")
         if self.k < 1 or self.offset < 0:
             raise UsageError(f"k is {self.k} and offset is {self.offset}: k must be at least 1, offset at least 0")
+
+
+def terms_of(query: Query) -> list[Term]:
+    """A query of any kind as terms; text is read as on the command line, by `parse`. `UsageError` for anything else."""
+    if isinstance(query, str):
+        return parse([query])
+    if isinstance(query, Term):
+        return [query]
+    if is_picture(query):
+        return [Term("image", cast("Picture", query))]
+    if isinstance(query, np.ndarray):
+        return [Term("vector", query)]
+    if isinstance(query, Sequence) and query and all(isinstance(part, Term) for part in query):
+        return list(cast("Sequence[Term]", query))
+    if isinstance(query, Sequence) and query and all(isinstance(part, float | int | np.number) for part in query):
+        return [Term("vector", np.array(query, np.float32))]
+    raise UsageError(
+        f"the query is {_type(query)}, expected words, a picture (a path, a URL, bytes, an open file, a Pillow image "
+        "or an array), a vector, or terms; for several queries search once for each"
+    )
 
 
 def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
@@ -126,6 +159,8 @@ def embed_many(
             for term in terms:
                 if term.kind == "id":
                     found: Vector | SightlineError = vector_of(str(term.value))
+                elif term.kind == "vector":
+                    found = _unit(term.value, encoder)
                 else:
                     found = pictures[id(term.value)] if term.kind == "image" else texts[str(term.value).strip()]
                 if isinstance(found, SightlineError):
@@ -149,8 +184,34 @@ def describe(terms: Sequence[Term]) -> str:
         words += ["-"] if term.weight < 0 else ["+"] if position else []
         weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
         prefix = "id:" if term.kind == "id" else ""
-        words.append(f"{weight}{prefix}{term.value if isinstance(term.value, str | Path) else 'a picture'}")
+        words.append(f"{weight}{prefix}{_shown(term)}")
     return " ".join(words)
+
+
+def _shown(term: Term) -> str:
+    if isinstance(term.value, str | Path):
+        text = str(term.value)
+        return "a picture" if text.startswith("data:") and term.kind == "image" else text
+    return "a vector" if term.kind == "vector" else "a picture"
+
+
+def _type(value: object) -> str:
+    return f"of type {type(value).__name__}"
+
+
+def _unit(value: object, encoder: Encoder) -> Vector:
+    """A vector of a query at norm 1."""
+    try:
+        vector = np.asarray(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a vector {_type(value)}, expected {encoder.dim} numbers") from error
+    norm = float(np.linalg.norm(vector))
+    if vector.shape != (encoder.dim,) or not np.isfinite(norm) or norm < _SMALLEST_NORM:
+        raise UsageError(
+            f"a vector of shape {vector.shape} and norm {norm:g}, expected {encoder.dim} finite numbers "
+            f"that are not all 0: the model is {encoder.name}"
+        )
+    return np.asarray(vector / np.float32(norm), np.float32)
 
 
 def _text_vectors(
@@ -185,8 +246,7 @@ def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int,
     pixels = dict[int, Pixels]()
     for picture in pictures:
         try:
-            image = _open(picture, encoder.image_size) if isinstance(picture, str | Path | bytes) else picture
-            pixels[id(picture)] = encoder.preprocess(image.convert("RGB"))
+            pixels[id(picture)] = encoder.preprocess(pixels_of(picture, image_size=encoder.image_size))
         except SightlineError as error:
             found[id(picture)] = error
     if pixels:
@@ -197,25 +257,11 @@ def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int,
 
 def _names_a_picture(text: str) -> bool:
     """Whether a person means a file by this: it is written as a path, or has a picture's suffix and no blanks."""
+    if is_url(text):
+        return True
     if "\0" in text or "\n" in text or len(text) > 4096:
         return False
     path = Path(text).expanduser()
     if path.suffix.lower() in SUFFIXES:
         return not any(char.isspace() for char in text) or "/" in text or path.exists()
     return text.startswith(("./", "../", "/", "~")) and path.exists()
-
-
-def _open(picture: str | Path | bytes, image_size: int) -> Image:
-    from sightline.images.read import read  # 25 ms that a search by words does not need
-
-    if isinstance(picture, bytes):
-        return read(picture, image_size=image_size)
-    path = Path(picture).expanduser()
-    try:
-        return read(path.read_bytes(), image_size=image_size)
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no picture at {path}, expected a picture file: check the path") from error
-    except OSError as error:
-        raise UsageError(f"cannot read {path} ({error.strerror}): expected a picture file that you may read") from error
-    except ImageError as error:
-        raise UsageError(f"cannot use {path} as a query: {error}") from error

@@ -3,11 +3,13 @@
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import zip_longest
+from textwrap import shorten
 from typing import Any, overload
 
-from sightline.errors import SightlineError
+from sightline.errors import ExtraMissing, SightlineError
 from sightline.pages import link, render
 from sightline.sources.files import path_of
 from sightline.text import count, printable
@@ -122,6 +124,48 @@ class Hits(Sequence[Hit]):
             for hit, row in zip(self.hits[:end], rows, strict=False)
         ]
         return [*marked, *([f"{self.verdict}:"] if end < len(self.hits) else []), *rows[end:]]
+
+    def with_plain_payloads(self) -> "Hits":
+        """The same with payloads that `json.dumps` takes: moments as text in ISO 8601."""
+        return replace(self, hits=tuple(replace(hit, payload=plain(hit.payload)) for hit in self.hits))
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`, a row for each hit: id, uri, path, score, and a column for each field of a payload."""
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise ExtraMissing("a table of hits needs pandas, which is not installed: pip install pandas") from error
+        known = ("id", "uri", "path", "score")
+        return DataFrame(
+            [
+                {"id": hit.id, "uri": hit.uri, "path": hit.path, "score": hit.score}
+                | {name if name not in known else f"payload_{name}": value for name, value in hit.payload.items()}
+                for hit in self
+            ],
+            columns=None if self.hits else known,
+        )
+
+    def plot(self, *, columns: int = 5, side: float = 2.4) -> Any:
+        """A `matplotlib` figure with the pictures in a grid, each `side` inches wide, below it score and caption."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ExtraMissing("a plot needs matplotlib, which is not installed: pip install matplotlib") from error
+        columns = max(1, min(columns, len(self)))
+        rows = max(1, -(-len(self) // columns))
+        figure = Figure(figsize=(columns * side, rows * side * 1.25), layout="constrained")
+        figure.suptitle(printable(self.query))
+        for axes, hit in zip_longest(figure.subplots(rows, columns, squeeze=False).flat, self):
+            axes.axis("off")
+            if hit is None:
+                continue
+            text = hit.payload.get("caption") or hit.payload.get("title") or hit.payload.get("name") or hit.uri
+            axes.set_title(f"{hit.score:.3f}\n{shorten(printable(str(text)), 36)}", fontsize=8)
+            with suppress(OSError, SightlineError, ValueError):  # one that is gone leaves its place empty
+                image = hit.image()
+                image.thumbnail((_SIDE, _SIDE))
+                axes.imshow(image)
+        return figure
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints and the HTTP API answers: plain values, datetimes in ISO 8601."""

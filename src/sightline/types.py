@@ -1,14 +1,21 @@
 """The values that travel between the rooms, and how to take many of them a few at a time."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from importlib import import_module
 from itertools import islice
-from typing import Any, TypeAlias, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import unquote_to_bytes
 from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _T = TypeVar("_T")
 
@@ -38,6 +45,14 @@ Note: TypeAlias = dict[str, Any]
 
 FAILURE = "failure"
 """The kind of note that a picture leaves which could not be indexed; its key is the URI, its fields are `Failure`'s."""
+
+
+def path_of(uri: str) -> Path:
+    """The path of a file: URI, whatever bytes are in its name; `ValueError` for other schemes."""
+    if not uri.startswith("file:///"):
+        raise ValueError(f"{uri} is not a file on this machine: expected file:///...; fetch it to a folder first")
+    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
+    return Path(path[1:] if os.name == "nt" else path)  # Windows: /C:/photos
 
 
 def record_id(uri: str) -> str:
@@ -86,6 +101,16 @@ class Hit:
     uri: str
     score: float
     payload: Payload = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path | None:
+        """The picture's file on this machine; None if it lies elsewhere, or within another file."""
+        return path_of(self.uri) if self.uri.startswith("file:///") and "#" not in self.uri else None
+
+    def image(self) -> "Image":
+        """The picture itself, upright and in RGB, read now; `SourceError` or `ImageError` if it cannot be."""
+        found: Image = import_module("sightline.pictures").picture_at(self.uri)  # made above, for whoever asks
+        return found
 
 
 @dataclass(frozen=True, slots=True)

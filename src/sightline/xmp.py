@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from sightline.moments import moment
 from sightline.types import Value
 
 if TYPE_CHECKING:
@@ -30,8 +31,9 @@ _MOST_BYTES = 8 << 20
 _LONGEST = 10_000  # characters of a text
 _MOST_KEYWORDS = 1_000
 _DATES = ("exif:DateTimeOriginal", "photoshop:DateCreated", "xmp:CreateDate")
-_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(:\d\d)?(?:\.\d+)?(Z|[+-]\d\d:\d\d)?")
-_COORDINATE = re.compile(r"(\d{1,3}),(\d{1,2}(?:\.\d+)?)(?:,(\d{1,2}(?:\.\d+)?))?([NSEW])", re.IGNORECASE)
+_COORDINATE = re.compile(
+    r"(\d{1,3}), ?(\d{1,2}(?:\.\d+)?)(?:, ?(\d{1,2}(?:\.\d+)?))? ?(N|S|E|W|north|south|east|west)", re.IGNORECASE
+)
 
 
 def payload_of(packet: bytes) -> dict[str, Value]:
@@ -113,13 +115,7 @@ def _rating(told: dict[str, list[str]]) -> int | None:
 
 def _taken(told: dict[str, list[str]]) -> datetime | None:
     """Times without an offset are taken to be in UTC, as those of cameras are."""
-    for name in _DATES:
-        if match := _MOMENT.fullmatch(_first(told, name) or ""):
-            day, time, seconds, offset = match.groups()
-            with suppress(ValueError):
-                moment = datetime.fromisoformat(f"{day}T{time}{seconds or ':00'}{offset or ''}")
-                return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return None
+    return next(filter(None, (moment(_first(told, name) or "") for name in _DATES)), None)
 
 
 def _degrees(text: str) -> float | None:
@@ -127,7 +123,9 @@ def _degrees(text: str) -> float | None:
     match = _COORDINATE.fullmatch(text.strip())
     if not match:
         return None
-    degrees, minutes, seconds, side = match.groups()
+    degrees, minutes, seconds, side = *match.groups()[:3], match[4][0]
+    if float(minutes) >= 60 or float(seconds or 0) > 60:
+        return None
     value = int(degrees) + float(minutes) / 60 + float(seconds or 0) / 3600
     if value > (90 if side.upper() in "NS" else 180):
         return None

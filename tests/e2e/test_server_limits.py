@@ -20,8 +20,7 @@ import pytest
 from tests.pictures import encoded, scene
 from tests.serving import Answer, Server, answering, serving, serving_with
 
-from sightline.exchange.load import load
-from sightline.exchange.write import write_folder
+from sightline.exchange.files import load, write_folder
 from sightline.index import Index
 from sightline.types import record_id
 from sightline.web.addresses import is_public

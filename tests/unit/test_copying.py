@@ -9,8 +9,7 @@ from tests.records import plain_record, random_vector
 
 from sightline.errors import DimensionMismatch, StoreError
 from sightline.exchange import copy as copying
-from sightline.exchange.copy import Copied, copy_records
-from sightline.exchange.verify import verify
+from sightline.exchange.copy import Copied, copy_records, verify
 from sightline.stores.base import open_store
 from sightline.stores.memory import MemoryStore
 from sightline.types import Record

@@ -13,8 +13,7 @@ from tests.pictures import encoded, scene, write
 
 from sightline.cli.main import main
 from sightline.distribute.driver import Cluster, open_cluster
-from sightline.distribute.plan import Chunk, Plan, chunks, singles
-from sightline.distribute.worker import Worker
+from sightline.distribute.worker import Chunk, Plan, Worker, chunks, singles
 from sightline.encoders.hub import Hub
 from sightline.errors import IndexMismatch, SourceError, UsageError
 from sightline.index import Index

@@ -10,9 +10,8 @@ import pytest
 
 from sightline.cli.main import main
 from sightline.errors import IndexMismatch, SourceError, UsageError
-from sightline.exchange import write
-from sightline.exchange.load import load, open_saved
-from sightline.exchange.write import write_folder, write_parquet
+from sightline.exchange import files
+from sightline.exchange.files import load, open_saved, write_folder, write_parquet
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
 from sightline.types import Record, Value, record_id
@@ -157,7 +156,7 @@ def test_what_holds_no_vectors_is_said(tmp_path: Path) -> None:
 
 @every_kind
 def test_memory_does_not_grow_with_the_records(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "BATCH_RECORDS", 100)
+    monkeypatch.setattr(files, "BATCH_RECORDS", 100)
     peaks = []
     for count in (500, 2500):
         store = store_of(str(tmp_path / f"{count}.index"), records(count, 64))

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.ExifTags import Base
+from PIL.PngImagePlugin import PngInfo
 from tests.pictures import COLOURED, encoded, photograph, quarters, turned
 
 from sightline.errors import ImageError
@@ -63,6 +65,126 @@ def test_sizes_are_those_of_the_file_even_if_it_is_decoded_smaller() -> None:
 @pytest.mark.parametrize("offset", [None, "", "Z", "+25:00", "02:00", "\0\0\0"])
 def test_without_a_sound_offset_a_camera_runs_on_utc(offset: str | None) -> None:
     assert known(OffsetTimeOriginal=offset)["taken"] == datetime(2021, 7, 5, 14, 3, 22, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("date", "hour", "minute"),
+    [
+        ("2021:07:05 02:03:22 PM", 14, 3),
+        ("2021:07:05 2:03:22pm", 14, 3),
+        ("2021:07:05 12:03:22 AM", 0, 3),
+        ("2021:07:05 12:03:22 p.m.", 12, 3),
+        ("2021:07:05 14:03:22 PM", 14, 3),
+        ("2021/07/05 14:03:22", 14, 3),
+        ("2021-07-05 14:03:22", 14, 3),
+        ("2021-07-05T14:03:22", 14, 3),
+        ("2021.07.05 14:03:22", 14, 3),
+        ("2021:7:5 4:3:2", 4, 3),
+        ("2021: 7: 5  4: 3:22", 4, 3),
+        ("  2021:07:05 14:03:22  ", 14, 3),
+        ("2021:07:05:14:03:22", 14, 3),
+        ("2021:07:05 14:03", 14, 3),
+        ("2021:07:05 14:03:22.125", 14, 3),
+        ("2021:07:05", 0, 0),
+    ],
+)
+def test_dates_as_cameras_write_them(date: str, hour: int, minute: int) -> None:
+    taken = known(DateTimeOriginal=date, OffsetTimeOriginal=None)["taken"]
+    assert (taken.year, taken.month, taken.day, taken.hour, taken.minute) == (2021, 7, 5, hour, minute)
+    assert taken.tzinfo == UTC
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "05/07/2021 14:03:22",
+        "5.7.2021",
+        "21:07:05 14:03:22",
+        "2021:07:05 13:03:22 AM",
+        "2021:07:05 24:00:00",
+        "2021:07:05 14:60:00",
+        "2021:02:29 14:00:00",
+        "2021:07",
+        "2021",
+        "2021:07-05 14:03:22",
+        "2021:07:05 14:03:22 and more",
+        "2021:07:05 14:03:22 +99:00",
+        "1600:01:01 00:00:00",
+        "1625493802",
+    ],
+)
+def test_a_date_that_is_not_certain_is_left_out(date: str) -> None:
+    assert "taken" not in known(DateTimeOriginal=date, OffsetTimeOriginal=None)
+
+
+@pytest.mark.parametrize(
+    ("offset", "hours"),
+    [
+        ("+02:00", 2),
+        ("+0200", 2),
+        ("+2:00", 2),
+        ("+02", 2),
+        ("+2", 2),
+        ("UTC+2", 2),
+        ("GMT+02:00", 2),
+        ("-05:30", -5.5),
+        (" -530", -5.5),
+        ("+14:00", 14),
+        ("Z", 0),
+        ("+14:30", 0),
+        ("2", 0),
+        ("CEST", 0),
+    ],
+)
+def test_offsets_in_odd_forms(offset: str, hours: float) -> None:
+    taken = known(OffsetTimeOriginal=offset)["taken"]
+    assert taken == datetime(2021, 7, 5, 14, 3, 22, tzinfo=timezone(timedelta(hours=hours)))
+    inside = known(DateTimeOriginal="2021:07:05 14:03:22+01:00", OffsetTimeOriginal=offset)["taken"]
+    assert inside.utcoffset() == timedelta(hours=1)
+
+
+def test_other_dates_stand_in_for_that_of_the_exposure() -> None:
+    only = {"DateTimeOriginal": None, "OffsetTimeOriginal": None}
+    assert known(**only, DateTime="2020:01:02 03:04:05")["taken"] == datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmp:CreateDate="2019-05-06T07:08:09-03:00"/>'
+        b"</rdf:RDF></x:xmpmeta>"
+    )
+    image = quarters()
+    exif = Image.Exif()
+    exif[Base.DateTime] = "2020:01:02 03:04:05"
+    payload = metadata(encoded(image, "JPEG", xmp=packet, exif=exif))  # XMP's is a creation, EXIF's may be of an edit
+    assert payload["taken"] == datetime(2019, 5, 6, 7, 8, 9, tzinfo=timezone(timedelta(hours=-3)))
+    for text in ("Mon, 6 May 2019 07:08:09 -0300", "6 May 2019 07:08:09 -0300", "2019:05:06 07:08:09-03:00"):
+        notes = PngInfo()
+        notes.add_text("Creation Time", text)
+        payload = metadata(encoded(image, "PNG", pnginfo=notes))
+        assert payload["taken"] == datetime(2019, 5, 6, 7, 8, 9, tzinfo=timezone(timedelta(hours=-3)))
+    notes = PngInfo()
+    notes.add_text("Creation Time", "in May")
+    assert "taken" not in metadata(encoded(image, "PNG", pnginfo=notes))
+
+
+@pytest.mark.parametrize(
+    ("south", "west", "place"),
+    [
+        ("South", "West", (-52.52, -13.41)),
+        ("south ", "w", (-52.52, -13.41)),
+        ("North", "East", (52.52, 13.41)),
+        ("N", "O", None),
+        ("", "E", None),
+        (None, "E", None),
+        ("E", "N", None),
+    ],
+)
+def test_references_of_places_may_be_spelt_out(south: str | None, west: str, place: tuple[float, float] | None) -> None:
+    payload = known(GPSLatitudeRef=south, GPSLongitudeRef=west)
+    assert (payload.get("latitude"), payload.get("longitude")) == (place or (None, None))
+
+
+def test_minutes_beyond_sixty_are_no_place() -> None:
+    assert "latitude" not in known(GPSLatitude=(52.0, 75.0, 0.0))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def verify(options: argparse.Namespace) -> int:
       sightline copy photos.index qdrant://localhost:6333/photos
       sightline verify photos.index qdrant://localhost:6333/photos
     """
-    from sightline.exchange.verify import verify_index
+    from sightline.exchange.copy import verify_index
 
     model = model_name(options)
     with open_at(options.source, model) as source, open_at(options.target, model) as target:

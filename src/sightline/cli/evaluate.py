@@ -24,7 +24,7 @@ from sightline.errors import UsageError
 from sightline.text import table
 
 if TYPE_CHECKING:
-    from sightline.query import Picture
+    from sightline.pictures import Picture
 
 _LISTS = (".txt", ".tsv", ".csv")  # the ends of the names of files with a query a line
 

@@ -29,7 +29,7 @@ def export_index(options: argparse.Namespace) -> int:
       sightline export-index photos.parquet      one table: id, uri, vector, and what is known of each picture
       sightline export-index photos-vectors      a folder: vectors.npy, and records.jsonl line by line beside it
     """
-    from sightline.exchange.write import write_folder, write_parquet
+    from sightline.exchange.files import write_folder, write_parquet
 
     target = Path(options.target)
     if target.suffix.lower() in _NO_FOLDERS:
@@ -50,7 +50,7 @@ def import_index(options: argparse.Namespace) -> int:
       sightline import-index photos.parquet --index copy.index
       sightline import-index embeddings --index laion.index --model clip-b32    what clip-retrieval's inference wrote
     """
-    from sightline.exchange.load import load
+    from sightline.exchange.files import load
 
     url = index_url(options)
     written = load(Path(options.source), url, model=model_name(options), hub=hub())

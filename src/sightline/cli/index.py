@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -55,6 +56,13 @@ def add_commands(commands: Commands) -> None:
         )
         command.add_argument("--retry", action="store_true", help="read pictures again that failed before")
     indexing.add_argument("--archives", action="store_true", help="take the zip and tar files in a folder too")
+    indexing.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        **MANY,
+        help="leave out what matches in a folder, as in .gitignore: '*.tmp.png', trash/; any number. Patterns that "
+        "always hold go into a file .sightlineignore in the folder",
+    )
     table = indexing.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
     table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
     table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
@@ -71,7 +79,13 @@ def add_commands(commands: Commands) -> None:
     part.add_argument("--seed", metavar="N", type=int, default=0, help="another number draws another sample")
     part.add_argument("--limit", metavar="N", type=int, help="the first N of them")
     removing = add_command(commands, remove, "index model")
-    removing.add_argument("pictures", metavar="PICTURE", nargs="+", help="an indexed picture: its path, URI or id")
+    removing.add_argument(
+        "pictures",
+        metavar="PICTURE",
+        nargs="+",
+        help="an indexed picture: its path, URI or id; a folder, even one that is gone, with all below it; or a "
+        "pattern such as 'shop/*.jpg'",
+    )
 
 
 def index(options: argparse.Namespace) -> int:
@@ -82,11 +96,15 @@ def index(options: argparse.Namespace) -> int:
       sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
       sightline index captions.tsv --images photos
     """
+    from sightline.errors import UsageError
     from sightline.sources.base import open_source
+    from sightline.sources.folder import Folder
 
     opening = _opening(options)
     # A wrong name is said before anything is done.
     sources = [(source := open_source(place, opening), _selected(source, options)) for place in options.source]
+    if options.exclude and (others := [source.root for source, _ in sources if not isinstance(source, Folder)]):
+        raise UsageError(f"--exclude is for folders, and {others[0]} is not one: use --where, or leave --exclude out")
     by, reading = _by(options), _reading(options)
     with _open_for_writing(options) as target:
         for source, items in sources:
@@ -128,9 +146,15 @@ def failures(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     """Take pictures out of the index; the files stay."""
     with open_index(options) as target:
-        removed = target.remove(options.pictures)
-    print(f"removed {count(removed, 'picture')} from {target.url}")
-    return 0 if removed else 1
+        removed = {picture: target.remove([picture]) for picture in options.pictures}
+    for picture in (picture for picture, number in removed.items() if not number):
+        print(
+            f"sightline: {picture!r} is not in {target.url}, expected the path, URI or id of an indexed picture, a "
+            "folder that holds some, or a pattern: `sightline status` lists the folders",
+            file=sys.stderr,
+        )
+    print(f"removed {count(sum(removed.values()), 'picture')} from {target.url}")
+    return 0 if all(removed.values()) else 1
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -179,6 +203,7 @@ def _opening(options: argparse.Namespace) -> "Opening":
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
         archives=given.get("archives", False),
+        exclude=tuple(given.get("exclude", ())),
         headers=tuple(options.header),
     )
 
@@ -220,12 +245,16 @@ def _count(source: "Source | Selected", bar: Any) -> None:
 
 
 def _report(summary: "Summary", source: "Source", target: "Index", options: argparse.Namespace) -> None:
+    from sightline.sources.base import file_of
+
     if options.json:
         print(json.dumps({"source": source.root, "index": target.url, **asdict(summary)}))
         return
     new = summary.encoded + summary.reused
     parts = [f"{count(summary.encoded, 'picture')} encoded"]
-    parts += [f"{summary.reused:,} recognised"] if summary.reused else []
+    parts += [f"{summary.moved:,} moved"] if summary.moved else []
+    recognised = summary.reused - summary.moved
+    parts += [f"{recognised:,} recognised"] if recognised > 0 else []
     parts += [f"{summary.unchanged:,} unchanged"] if summary.unchanged else []
     parts += [f"{summary.removed:,} removed"] if summary.removed else []
     rate = f", {summary.encoded / summary.seconds:.0f}/s" if summary.encoded and summary.seconds else ""
@@ -240,8 +269,12 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
         what = f"passes --where under {source.root}" if options.where else f"found under {source.root}"
         _say(f"no picture {what}{'' if options.where else _suggest_other_source(source.root)}", options)
     if summary.kept:
-        kept = count(summary.kept, "picture")
-        _say(f"{kept} not found this time but kept: their folder was empty or unreadable", options)
+        place = shlex.quote(str(file_of(source.root) or source.root))
+        _say(
+            f"{count(summary.kept, 'picture')} not found this time but kept: their folder was empty or unreadable; "
+            f"if they are gone for good: sightline remove {place}{named}",
+            options,
+        )
     if new and not summary.unchanged:
         example = "search ./photo.jpg"
         with suppress(TextNotSupported):

@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,7 +173,7 @@ def _table(hits: "Hits") -> str:
     for hit in hits:
         width, height, taken = (hit.payload.get(name) for name in ("width", "height", "taken"))
         pixels = f"{width} x {height}" if width and height else ""
-        day = f"{taken:%Y-%m-%d}" if isinstance(taken, datetime) else ""
+        day = str(taken or "")[:10]
         rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit)])
     lines = hits.with_verdict(table(rows, right=frozenset({0, 1})).splitlines())
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"

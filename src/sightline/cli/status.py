@@ -23,6 +23,7 @@ def status(options: argparse.Namespace) -> int:
     damaged = _verified(options) if options.verify or options.repair else None  # needs no sound index
     from sightline.calibration.tuning import Tuning
     from sightline.cli.copy import tuning_text
+    from sightline.sources.base import file_of
 
     with open_index(options) as index:
         info = index.info()
@@ -36,7 +37,9 @@ def status(options: argparse.Namespace) -> int:
     for root, note in info["roots"].items():
         part = "a part of " if note.get("is_part") else ""
         left_out = f"; left out: {left_out_text(note['left_out'])}" if note.get("left_out") else ""
-        rows.append(["folder", f"{part}{printable(root)}, indexed {note['indexed']}{left_out}"])
+        folder = file_of(root)
+        gone = "; not there now" if folder is not None and not folder.exists() else ""
+        rows.append(["folder", f"{part}{printable(root)}, indexed {note['indexed']}{left_out}{gone}"])
     rows += [["answers", tuning_text(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
     rows += [["verified", "every vector matches its checksum"]] if damaged == [] else []

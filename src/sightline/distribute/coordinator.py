@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import ray.data
 
-from sightline.distribute.plan import Chunk, Plan, singles
-from sightline.distribute.worker import Worker
+from sightline.distribute.worker import Chunk, Plan, Worker, singles
 from sightline.errors import SightlineError
 from sightline.ingest import Summary
 from sightline.types import Item

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 import sightline
-from sightline.distribute.plan import Chunk, Plan, chunks
+from sightline.distribute.worker import Chunk, Plan, chunks
 from sightline.encoders.hub import Hub, default_cache
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
 from sightline.ingest import BatchResult, Options, Run, Summary
@@ -60,9 +60,7 @@ class Cluster:
             offered = chunks(run.changed(items), run.failed_before)
             first = next(offered, None)
             if first is not None:
-                plan = self._plan(ray, items, options)
-                with _coordinating(ray, plan) as coordinator:
-                    _drive(ray, coordinator, chain([first], offered), run)
+                _drive(ray, self._plan(ray, items, options), chain([first], offered), run)
         run.finish([])
         return run.summary
 
@@ -77,6 +75,8 @@ class Cluster:
                 f"{resources.get('GPU', 0):g} GPUs, expected room for {max(1, self.workers)} workers of "
                 f"{self.cpus} CPUs and {self.gpus} GPUs: ask for fewer, or add nodes"
             )
+        root = str(getattr(items, "root", ""))
+        place = path_of(root) if root.startswith("file:///") and "#" not in root else None
         return Plan(
             url=self.url,
             hub=replace(self.hub, progress=None),
@@ -85,7 +85,7 @@ class Cluster:
             cpus=self.cpus,
             gpus=self.gpus,
             limit_megapixels=options.limit_megapixels,
-            place=_place(items),
+            place=str(place) if place is not None and place.is_dir() else None,
         )
 
 
@@ -128,27 +128,23 @@ def _connected(host: str, port: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _quiet(), _client(ray, host, port):
-        yield ray
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Ray's advice and reports on its connection kept from the terminal; what goes wrong is raised, too."""
-    logger = logging.getLogger("ray")
+    where, logger = f"ray://{host}:{port}", logging.getLogger("ray")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # its advice and reports stay out of the terminal; what goes wrong is raised, too
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray\.")
-            yield
+            _connect(ray, where, host, port)
+            try:
+                _check_versions(ray, where)
+                yield ray
+            finally:
+                ray.shutdown()
     finally:
         logger.setLevel(level)
 
 
-@contextlib.contextmanager
-def _client(ray: Any, host: str, port: int) -> Iterator[None]:
-    where = f"ray://{host}:{port}"
+def _connect(ray: Any, where: str, host: str, port: int) -> None:
     try:
         socket.create_connection((host, port), _KNOCK_S).close()  # Ray itself would try for half a minute
     except OSError as error:
@@ -156,30 +152,18 @@ def _client(ray: Any, host: str, port: int) -> Iterator[None]:
             f"{where} does not answer ({error.strerror or error}), expected the head of a Ray cluster: check host and "
             f"port, and that `ray start --head --ray-client-server-port={port}` runs there"
         ) from error
-    try:
-        _connect(ray, where)
-    except Exception as error:  # grpc's errors, ConnectionError, RuntimeError for another version: no common base
-        raise ClusterError(
-            f"{where} cannot be used ({summary(error)}), expected the port for clients of a Ray {ray.__version__} "
-            f"with Python {platform.python_version()}, as here: check the port, and install the same on both sides"
-        ) from error
-    try:
-        _check_versions(ray, where)
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _connect(ray: Any, where: str) -> None:
-    """The head starts a process for each client, by a fork beside gRPC's threads: some of them crash there."""
     for is_last in (False, False, True):
         try:
             ray.init(where, log_to_driver=False, logging_level="ERROR")
-        except ConnectionAbortedError:
-            if is_last:
-                raise
-        else:
             return
+        except Exception as error:  # grpc's errors, ConnectionError, RuntimeError for another version: no common base
+            # The head starts a process for each client, by a fork beside gRPC's threads: some of them crash there.
+            if isinstance(error, ConnectionAbortedError) and not is_last:
+                continue
+            raise ClusterError(
+                f"{where} cannot be used ({summary(error)}), expected the port for clients of a Ray {ray.__version__} "
+                f"with Python {platform.python_version()}, as here: check the port, and install the same on both sides"
+            ) from error
 
 
 def _check_versions(ray: Any, where: str) -> None:
@@ -201,22 +185,14 @@ def _version() -> str:
     return sightline.__version__
 
 
-@contextlib.contextmanager
-def _coordinating(ray: Any, plan: Plan) -> Iterator[Any]:
-    """An actor on the cluster that has the plan carried out; with it end all its workers, whatever happened here."""
+def _drive(ray: Any, plan: Plan, offered: Iterable[Chunk], run: Run) -> None:
+    """Give chunks to an actor on the cluster as it has room, wait for the end, and note what ended its workers.
+
+    With the actor end all workers, whatever happens here.
+    """
     from sightline.distribute.coordinator import Coordinator
 
-    actor = ray.remote(num_cpus=0, max_concurrency=8)(Coordinator)
-    coordinator = actor.remote(plan)
-    try:
-        yield coordinator
-    finally:
-        with contextlib.suppress(Exception):  # it may be gone with its node
-            ray.kill(coordinator)
-
-
-def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> None:
-    """Give the coordinator chunks as it has room, wait for the end, and note the pictures that ended their workers."""
+    coordinator = ray.remote(num_cpus=0, max_concurrency=8)(Coordinator).remote(plan)
     try:
         running = coordinator.run.remote()
         for chunk in offered:
@@ -237,8 +213,13 @@ def _drive(ray: Any, coordinator: Any, offered: Iterable[Chunk], run: Run) -> No
             f"the cluster stopped ({summary(error)}): what is done is kept; see the logs of Ray on its head "
             "node, and run the same command to go on"
         ) from error
+    finally:
+        with contextlib.suppress(Exception):  # it may be gone with its node
+            ray.kill(coordinator)
     _show(run, outcome.done)
-    run.take(BatchResult(failures=[(_deadly(item), item) for item in outcome.deadly]))
+    reason = "each worker that tried it died: expected a picture that fits its memory; look at it, or leave it out"
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    run.take(BatchResult(failures=[(Failure(item.uri, "encode", reason, when), item) for item in outcome.deadly]))
     if outcome.error is not None:
         run.commit()
         raise outcome.error
@@ -265,15 +246,3 @@ def _show(run: Run, done: Summary) -> None:
 def _has_ended(ray: Any, running: Any, wait_s: float = 0.0) -> bool:
     ended, _ = ray.wait([running], timeout=wait_s)
     return bool(ended)
-
-
-def _deadly(item: Item) -> Failure:
-    reason = "each worker that tried it died: expected a picture that fits its memory; look at it, or leave it out"
-    return Failure(item.uri, "encode", reason, datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def _place(items: Iterable[Item]) -> str | None:
-    """The folder that the items come from, if they come from one."""
-    root = str(getattr(items, "root", ""))
-    path = path_of(root) if root.startswith("file:///") and "#" not in root else None
-    return str(path) if path is not None and path.is_dir() else None

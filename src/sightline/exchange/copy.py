@@ -1,29 +1,28 @@
-"""Copy an index into another store, with constant memory; an interrupted copy goes on where it stopped."""
+"""Copy an index into another store, with constant memory, and verify that two hold and answer the same."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from sightline.calibration.tuning import SAME
-from sightline.errors import DimensionMismatch, IndexMismatch
+from sightline.calibration.phrases import sample_pictures, sample_queries
+from sightline.calibration.tuning import SAME, exact_scores, recall
+from sightline.errors import DimensionMismatch, EncoderError, IndexMismatch
 from sightline.index import Index
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import FAILURE, Record, chunks
+from sightline.types import FAILURE, Hit, Record, Vectors, chunks
 
 BATCH_RECORDS = 4096  # PostgreSQL takes 1.5 times as many records a second in 5,000s as in 1,000s
 _WRITERS = 2  # one batch is written while the next is prepared; more only moves the waiting into the engine
 _WAITING = 2  # batches in memory besides: 16 MB each
-_KINDS = (
-    "index",
-    "root",
-    "imported",
-    FAILURE,
-)  # the notes that make an index; what a store measured of itself stays behind
+_K = 10
+_NAMED = 10  # URIs that are named of each fault
+_KINDS = ("index", "root", "imported", FAILURE)  # make an index; what a store measured of itself stays behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,43 @@ class Copied:
     same: int = 0
     removed: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The answers to one kind of query, each 0 to 1: recall of the exact best 10 in both stores, and what they share.
+
+    `overlap` counts a hit of the second store as shared if the first gave it or an equal score; `same_order` is the
+    part of the queries that both answer with the same scores in the same order.
+    """
+
+    queries: int
+    source_recall: float
+    target_recall: float
+    overlap: float
+    same_order: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How two stores differ: counts, the number and some URIs of records that are missing, extra or different."""
+
+    source_count: int
+    target_count: int
+    missing: int
+    extra: int
+    different: int
+    named: Mapping[str, list[str]]
+    answers: Mapping[str, Answers]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether both hold the same records."""
+        return not (self.missing or self.extra or self.different)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "same": self.is_same}
 
 
 def copy(
@@ -84,7 +120,8 @@ def copy_records(
     def take(done: Future[tuple[int, int]]) -> None:
         nonlocal copied
         written, same = done.result()
-        copied = replace(copied, written=copied.written + written, same=copied.same + same, seconds=_since(began))
+        seconds = time.monotonic() - began
+        copied = replace(copied, written=copied.written + written, same=copied.same + same, seconds=seconds)
         on_progress(copied)
 
     with ThreadPoolExecutor(_WRITERS, "sightline-copy") as pool:
@@ -94,14 +131,44 @@ def copy_records(
                 take(pending.popleft())
         while pending:
             take(pending.popleft())
-    removed = target.delete(list(_gone(source, target))) if prune else 0
-    return replace(copied, removed=removed, seconds=_since(began))
+    removed = 0
+    if prune:
+        gone = list[str]()
+        for few in chunks(target.scan(), BATCH_RECORDS):
+            here = {record.id for record in source.fetch([record.id for record in few])}
+            gone += (record.id for record in few if record.id not in here)
+        removed = target.delete(gone)
+    return replace(copied, removed=removed, seconds=time.monotonic() - began)
 
 
 def is_same(one: Record, other: Record) -> bool:
     """Whether two records agree in URI and payload, and in their vectors as far as engines keep them."""
     near = float(np.max(np.abs(one.vector - other.vector))) <= SAME
     return near and one.uri == other.uri and dict(one.payload) == dict(other.payload)
+
+
+def verify_index(source: Index, target: Index, *, sample: int = 200) -> Verdict:
+    """Compare all records of two indexes, and their answers to `sample` text and picture queries.
+
+    Without the model on this machine the text queries are left out.
+    """
+    try:
+        queries = sample_queries(source.store, source.encoder, sample)
+    except EncoderError:
+        queries = {"image": sample_pictures(source.store, sample)}
+    return verify(source.store, target.store, queries)
+
+
+def verify(source: Store, target: Store, queries: Mapping[str, Vectors]) -> Verdict:
+    """Compare every record, and the answers to `queries`: unit vectors (q, dim) by kind. Memory stays constant."""
+    counts = {"missing": 0, "extra": 0, "different": 0}
+    named: dict[str, list[str]] = {fault: [] for fault in counts}
+    for fault, uri in _faults(source.scan(), target.scan()):
+        counts[fault] += 1
+        if len(named[fault]) < _NAMED:
+            named[fault].append(uri)
+    answers = {kind: _compare(source, target, vectors) for kind, vectors in queries.items() if len(vectors)}
+    return Verdict(source.count(), target.count(), **counts, named=named, answers=answers)
 
 
 def _write(records: list[Record], target: Store, *, is_empty: bool) -> tuple[int, int]:
@@ -113,16 +180,48 @@ def _write(records: list[Record], target: Store, *, is_empty: bool) -> tuple[int
     return len(new), len(records) - len(new)
 
 
-def _gone(source: Store, target: Store) -> Iterator[str]:
-    for few in chunks(target.scan(), BATCH_RECORDS):
-        here = {record.id for record in source.fetch([record.id for record in few])}
-        yield from (record.id for record in few if record.id not in here)
-
-
-def _since(began: float) -> float:
-    return time.monotonic() - began
-
-
 def _model(notes: dict[str, dict[str, object]]) -> tuple[object, object]:
     identity = notes.get("index", {})
     return identity.get("encoder"), identity.get("pictures") or identity.get("fingerprint")
+
+
+def _faults(ours: Iterator[Record], theirs: Iterator[Record]) -> Iterator[tuple[str, str]]:
+    """What differs, from two walks in order of id."""
+    one, other = next(ours, None), next(theirs, None)
+    while one or other:
+        if one and (not other or one.id < other.id):
+            yield "missing", one.uri
+            one = next(ours, None)
+        elif other and (not one or other.id < one.id):
+            yield "extra", other.uri
+            other = next(theirs, None)
+        elif one and other:
+            if not is_same(one, other):
+                yield "different", one.uri
+            one, other = next(ours, None), next(theirs, None)
+
+
+def _compare(source: Store, target: Store, queries: Vectors) -> Answers:
+    truth = exact_scores(source, queries, _K)
+    ours, theirs = source.search(queries, _K), target.search(queries, _K)
+    pairs = list(zip(ours, theirs, strict=True))
+    return Answers(
+        queries=len(queries),
+        source_recall=recall(ours, truth),
+        target_recall=recall(theirs, truth),
+        overlap=float(np.mean([_shared(one, other) for one, other in pairs])),
+        same_order=float(np.mean([_is_same_order(one, other) for one, other in pairs])),
+    )
+
+
+def _shared(ours: list[Hit], theirs: list[Hit]) -> float:
+    if not ours:
+        return 1.0
+    ids, least = {hit.id for hit in ours}, ours[-1].score
+    return min(len(ours), sum(hit.id in ids or hit.score >= least - SAME for hit in theirs)) / len(ours)
+
+
+def _is_same_order(ours: list[Hit], theirs: list[Hit]) -> bool:
+    return len(ours) == len(theirs) and all(
+        one.id == other.id or abs(one.score - other.score) <= SAME for one, other in zip(ours, theirs, strict=True)
+    )

@@ -17,7 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ImageError, ImageTooLarge
 from sightline.images.colours import in_srgb, over_ground
-from sightline.images.deep import DEEP_GREY, bands, eight_bits, samples_of
+from sightline.images.deep import DEEP_GREY, Samples, bands, eight_bits, samples_of
 from sightline.images.formats import recognise
 from sightline.images.jpeg import without_end
 from sightline.images.tiff import TiffPicture
@@ -66,7 +66,7 @@ _ENDS_EARLY = re.compile(
 def opened(data: bytes, limit_megapixels: float | None) -> Iterator[ImageFile]:
     """The picture with its header read and its size checked, no pixel decoded; all errors inside are `ImageError`."""
     name, opener = recognise(data)
-    with _errors_of(name, data), _without_warnings():
+    with as_image_error(name, data), _without_warnings():
         if name == "webp" and (size := _webp_size(data)):  # its decoder takes memory as soon as it is opened
             _check_size(size, _WEBP_BYTES, limit_megapixels)
         with _without_limit(of=name == "webp"), opener(BytesIO(data)) as file:
@@ -91,13 +91,27 @@ def decode(file: ImageFile, at_least: tuple[int, int]) -> Image:
     else:
         image, extent = _loaded(file, target)
         samples = samples_of(image) if image.mode in DEEP_GREY else None
-    width, height = samples.size if samples else image.size
-    shrink = max(1, min(width // target[0], height // target[1]))
-    reduced = eight_bits(samples, shrink) if samples else _reduced(image, shrink)
-    picture = in_srgb(over_ground(reduced), file.info.get("icc_profile"))
-    picture = _without_partial_pixels(picture, (extent[0] / shrink, extent[1] / shrink), at_least)
-    turn = _UPRIGHT.get(file.tag_v2.get(Base.Orientation, 1) if isinstance(file, TiffPicture) else orientation(file))
-    return picture if turn is None else picture.transpose(turn)
+    turn = file.tag_v2.get(Base.Orientation, 1) if isinstance(file, TiffPicture) else orientation(file)
+    return finished(samples or image, extent, at_least, turn=turn, profile=file.info.get("icc_profile"))
+
+
+def finished(
+    picture: Image | Samples, extent: tuple[float, float], at_least: tuple[int, int], *, turn: int, profile: object
+) -> Image:
+    """Pixels or samples as stored, at reduced scale, over a ground, in sRGB and upright.
+
+    `extent` is their size, with the fraction of a pixel that a reduced decode leaves; `turn` is EXIF's orientation.
+    """
+    width, height = picture.size
+    shrink = max(1, min(width // (OVERSAMPLING * at_least[0]), height // (OVERSAMPLING * at_least[1])))
+    reduced = eight_bits(picture, shrink) if isinstance(picture, Samples) else _reduced(picture, shrink)
+    image = in_srgb(over_ground(reduced), profile)
+    image = _without_partial_pixels(image, (extent[0] / shrink, extent[1] / shrink), at_least)
+    upright = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
+    if upright is picture:
+        upright = upright.copy()
+    upright.info.clear()  # what it says of turn, profile and transparency is done, and must not be done again
+    return upright
 
 
 def _loaded(file: ImageFile, target: tuple[int, int]) -> tuple[ImageFile, tuple[float, float]]:
@@ -142,9 +156,9 @@ def _straight_alpha(image: Image) -> Image:
     return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
 
 
-def orientation(file: ImageFile) -> int:
+def orientation(file: Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, it is broken, or Pillow applies it by itself (TIFF)."""
-    if file.format == "TIFF":
+    if getattr(file, "format", None) == "TIFF":
         return 1
     with suppress(Exception):  # the EXIF block of a sound picture may be arbitrarily broken
         value = file.getexif().get(Base.Orientation, 1)
@@ -214,7 +228,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 @contextmanager
-def _errors_of(name: str, data: bytes) -> Iterator[None]:
+def as_image_error(name: str, data: bytes) -> Iterator[None]:
     """Whatever a decoder raises on damaged bytes becomes an `ImageError` with a short reason."""
     try:
         yield

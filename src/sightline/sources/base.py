@@ -40,7 +40,8 @@ class Opening:
 
     `cache` is the folder that keeps what is fetched from the web, None keeps nothing. Of tables, `image` and `caption`
     name columns, and relative paths start from `base`. With `archives` the pictures in the archives of a folder are
-    taken too. `headers` (name, value) go with each request for a picture on the web.
+    taken too, and without what the patterns of `exclude` match. `headers` (name, value) go with each request for a
+    picture on the web.
     """
 
     cache: Path | None = None
@@ -48,6 +49,7 @@ class Opening:
     caption: str | None = None
     base: Path | None = None
     archives: bool = False
+    exclude: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @cached_property
@@ -214,4 +216,4 @@ def _local(path: Path, opening: Opening) -> Source:
         from sightline.sources.video import open_video
 
         return open_video(absolute(path), opening.cache)
-    return open_path(path, with_archives=opening.archives)
+    return open_path(path, with_archives=opening.archives, exclude=opening.exclude)

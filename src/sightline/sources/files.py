@@ -7,8 +7,8 @@ import os
 import stat
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote_to_bytes
 
+from sightline import types
 from sightline.errors import SourceError
 from sightline.text import printable
 from sightline.types import Item
@@ -104,10 +104,10 @@ def file_uri(path: str | Path) -> str:
 
 def path_of(uri: str) -> Path:
     """The path of a file: URI, whatever bytes are in its name; `SourceError` for other schemes."""
-    if not uri.startswith("file:///"):
-        raise SourceError(f"{uri} is not a file on this machine: expected file:///...; fetch it to a folder first")
-    path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
-    return Path(path[1:] if os.name == "nt" else path)  # Windows: /C:/photos
+    try:
+        return types.path_of(uri)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
 
 
 def valid(name: str) -> str:

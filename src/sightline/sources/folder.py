@@ -29,6 +29,7 @@ from sightline.sources.files import (
     unreadable_item,
     valid,
 )
+from sightline.sources.ignore import IGNORE_FILE, NOTHING, Ignore
 from sightline.sources.sidecars import (
     FOLDER_TABLES,
     Beside,
@@ -47,12 +48,14 @@ from sightline.types import Item, Value
 class Folder:
     """All pictures below a folder, in order of their names; links are followed, each real folder is entered once.
 
-    Those in its archives follow with `with_archives`; nothing is written to the disk. `left_out` counts the files that
-    the last walk to the end passed by, by suffix.
+    A link to a folder that holds it is not followed. Those in its archives follow with `with_archives`; nothing is
+    written to the disk. What the patterns of `exclude` and of `.sightlineignore` files match is no part of it.
+    `left_out` counts the other files that the last walk to the end passed by, by suffix.
     """
 
     path: Path
     with_archives: bool = False
+    exclude: tuple[str, ...] = ()
     left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     @property
@@ -65,7 +68,7 @@ class Folder:
         entered: set[str] = set()
         left_out = Counter[str]()
         archives = list[Archive]()
-        linked = deque([_Place.of(self.path)])
+        linked = deque([replace(_Place.of(self.path), ignore=Ignore.of(str(self.path), self.exclude))])
         while linked:
             pending = [linked.popleft()]
             while pending:
@@ -74,10 +77,10 @@ class Folder:
                     continue
                 entered.add(place.real_path)
                 try:
-                    names = _names(place.path)
-                except OSError as error:
+                    place, names = place.listed()
+                except (OSError, SourceError) as error:
                     name = valid(os.path.basename(place.path))
-                    error_of_path = unreadable(place.path, error)
+                    error_of_path = unreadable(place.path, error) if isinstance(error, OSError) else error
                     yield unreadable_item(place.folders[-1], error_of_path, name=name, folders=place.folders[:-1])
                     continue
                 left_out.update(suffix_of(name) or "no suffix" for name in names.others)
@@ -87,8 +90,8 @@ class Folder:
                     archives += [Archive(Path(place.path, name), tuple(place.folders)) for name in found]
                 place, beside = place.with_tables(names.tables), Sidecars(names.sidecars)
                 yield from (_item(place, name, beside) for name in names.pictures)
-                pending += [place.child(name, is_link=False) for name in reversed(names.folders)]
-                linked += [place.child(name, is_link=True) for name in names.linked_folders]
+                pending += [place.child(name) for name in reversed(names.folders)]
+                linked += filter(None, [place.behind_link(name) for name in names.linked_folders])
         for archive in archives:
             yield from archive
         self.left_out.clear()  # whole, for the source may be walked twice at the same time
@@ -115,13 +118,13 @@ class SingleFile:
         yield _item(place, self.path.name, beside)
 
 
-def open_path(path: Path, *, with_archives: bool = False) -> Folder | SingleFile:
+def open_path(path: Path, *, with_archives: bool = False, exclude: tuple[str, ...] = ()) -> Folder | SingleFile:
     """What lies at a path as a source. It becomes absolute by name alone: links in it stay as the user wrote them."""
     path = absolute(path)
     try:
         if path.is_dir() or stat.S_ISDIR(os.lstat(path).st_mode):  # lstat: a link to nowhere is a picture that fails
             os.scandir(path).close()
-            return Folder(path, with_archives)
+            return Folder(path, with_archives, exclude)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(path, error) from error
     if not is_picture(path.name) and not starts_as_picture(str(path)):
@@ -169,16 +172,42 @@ class _Place:
     real_path: str
     folders: list[str]
     tables: tuple[FolderTable, ...] = ()
+    ignore: Ignore = NOTHING
 
     @classmethod
     def of(cls, path: Path) -> "_Place":
         folders = [folder.as_uri() for folder in (*reversed(path.parents), path)]
         return cls(str(path), os.path.realpath(path), folders)
 
-    def child(self, name: str, *, is_link: bool) -> "_Place":
-        path = os.path.join(self.path, name)
-        real_path = os.path.realpath(path) if is_link else os.path.join(self.real_path, name)
-        return _Place(path, real_path, [*self.folders, self.uri(name)], self.tables)
+    def listed(self) -> "tuple[_Place, _Names]":
+        """What the folder holds and is not to be left out, and the folder as one that knows its own patterns."""
+        names = _names(self.path)
+        ignore = self.ignore.within(self.path) if names.has_ignore_file else self.ignore
+        if ignore.specs or ignore.excluded:
+
+            def kept(found: list[str], *, are_folders: bool = False) -> list[str]:
+                paths = ((name, os.path.join(self.path, name)) for name in found)
+                return [name for name, path in paths if not ignore.leaves_out(path, is_folder=are_folders)]
+
+            names = replace(
+                names,
+                pictures=kept(names.pictures),
+                folders=kept(names.folders, are_folders=True),
+                linked_folders=kept(names.linked_folders, are_folders=True),
+                others=kept(names.others),
+            )
+        return replace(self, ignore=ignore), names
+
+    def child(self, name: str) -> "_Place":
+        path, real_path = os.path.join(self.path, name), os.path.join(self.real_path, name)
+        return replace(self, path=path, real_path=real_path, folders=[*self.folders, self.uri(name)])
+
+    def behind_link(self, name: str) -> "_Place | None":
+        """The folder that a link leads to; None if it holds the link: its pictures have been or are not asked for."""
+        real_path = os.path.realpath(os.path.join(self.path, name))
+        if os.path.commonpath([real_path, self.real_path]) == real_path:
+            return None
+        return replace(self.child(name), real_path=real_path)
 
     def with_tables(self, names: Iterable[str]) -> "_Place":
         found = filter(None, [read_folder_table(self.path, name) for name in names])
@@ -199,14 +228,17 @@ class _Names:
     sidecars: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    has_ignore_file: bool = False
 
 
 def _names(path: str) -> _Names:
     names = _Names()
     unknown = list[str]()
+    has_ignore_file = False
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
+            has_ignore_file |= name == IGNORE_FILE
             if is_skipped(name) or name in ("Thumbs.db", "desktop.ini"):
                 continue
             if entry.is_dir(follow_symlinks=False):
@@ -228,7 +260,7 @@ def _names(path: str) -> _Names:
         (names.others if is_other else names.pictures).append(name)
     for found in (names.pictures, names.folders, names.linked_folders, names.sidecars, names.tables, names.others):
         found.sort()
-    return names
+    return replace(names, has_ignore_file=has_ignore_file)
 
 
 @lru_cache(4)  # single pictures that are read again mostly lie in few folders

@@ -8,7 +8,7 @@ import numpy as np
 
 from sightline.errors import StoreError, StoreNotFound
 from sightline.filters.where import And, Node, matches, parse_where
-from sightline.stores.checks import check_records, check_search
+from sightline.stores.base import check_records, check_search
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
@@ -85,6 +85,10 @@ class MemoryStore:
         """Forget everything; further calls raise `StoreError`."""
         with self._lock:
             self._records = None
+
+    def drop(self) -> None:
+        """As `close`: nothing is kept."""
+        self.close()
 
     def _open(self) -> dict[str, Record]:
         if self._records is None:

@@ -2,8 +2,10 @@
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +21,7 @@ from sightline.errors import (
     summary,
 )
 from sightline.filters.where import And, Node, matches, parse_where
-from sightline.stores.checks import check_dim, check_records, check_search
+from sightline.stores.base import check_dim, check_records, check_search
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
 EVERYTHING = And(())
@@ -33,6 +35,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _SPARE_HITS = 1000
 
 T = TypeVar("T")
+V = TypeVar("V")
 _log = logging.getLogger(__name__)
 
 
@@ -79,6 +82,36 @@ class Calls:
     def close(self) -> None:
         """Refuse further calls."""
         self.is_closed = True
+
+
+class Workers:
+    """A few threads for an engine whose calls are many and small."""
+
+    def __init__(self, calls: Calls, count: int, name: str) -> None:
+        self._calls, self._name = calls, f"sightline-{name}"
+        self._pool = ThreadPoolExecutor(count, self._name)
+
+    def map(self, function: Callable[[V], T], values: Iterable[V]) -> list[T]:
+        """The function's results for all values, in order; after an error those that did not begin never do."""
+        self._calls.check_open()
+        few = list(values)
+        is_inner = threading.current_thread().name.startswith(self._name)  # one that waits for others locks them out
+        if len(few) < 2 or is_inner:
+            return [function(value) for value in few]
+        try:
+            futures = [self._pool.submit(function, value) for value in few]
+            _, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+            return [future.result() for future in futures]
+        except (RuntimeError, CancelledError):
+            self._calls.check_open()  # closed meanwhile by another thread
+            raise
+
+    def close(self) -> None:
+        """End the threads, when they have done what is under way."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 class Engine(Protocol):

@@ -11,7 +11,7 @@ from typing import TypeVar
 from sightline.errors import StoreDamaged, StoreError
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
-from sightline.stores.checks import check_dim, check_records, check_search
+from sightline.stores.base import check_dim, check_records, check_search
 from sightline.stores.local.database import Database, check_folder, create_index, read_dim, read_state
 from sightline.stores.local.search import THREADS, quantiser, search
 from sightline.stores.local.vectors import remove_other_files
@@ -138,6 +138,17 @@ class LocalStore:
         self._database.close()
         self._threads.shutdown()
         self._views.newest = None  # which unmaps the files, as soon as nobody searches in them
+
+    def drop(self) -> None:
+        """Delete the index's files, and its folder where nothing else is in it; then as `close`."""
+        with self._database.writing():  # nobody else is at it
+            pass
+        self.close()
+        for pattern in ("index.sqlite*", "vectors-*", "writer.*"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other files: not ours to delete
+            self.path.rmdir()
 
     def verify(self) -> list[Corruption]:
         """Compare everything with the checksums of the commits; gives what is damaged, nothing if all is well."""

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import ExtraMissing, StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError, summary
+from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreNotFound, UsageError, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
 from sightline.stores.milvus import schema
@@ -130,7 +131,7 @@ class MilvusEngine:
         return map(schema.record_of, self._rows_of(ids, _COLUMNS))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that pass, in order of id."""
+        """The records that may match, in order of id."""
         expression = "" if node == EVERYTHING else self.translator.lookup(node)
         pages = self._pages(self.place.collection, expression, _COLUMNS)
         return (schema.record_of(row) for page in pages for row in page)
@@ -170,7 +171,7 @@ class MilvusEngine:
         """Milvus does not tell."""
 
     def drop(self) -> None:
-        """Remove both collections."""
+        """Remove everything from the server."""
         with self.writing:
             for name in (self.place.collection, self.place.notes):
                 self._call("drop_collection", name)
@@ -318,7 +319,7 @@ class MilvusEngine:
         """Rows by id, a page after the other, each from where the last one ended."""
         page = self.query(collection, expression or EVERY_ROW, columns, level, limit=_PAGE_ROWS)
         if len(page) < _PAGE_ROWS:  # all there are, in whatever order
-            yield sorted(page, key=_id_of)
+            yield sorted(page, key=itemgetter("id"))
             return
         # Only as an iterator do newer servers give the first rows by id. It waits for the newest state if the timestamp
         # is 0, which the first page does, and takes the state as it is if that is 1.
@@ -326,9 +327,9 @@ class MilvusEngine:
         last = ""
         while page:
             more = joined([f"id > {quoted(last)}", *([f"({expression})"] if expression else [])], "and")
-            page = sorted(self.query(collection, more, columns, level, **options), key=_id_of)
+            page = sorted(self.query(collection, more, columns, level, **options), key=itemgetter("id"))
             yield page
-            last = _id_of(page[-1]) if page else last
+            last = page[-1]["id"] if page else last
             options["guarantee_timestamp"] = 0 if (level or self.place.consistency) == "Strong" else 1
 
     def _write(self, collection: str, rows: Sequence[Row]) -> None:
@@ -373,7 +374,9 @@ class MilvusEngine:
         self._text_index = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
         self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
 
-    def _translated(self, error: Exception) -> StoreError:
+    def _translated(self, error: Exception) -> StoreError | None:
+        if isinstance(error, ImportError):
+            return None
         what, words = self.place.text, _message(error)
         if set(_statuses(error)) & set(_FORBIDDEN):
             return StoreForbidden(
@@ -391,10 +394,6 @@ def _widths(index: str, nlist: int) -> Sequence[int]:
     if index == "hnsw":
         return GRAPH_WIDTHS
     return (*(8 << step for step in range(20) if 8 << step < nlist), nlist)
-
-
-def _id_of(row: Row) -> str:
-    return str(row["id"])
 
 
 def _is_transient(error: Exception) -> bool:
@@ -430,27 +429,17 @@ def _message(error: Exception) -> str:
 
 
 def _client_class() -> Any:
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as error:
-        raise ExtraMissing(
-            f"an index in Milvus needs the package {error.name!r}, which is not installed: "
-            "pip install 'sightline[milvus]'"
-        ) from error
+    from pymilvus import MilvusClient
+
     # It logs each error with its trace to the terminal, those that are tried again and those that we raise, too.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return MilvusClient
 
 
 def _lite_client(file: Path) -> Any:
+    import milvus_lite  # noqa: F401  (the client would not say that it is missing)
+
     client = _client_class()
-    try:
-        import milvus_lite  # noqa: F401
-    except ImportError as error:
-        raise ExtraMissing(
-            "an index in a file needs the package 'milvus_lite', which is not installed: "
-            "pip install 'sightline[milvus]'"
-        ) from error
     logging.getLogger("milvus_lite").setLevel(logging.CRITICAL)
     if _is_worth_logging not in logging.getLogger("grpc._server").filters:
         logging.getLogger("grpc._server").addFilter(_is_worth_logging)

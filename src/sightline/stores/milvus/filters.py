@@ -7,23 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sightline.filters import where
 from sightline.filters.documents import payload_words
-from sightline.filters.where import (
-    ORDERINGS,
-    SYMBOLS,
-    And,
-    Compare,
-    Exists,
-    In,
-    Match,
-    Node,
-    Not,
-    Or,
-    Scalar,
-    by_kind,
-    kind_of,
-    microseconds,
-)
+from sightline.filters.where import Node, Scalar
 from sightline.types import Payload
 
 TYPED = ("folders",)
@@ -56,7 +42,7 @@ def filter_row(payload: Payload) -> dict[str, Any]:
             if value:  # a list passes `> bound` when its largest element does
                 fields |= {_LIST + key: value, _LOWEST + key: min(value), _HIGHEST + key: max(value)}
         else:
-            names.append(_PREFIXES[kind_of(value)] + key)
+            names.append(_PREFIXES[where.kind_of(value)] + key)
             fields[names[-1]] = _stored(value)
     typed = {name: payload.get(name, []) for name in TYPED}
     keyed = payload.get(KEYED, "")
@@ -101,31 +87,31 @@ class Translator:
 
     def lookup(self, node: Node) -> str:
         """What holds for all records that match, and few others, and is quick; else as `expression`."""
-        values = _demanded(node, KEYED) if isinstance(node, In) else None
+        values = _demanded(node, KEYED) if isinstance(node, where.In) else None
         return self.expression(node) if values is None else f"{KEYED} in {listed([*values, _SEVERAL])}"
 
     def _written(self, node: Node) -> str:
         match node:
-            case And(parts):
+            case where.And(parts):
                 return joined([self._written(part) for part in parts], "and") if parts else EVERY_ROW
-            case Or(parts):
+            case where.Or(parts):
                 return joined([self._written(part) for part in parts], "or")
-            case Not(part):
+            case where.Not(part):
                 return f"not ({self._written(part)})"
-            case In(field, values):
+            case where.In(field, values):
                 return self._in(field, values)
-            case Compare(field, operator, bool() as bound):
-                return self._in(field, [value for value in (False, True) if ORDERINGS[operator](value, bound)])
-            case Compare(field, operator, bound):
+            case where.Compare(field, operator, bool() as bound):
+                return self._in(field, [value for value in (False, True) if where.ORDERINGS[operator](value, bound)])
+            case where.Compare(field, operator, bound):
                 return self._compare(field, operator, bound)
-            case Exists(field):
+            case where.Exists(field):
                 prefixes = (*_PREFIXES.values(), _LIST, _EMPTY_LIST)
                 return f"array_contains_any(names, {listed([prefix + _escaped(field) for prefix in prefixes])})"
-            case Match(words):
+            case where.Match(words):
                 return f"array_contains_all(words, {listed(words)})"
 
     def _in(self, field: str, values: Sequence[Scalar]) -> str:
-        kinds, name = by_kind(values), _escaped(field)
+        kinds, name = where.by_kind(values), _escaped(field)
         texts = kinds.get("text", [])
         found = [self._one_of(_PREFIXES[kind] + name, some) for kind, some in kinds.items() if kind != "text"]
         if texts and field in TYPED:
@@ -137,9 +123,9 @@ class Translator:
         return joined(found, "or") if found else NO_ROW
 
     def _compare(self, field: str, operator: str, bound: Scalar) -> str:
-        test = f"{SYMBOLS[operator]} {_literal(bound)}"
+        test = f"{where.SYMBOLS[operator]} {_literal(bound)}"
         name = _escaped(field)
-        key = _PREFIXES[kind_of(bound)] + name
+        key = _PREFIXES[where.kind_of(bound)] + name
         found = [_known(key, f"{_path(key)} {test}")]
         if isinstance(bound, str):
             end = _path((_HIGHEST if operator in ("$gt", "$gte") else _LOWEST) + name)
@@ -178,9 +164,9 @@ def _known(key: str, test: str) -> str:
 def _demanded(node: Node, field: str) -> list[str] | None:
     """The texts of which a record that matches must have one in the field, as a text or in a list; None if any."""
     match node:
-        case In(name, values) if name == field and all(isinstance(value, str) for value in values):
+        case where.In(name, values) if name == field and all(isinstance(value, str) for value in values):
             return [str(value) for value in values]
-        case And(parts):
+        case where.And(parts):
             return next((found for part in parts if (found := _demanded(part, field)) is not None), None)
     return None
 
@@ -190,7 +176,7 @@ def _stored(value: Any) -> Any:
         case bool() | str():
             return value
         case datetime():
-            return microseconds(value)
+            return where.microseconds(value)
     return float(value) + 0.0  # -0.0 becomes 0.0
 
 

@@ -216,7 +216,7 @@ class PgvectorEngine:
         return int(self._rows(_SIZE, [self.table.name, f"{self.table.name}_notes"])[0][0])
 
     def drop(self) -> None:
-        """Remove the tables."""
+        """Remove everything from the server."""
         statement = self.table.query("DROP TABLE IF EXISTS {table}, {notes}")
         self.transact(lambda connection: connection.execute(statement))
         self._written = 0
@@ -351,12 +351,12 @@ class PgvectorEngine:
         if not isinstance(error, psycopg.Error):
             return None
         what, words, state = self.server.name, summary(error), error.sqlstate
-        if state in _FORBIDDEN or (state is None and _REFUSED.search(words)):
+        if state in _FORBIDDEN or (state is None and _REFUSED.search(str(error))):
             return StoreForbidden(
                 f"{what} refuses ({words}), expected a user and password who may read and write there: correct them, "
                 "or grant the user what it names"
             )
-        if state is None and _NO_DATABASE.search(words):
+        if state is None and _NO_DATABASE.search(str(error)):
             return StoreNotFound(f"{what} has no such database ({words}): create it with createdb, then try again")
         if state == "42P01":
             return StoreNotFound(f"the table of {what} was removed: build the index again")

@@ -8,10 +8,8 @@ write here returns when reads see it.
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from pinecone import Pinecone
@@ -24,7 +22,7 @@ from sightline.filters.where import Node
 from sightline.stores.pinecone import schema
 from sightline.stores.pinecone.filters import push
 from sightline.stores.pinecone.schema import Entry, hit_of, key_of, record_of
-from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, batches, check_marker, missing_index
+from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, Workers, batches, check_marker, missing_index
 from sightline.stores.url import Address, Option, StoreUrl, parse_address
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -57,7 +55,6 @@ _READY_S = 300.0  # pods take minutes
 _NOTES = "-notes"  # behind the namespace of the records
 _GONE_S = 120
 _AT_ONCE = 8  # requests under way for one call
-_THREADS = "sightline-pinecone"
 
 _MOST_FETCHED = 100  # a fetch names its ids in the URL, which proxies cut at 8 KB
 _MOST_URL = 6000
@@ -71,7 +68,6 @@ _LOOKED_AT = 100  # entries of an upsert whose visibility is asked for: their me
 _WITH_METADATA = 100  # matches of 40 KB each are the 4 MB that an answer may have
 
 T = TypeVar("T")
-V = TypeVar("V")
 _log = logging.getLogger(__name__)
 
 
@@ -106,7 +102,7 @@ class PineconeEngine:
         patience_s, tls = address.options["patience_s"], address.options["tls"]
         self.calls = Calls(address.text, patience_s, is_transient=_is_transient, translate=self._translated)
         self.notes_namespace = self.namespace + _NOTES
-        self._pool = ThreadPoolExecutor(_AT_ONCE, _THREADS)
+        self._workers = Workers(self.calls, _AT_ONCE, "pinecone")
         self.index: Any = None
         is_encrypted = address.host not in _LOCAL if tls is None else tls
         self._client = _client(address, "https" if is_encrypted else "http")
@@ -147,7 +143,7 @@ class PineconeEngine:
             )
             return [hit_of(known[one.id], max(-1.0, min(1.0, one.score))) for one in matches if known[one.id]]
 
-        return self._each(of_query, queries.tolist())
+        return self._workers.map(of_query, queries.tolist())
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
         """The records of those ids that exist."""
@@ -211,7 +207,7 @@ class PineconeEngine:
         """Give back the connections."""
         if not self.calls.is_closed:
             self.calls.close()
-            self._pool.shutdown(cancel_futures=True)
+            self._workers.close()
             if self.index is not None:
                 self.index.close()
             self._client.close()
@@ -285,7 +281,7 @@ class PineconeEngine:
         sent = list(
             batches(entries, lambda entry: entry.most_bytes, most=schema.MOST_ENTRIES, most_bytes=schema.MOST_BYTES)
         )
-        infos = self._each(send, sent)
+        infos = self._workers.map(send, sent)
         number = max((info.lsn_committed or 0 for info in infos if info is not None), default=0)
         last = [batch[-1] for batch in sent[-_LOOKED_AT:]]
         marks = {one.key: one.metadata["mark"] for one in last}
@@ -320,7 +316,7 @@ class PineconeEngine:
             except StoreNotFound:
                 self.calls.check_open()  # the namespace went with its last entry, or by another process
 
-        self._each(remove, left)
+        self._workers.map(remove, left)
 
         def is_gone() -> bool:
             while left:
@@ -352,7 +348,7 @@ class PineconeEngine:
 
         groups = batches(dict.fromkeys(keys), _url_bytes, most=_MOST_FETCHED, most_bytes=_MOST_URL)
         found: dict[str, Any] = {}
-        for part in self._each(some, groups):
+        for part in self._workers.map(some, groups):
             found |= part
         return found
 
@@ -439,19 +435,6 @@ class PineconeEngine:
         except StoreNotFound:
             self._counts()  # raises if the index itself is gone
             return empty
-
-    def _each(self, function: Callable[[V], T], values: Iterable[V]) -> list[T]:
-        """The function's results for all values, in order, several at a time."""
-        values = list(values)
-        is_inner = threading.current_thread().name.startswith(_THREADS)  # one that waits for others would lock them out
-        if len(values) < 2 or is_inner:
-            return [function(value) for value in values]
-        self.calls.check_open()
-        try:
-            return list(self._pool.map(function, values))
-        except (RuntimeError, CancelledError):
-            self.calls.check_open()  # closed by another thread in the middle
-            raise
 
     def _counts(self) -> dict[str, int]:
         """How many entries each namespace has, by `describe_index_stats`."""

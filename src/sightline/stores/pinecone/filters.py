@@ -11,21 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sightline.filters.where import (
-    ORDERINGS,
-    And,
-    Compare,
-    Exists,
-    In,
-    Match,
-    Node,
-    Not,
-    Or,
-    Scalar,
-    by_kind,
-    kind_of,
-    microseconds,
-)
+from sightline.filters import where
+from sightline.filters.where import Node, Scalar
 
 _KINDS = ("text", "number", "truth", "time", "none")
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
@@ -48,33 +35,34 @@ _PERHAPS_ALL = Pushed(None, is_exact=False)
 def push(node: Node, *, is_negated: bool = False) -> Pushed:
     """The filter for what passes the node, or for what does not."""
     match node:
-        case And(parts):
+        case where.And(parts):
             pushed = [push(part, is_negated=is_negated) for part in parts]
             return _any(pushed) if is_negated else _all(pushed)
-        case Or(parts):
+        case where.Or(parts):
             pushed = [push(part, is_negated=is_negated) for part in parts]
             return _all(pushed) if is_negated else _any(pushed)
-        case Not(part):
+        case where.Not(part):
             return push(part, is_negated=not is_negated)
-        case In(field, values):
+        case where.In(field, values):
             if len(values) > _MOST_VALUES:
                 return _PERHAPS_ALL
-            pushed = [_in(f"{kind}:{field}", some, is_negated=is_negated) for kind, some in by_kind(values).items()]
+            kinds = where.by_kind(values)
+            pushed = [_in(f"{kind}:{field}", some, is_negated=is_negated) for kind, some in kinds.items()]
             return _all(pushed) if is_negated else _any(pushed)
-        case Compare(field, operator, bool() as bound):
-            values = tuple(truth for truth in (False, True) if ORDERINGS[operator](truth, bound))
-            return push(In(field, values), is_negated=is_negated)
-        case Compare(field, _, str()):  # Pinecone does not order text
+        case where.Compare(field, operator, bool() as bound):
+            values = tuple(truth for truth in (False, True) if where.ORDERINGS[operator](truth, bound))
+            return push(where.In(field, values), is_negated=is_negated)
+        case where.Compare(field, _, str()):  # Pinecone does not order text
             return _PERHAPS_ALL if is_negated else Pushed({f"text:{field}": {"$exists": True}}, is_exact=False)
-        case Compare(field, operator, bound):
-            name, symbol = f"{kind_of(bound)}:{field}", _OPPOSITE[operator] if is_negated else operator
+        case where.Compare(field, operator, bound):
+            name, symbol = f"{where.kind_of(bound)}:{field}", _OPPOSITE[operator] if is_negated else operator
             is_exact = _is_exact(bound)
             condition = {symbol if is_exact else _INCLUSIVE[symbol]: stored(bound)}
             return _lacks(name, condition, is_exact=is_exact) if is_negated else Pushed({name: condition}, is_exact)
-        case Exists(field):
+        case where.Exists(field):
             pushed = [Pushed({f"{kind}:{field}": {"$exists": not is_negated}}) for kind in _KINDS]
             return _all(pushed) if is_negated else _any(pushed)
-        case Match(words):
+        case where.Match(words):
             if is_negated:
                 return _any([_lacks("words", {"$nin": [word]}, is_exact=False) for word in words])
             return _all([Pushed({"words": {"$in": [word]}}) for word in words])
@@ -83,7 +71,7 @@ def push(node: Node, *, is_negated: bool = False) -> Pushed:
 def stored(value: Scalar) -> Any:
     """A value as filters see it: a time is microseconds since 1970 in UTC, exact as a double from 1684 to 2255."""
     if isinstance(value, datetime):
-        return float(microseconds(value))
+        return float(where.microseconds(value))
     return value if isinstance(value, str | bool) else float(value) + 0.0  # + 0.0 makes -0.0 equal to 0.0
 
 
@@ -117,7 +105,7 @@ def _in(name: str, values: Sequence[Scalar], *, is_negated: bool) -> Pushed:
 
 
 def _is_exact(value: Scalar) -> bool:
-    return not isinstance(value, datetime) or abs(microseconds(value)) < _EXACT_BELOW
+    return not isinstance(value, datetime) or abs(where.microseconds(value)) < _EXACT_BELOW
 
 
 def _lacks(name: str, condition: dict[str, Any], *, is_exact: bool) -> Pushed:

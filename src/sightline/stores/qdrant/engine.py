@@ -6,7 +6,6 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from heapq import merge
 from typing import Any
@@ -23,7 +22,15 @@ from sightline.filters.where import Node
 from sightline.stores.qdrant import schema
 from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_value, looked_into, path, push
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_format, check_marker, missing_index
+from sightline.stores.remote import (
+    Calls,
+    TunableStore,
+    Workers,
+    batches,
+    check_format,
+    check_marker,
+    missing_index,
+)
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -93,6 +100,7 @@ class QdrantEngine:
             "wait": True,
             "ordering": models.WriteOrdering(collection.address.options["ordering"]),
         }
+        self._workers = Workers(self.calls, _WRITERS, "qdrant")
         self.client: Any = None
         try:
             self.client = self.calls.make(lambda: _local(collection) if self.is_local else _remote(collection))
@@ -114,7 +122,7 @@ class QdrantEngine:
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
         """The best of each query, as many as pass: where the graph finds too few, a full scan is asked."""
-        pushed = _pushed(node)
+        pushed = push(node)
         quantised = models.QuantizationSearchParams(rescore=True, oversampling=OVERSAMPLING)
         params = models.SearchParams(hnsw_ef=width, quantization=quantised)
         full = models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
@@ -137,8 +145,8 @@ class QdrantEngine:
 
         With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here.
         """
-        pushed, name, is_named = _pushed(node), self.collection.name, has_value(IS_NAMED, True)
-        only: list[models.Condition] = [pushed.filter] if pushed else []
+        pushed, name, is_named = push(node), self.collection.name, has_value(IS_NAMED, True)
+        only: list[models.Condition] = [pushed.filter] if pushed.filter else []
         named = self._pages(name, models.Filter(must=[*only, is_named]), [ID], pushed)
         names = sorted(str((point.payload or {})[ID]) for point in named)
         unnamed = models.Filter(must=only, must_not=[is_named] if names else [])
@@ -151,11 +159,10 @@ class QdrantEngine:
 
     def count(self, node: Node) -> int | None:
         """How many records match, where the engine's filter is exact."""
-        pushed = _pushed(node)
-        if pushed and not pushed.is_exact:
+        pushed = push(node)
+        if not pushed.is_exact:
             return None
-        only = pushed.filter if pushed else None
-        return int(self._call("count", self.collection.name, only, exact=True, pushed=pushed).count)
+        return int(self._call("count", self.collection.name, pushed.filter, exact=True, pushed=pushed).count)
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
         """The notes of a kind."""
@@ -187,6 +194,7 @@ class QdrantEngine:
             if not self.calls.is_closed and self.client is not None:
                 self.client.close()
             self.calls.close()
+        self._workers.close()
 
     def _open(self, dim: int | None) -> int:
         """The length of the vectors; makes the collections if `dim` is given and nothing is there.
@@ -244,12 +252,12 @@ class QdrantEngine:
     def _create(self, dim: int) -> None:
         collection = self.collection
         self._create_collection(collection.notes, schema.note_collection(collection))
-        self._index(collection.notes, KIND, schema.field_index("text"))
+        self._index(collection.notes, KIND, "text")
         self._mark(is_dropping=False)
         self._create_collection(collection.name, schema.record_collection(collection, dim))
         for field in (NAMES, TEXTS, WORDS):
-            self._index(collection.name, field, schema.field_index("text"))
-        self._index(collection.name, IS_NAMED, schema.field_index("truth"))
+            self._index(collection.name, field, "text")
+        self._index(collection.name, IS_NAMED, "truth")
         for field, kind in schema.INDEXED.items():  # before the first record: the graph is then built with them in mind
             self._make_index(field, kind)
 
@@ -262,21 +270,21 @@ class QdrantEngine:
 
     def _make_index(self, field: str, kind: str) -> None:
         """Let the engine look up the values of that kind of a field of the payload."""
-        index = schema.field_index(kind, is_unique=field in schema.UNIQUE)
-        self._index(self.collection.name, path(field, kind), index)
+        self._index(self.collection.name, path(field, kind), kind, is_unique=field in schema.UNIQUE)
 
-    def _index(self, name: str, key: str, index: Any) -> None:
+    def _index(self, name: str, key: str, kind: str, *, is_unique: bool = False) -> None:
         if not self.is_local:  # which has none
+            index = schema.field_index(kind, is_unique=is_unique)
             self._call("create_payload_index", name, key, field_schema=index, wait=True)
 
     def _query(
-        self, queries: Sequence[Any], limit: int, pushed: Pushed | None, params: models.SearchParams
+        self, queries: Sequence[Any], limit: int, pushed: Pushed, params: models.SearchParams
     ) -> list[list[models.ScoredPoint]]:
         requests = [
             models.QueryRequest(
                 query=query.tolist(),
                 limit=limit,
-                filter=pushed.filter if pushed else None,
+                filter=pushed.filter,
                 params=params,
                 with_payload=models.PayloadSelectorInclude(include=SHOWN),
             )
@@ -314,12 +322,7 @@ class QdrantEngine:
         def write(batch: list[models.PointStruct]) -> None:
             self._call("upsert", name, batch, **self._writing)
 
-        every = list(batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
-        if len(every) == 1:
-            write(every[0])
-        elif every:
-            with ThreadPoolExecutor(min(_WRITERS, len(every)), "sightline-qdrant") as pool:
-                list(pool.map(write, every))
+        self._workers.map(write, batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
 
     def _remove(self, name: str, points: Sequence[str]) -> None:
         for few in chunks(points, _PAGE):
@@ -459,10 +462,6 @@ def _of_server(error: Exception, what: str) -> StoreError:
     if code == _FULL or "No space left" in words:
         return StoreFull(f"{what} has no room ({words}): enlarge its disk or memory, then repeat")
     return StoreError(f"{what} failed: {words}; expected a running Qdrant 1.12 or newer: look into its log")
-
-
-def _pushed(node: Node) -> Pushed | None:
-    return None if node == EVERYTHING else push(node)
 
 
 def _point_bytes(point: models.PointStruct) -> int:

@@ -20,15 +20,17 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What the engine filters by. Unless `is_exact` it lets too many through."""
+    """What the engine filters by, None for everything. Unless `is_exact` it lets too many through."""
 
-    filter: models.Filter
+    filter: models.Filter | None
     node: Node
     is_exact: bool
 
 
 def push(node: Node) -> Pushed:
     """A filter for the engine, which has no order of texts: there it tells only whether the field holds text."""
+    if node == And(()):
+        return Pushed(None, node, is_exact=True)
     wide, narrow = (_filter(node, is_wide=is_wide) for is_wide in (True, False))
     return Pushed(wide, node, wide == narrow)
 

@@ -4,10 +4,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote
 
 import httpr
@@ -19,29 +18,24 @@ from vespa.exceptions import VespaError
 from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreachable, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
-from sightline.stores.checks import check_dim
-from sightline.stores.remote import TIMEOUT_S, Calls, TunableStore, check_marker, check_reach, missing_index, top_k
-from sightline.stores.url import Address, Option, StoreUrl, parse_address
-from sightline.stores.vespa.deploy import ConfigServer
-from sightline.stores.vespa.filters import (
-    ALL,
-    NONE,
-    PLACES,
-    after,
-    both,
-    condition,
-    is_exact,
-    long_of,
-    one_of,
-    payload_longs,
-    payload_ranks,
-    places,
+from sightline.stores.base import check_dim
+from sightline.stores.remote import (
+    TIMEOUT_S,
+    Calls,
+    TunableStore,
+    Workers,
+    check_marker,
+    check_reach,
+    missing_index,
+    top_k,
 )
-from sightline.stores.vespa.package import EXPLORED, LARGEST_ANSWER, LINKS, NOTES, build, check_name, component_of
+from sightline.stores.url import Address, Option, StoreUrl, parse_address
+from sightline.stores.vespa import filters, package
+from sightline.stores.vespa.filters import ALL, NONE, PLACES, condition, places
+from sightline.stores.vespa.package import LARGEST_ANSWER, NOTES, ConfigServer
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where, chunks
 
 Fields = Mapping[str, Any]
-D = TypeVar("D")
 
 _OPTIONS: Mapping[str, Option] = {
     "config_port": 19071,
@@ -52,8 +46,8 @@ _OPTIONS: Mapping[str, Option] = {
     "patience_s": TIMEOUT_S,
     "start_s": 300,  # an application starts in about half a minute
     "text_model": "",
-    "links": LINKS,
-    "insert": EXPLORED,
+    "links": package.LINKS,
+    "insert": package.EXPLORED,
 }
 _PAUSE_S = 0.2
 _UNKNOWN_TYPE = 400  # the status for a document type that no schema defines
@@ -88,7 +82,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Ve
     Raises `UsageError`, `StoreNotFound`, `DimensionMismatch`, `StoreForbidden`, `StoreUnreachable` or `StoreError`.
     """
     address = parse_address(url, _OPTIONS)
-    check_name(address.name)
+    package.check_name(address.name)
     if dim is not None:
         check_dim(dim)
     for option in ("cert", "cert_key"):
@@ -129,7 +123,7 @@ class VespaEngine:
         compress = "auto" if is_safe else False
         session = VespaSync(app, pool_maxsize=_WORKERS, compress=compress, num_retries_429=0)
         self._session: Any = session.__enter__()  # type: ignore[no-untyped-call]
-        self._workers = ThreadPoolExecutor(_WORKERS, "sightline-vespa")
+        self._workers = Workers(self.calls, _WORKERS, "vespa")
         try:
             marker = self._marker()
             if not marker:
@@ -160,7 +154,7 @@ class VespaEngine:
             raise UsageError(f"text is {text!r}, k is {k}, offset is {offset}, expected words, k >= 1 and offset >= 0")
         node = parse_where(where or {})
         check_reach(offset + k, self.most_hits, self.address.text)
-        query = {"input.query(q)": f"embed({component_of(self.name)}, @text)", "text": text}
+        query = {"input.query(q)": f"embed({package.component_of(self.name)}, @text)", "text": text}
         width = int(dict(self.notes("width")).get("width", {}).get("width", self.untuned_width))
 
         def nearest(limit: int) -> list[Hit]:
@@ -181,16 +175,14 @@ class VespaEngine:
 
     def count(self, node: Node) -> int | None:
         """How many records match, where the YQL is exact."""
-        if not is_exact(node):
-            return None
         passed = condition(node)
-        return (
-            0 if passed == NONE else int(self._select(self.name, f"{passed} limit 0", "short")["fields"]["totalCount"])
-        )
+        if passed == NONE or not filters.is_exact(node):
+            return 0 if passed == NONE else None
+        return int(self._select(self.name, f"{passed} limit 0", "short")["fields"]["totalCount"])
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
         """The notes of a kind."""
-        found = self.pages(self.notes_name, one_of("kind", [long_of("kind", "", kind)]), "short")
+        found = self.pages(self.notes_name, filters.one_of("kind", [filters.long_of("kind", "", kind)]), "short")
         notes = (json.loads(fields["record"]) for fields in found)
         return ((key, load_note(note)) for key, its_kind, note in notes if its_kind == kind)
 
@@ -198,7 +190,7 @@ class VespaEngine:
         """Write some notes and remove others."""
 
         def document(key: str, note: Note) -> tuple[str, Fields]:
-            fields = {"record": json.dumps([key, kind, dump_note(note)]), "kind": long_of("kind", "", kind)}
+            fields = {"record": json.dumps([key, kind, dump_note(note)]), "kind": filters.long_of("kind", "", kind)}
             return _document_name(kind, key), {**fields, **_looked_up(key)}
 
         self._put(self.notes_name, notes.items(), document)
@@ -211,7 +203,7 @@ class VespaEngine:
         """Vespa does not tell."""
 
     def drop(self) -> None:
-        """Remove both schemas and their documents from the server."""
+        """Remove everything from the server."""
         self.close()
         self._server.remove(self.name)
 
@@ -219,7 +211,7 @@ class VespaEngine:
         """Finish what is under way and close the connections."""
         if not self.calls.is_closed:
             self.calls.close()
-            self._workers.shutdown()
+            self._workers.close()
             self._session.__exit__(None, None, None)
 
     def pages(self, schema: str, condition: str, summary: str, *, page: int = _PAGE) -> Iterator[Fields]:
@@ -235,7 +227,7 @@ class VespaEngine:
         while low <= _HIGHEST:
             high = min(low + width, _HIGHEST)
             window = f"range(place0, {low}L, {high}L)"
-            passed = both([window, _after(last), condition])
+            passed = filters.both([window, _after(last), condition])
             root = self._select(schema, f"{passed} order by {_ORDER} limit {limit}", summary)
             found = list(_hit_fields(root))
             fresh = [fields for fields in found if _document_id(fields) > last]
@@ -259,32 +251,35 @@ class VespaEngine:
     def _marker(self) -> Fields | None:
         """What an index says of itself: None if its schemas are not deployed, empty if they are new."""
         name = _document_name(_MARKER, _MARKER)
+
+        def get() -> Fields:
+            answer = self._session.get_data(self.notes_name, name, namespace=self.notes_name)
+            return dict(answer.json.get("fields", {}) if answer.status_code == 200 else {})
+
         try:
-            fields = self._get(self.notes_name, name)
+            fields = get()
         except Exception as error:
             is_away = isinstance(error, httpr.RequestError)  # Vespa does not listen before it has an application
             if _status_of(error) == _UNKNOWN_TYPE or (is_away and self._server.is_empty()):
                 return None
             if not _is_transient(error):
                 raise self._translated(error) or error from error
-            fields = self.calls.make(lambda: self._get(self.notes_name, name))
-        if not fields or "record" not in fields:
-            return {}
-        return load_note(json.loads(fields["record"])[2])
+            fields = self.calls.make(get)
+        return load_note(json.loads(fields["record"])[2]) if "record" in fields else {}
 
     def _made(self, dim: int, *, is_deployed: bool) -> Fields:
         """The marker of a new index: its schemas are deployed if that was not done by other means."""
         if is_deployed:
             return self._claimed(dim)
         text_model, start_s = self.address.options["text_model"], self.address.options["start_s"]
-        package = build(
+        made = package.build(
             self.name,
             dim,
             text_model=Path(text_model).expanduser() if text_model else None,
             links=self.address.options["links"],
             explored=self.address.options["insert"],
         )
-        self._server.add(package)
+        self._server.add(made)
         until = time.monotonic() + start_s
         while True:  # until everything serves it, calls fail in many ways
             try:
@@ -316,10 +311,9 @@ class VespaEngine:
 
     def _find(self, ids: Sequence[str], summary: str) -> Iterator[Record]:
         for few in chunks(ids, _LOOKED_UP):
-            wanted = one_of("lookup", [long_of("id", "", name) for name in few])
-            yield from map(
-                _document_record, _hit_fields(self._select(self.name, f"{wanted} limit {len(few)}", summary))
-            )
+            wanted = filters.one_of("lookup", [filters.long_of("id", "", name) for name in few])
+            root = self._select(self.name, f"{wanted} limit {len(few)}", summary)
+            yield from map(_document_record, _hit_fields(root))
 
     def _nearest(self, query: Fields, limit: int, passed: str, width: int) -> list[Hit]:
         if passed == NONE:
@@ -327,7 +321,7 @@ class VespaEngine:
         approximate = "false" if self.address.options["exact"] else "true"
         options = f'{{targetHits: {limit}, "hnsw.exploreAdditionalHits": {width}, approximate: {approximate}}}'
         nearest = f"({options}nearestNeighbor(vector, q))"
-        wanted = both([nearest, passed]) if passed != ALL else nearest
+        wanted = filters.both([nearest, passed]) if passed != ALL else nearest
         body = {
             "yql": f"select * from sources * where {wanted} limit {limit}",
             "presentation.summary": "short",
@@ -346,12 +340,6 @@ class VespaEngine:
         """The root of the answer to a query, from all nodes."""
         return self.calls.make(lambda: _whole(self._session.query(body={**_SETTINGS, **body}).json))
 
-    def _get(self, schema: str, name: str) -> Fields | None:
-        """The fields of a document, or None; without patience, raises whatever the client raises."""
-        answer = self._session.get_data(schema, name, namespace=schema)
-        fields: Fields | None = answer.json.get("fields") if answer.status_code == 200 else None
-        return fields
-
     def _put(
         self, schema: str, documents: Iterable[tuple[Any, Any]], encode: Callable[[Any, Any], tuple[str, Fields]]
     ) -> None:
@@ -361,28 +349,12 @@ class VespaEngine:
             name, fields = encode(*document)
             self.calls.make(lambda: self._session.feed_data_point(schema, name, dict(fields), namespace=schema))
 
-        self._each(write, documents)
+        for few in chunks(documents, _AT_ONCE):
+            self._workers.map(write, few)
 
     def _remove(self, schema: str, names: Iterable[str]) -> None:
-        def remove(name: str) -> None:
-            self.calls.make(lambda: self._session.delete_data(schema, name, namespace=schema))
-
-        self._each(remove, names)
-
-    def _each(self, do: Callable[[D], Any], documents: Iterable[D]) -> None:
-        self.calls.check_open()
-        for few in chunks(documents, _AT_ONCE):
-            try:
-                futures = [self._workers.submit(do, document) for document in few]
-            except RuntimeError:  # closed meanwhile by another thread
-                self.calls.check_open()
-                raise
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:  # one failed: those under way end, the others never begin
-                future.cancel()
-            wait(waiting)
-            for future in done:
-                future.result()
+        delete = self._session.delete_data
+        self._workers.map(lambda name: self.calls.make(lambda: delete(schema, name, namespace=schema)), names)
 
     def _translated(self, error: Exception) -> StoreError | None:
         if not isinstance(error, VespaError | HTTPError | httpr.HTTPError):
@@ -438,7 +410,7 @@ def _after(last: str) -> str:
     if not last:
         return ALL
     parts, rest = places(last)
-    return after(parts, or_equal=bool(rest))
+    return filters.after(parts, or_equal=bool(rest))
 
 
 def _document_name(*names: str) -> str:
@@ -449,11 +421,11 @@ def _document_name(*names: str) -> str:
 
 def _record_document(record: Record, vector: Vector) -> tuple[str, Fields]:
     """A record as the name and the fields of a document; vectors as hexadecimal text are read fastest."""
-    ordered = [{"which": which, "amount": amount} for which, amount in payload_ranks(record.payload)]
+    ordered = [{"which": which, "amount": amount} for which, amount in filters.payload_ranks(record.payload)]
     return _document_name(record.id), {
         "record": json.dumps([record.id, record.uri, dump_payload(record.payload)]),  # in ASCII, as strings want it
         "vector": {"values": vector.astype(">f4").tobytes().hex()},
-        "tokens": payload_longs(record.payload),
+        "tokens": filters.payload_longs(record.payload),
         "ordered": ordered,
         **_looked_up(record.id),
     }
@@ -479,4 +451,8 @@ def _hit_fields(root: Fields) -> Iterator[Fields]:
 
 def _looked_up(name: str) -> dict[str, Any]:
     parts, rest = places(name)
-    return {"lookup": long_of("id", "", name), **{f"place{at}": part for at, part in enumerate(parts)}, "rest": rest}
+    return {
+        "lookup": filters.long_of("id", "", name),
+        **{f"place{at}": part for at, part in enumerate(parts)},
+        "rest": rest,
+    }

@@ -11,21 +11,9 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
 
+from sightline.filters import where
 from sightline.filters.documents import payload_words
-from sightline.filters.where import (
-    SYMBOLS,
-    And,
-    Compare,
-    Exists,
-    In,
-    Match,
-    Node,
-    Not,
-    Or,
-    Scalar,
-    kind_of,
-    microseconds,
-)
+from sightline.filters.where import Node, Scalar
 from sightline.types import Payload
 
 ALL, NONE = "true", "false"
@@ -79,10 +67,10 @@ def value_long(field: str, value: Scalar) -> int:
         case str() | bool():
             text = str(value)
         case datetime():
-            text = str(microseconds(value))
+            text = str(where.microseconds(value))
         case _:
             text = repr(value + 0.0)
-    return long_of(kind_of(value), field, text)
+    return long_of(where.kind_of(value), field, text)
 
 
 def payload_longs(payload: Payload) -> list[int]:
@@ -94,7 +82,7 @@ def payload_longs(payload: Payload) -> list[int]:
 
 def payload_ranks(payload: Payload) -> list[tuple[int, int]]:
     """For each value of a payload its field, and its rank among the values of that field and kind."""
-    return sorted({(long_of("order", field, kind_of(value)), rank(value)) for field, value in _scalars(payload)})
+    return sorted({(long_of("order", field, where.kind_of(value)), rank(value)) for field, value in _scalars(payload)})
 
 
 def rank(value: Scalar) -> int:
@@ -105,7 +93,7 @@ def rank(value: Scalar) -> int:
         case bool():
             return int(value)
         case datetime():
-            return microseconds(value)
+            return where.microseconds(value)
     (bits,) = struct.unpack(">q", struct.pack(">d", value + 0.0))  # -0.0 + 0.0 is 0.0
     return int(bits if bits >= 0 else bits ^ 0x7FFF_FFFF_FFFF_FFFF)
 
@@ -120,24 +108,24 @@ def places(name: str) -> tuple[list[int], str]:
 def _condition(node: Node, *, is_wide: bool) -> str:
     """Too wide or too narrow where exact is impossible: below a "not", what is too narrow makes it too wide."""
     match node:
-        case And(parts):
+        case where.And(parts):
             return both([_condition(part, is_wide=is_wide) for part in parts])
-        case Or(parts):
+        case where.Or(parts):
             return _either([_condition(part, is_wide=is_wide) for part in parts])
-        case Not(part):  # Vespa takes away from something, so from everything
+        case where.Not(part):  # Vespa takes away from something, so from everything
             inner = _condition(part, is_wide=not is_wide)
             return {ALL: NONE, NONE: ALL}.get(inner) or f"({ALL} and !({inner}))"
-        case In(field, values):
+        case where.In(field, values):
             return one_of("tokens", [value_long(field, value) for value in values])
-        case Exists(field):
+        case where.Exists(field):
             return one_of("tokens", [long_of("exists", field, "")])
-        case Match(words):
+        case where.Match(words):
             return both([one_of("tokens", [long_of("word", "", word)]) for word in words])
-        case Compare(field, operator, bound):
-            sign = SYMBOLS[operator]
+        case where.Compare(field, operator, bound):
+            sign = where.SYMBOLS[operator]
             if isinstance(bound, str) and len(bound.encode()) >= _BYTES:  # without NUL, shorter ones share no rank
                 sign = sign[0] + "=" if is_wide else sign[0]
-            field_long = long_of("order", field, kind_of(bound))
+            field_long = long_of("order", field, where.kind_of(bound))
             return f"ordered contains sameElement(which = {field_long}L, amount {sign} {rank(bound)}L)"
 
 

@@ -1,15 +1,17 @@
-"""Import vectors from files, written by Sightline or in the layout of clip-retrieval, into an index."""
+"""An index in files: written as Parquet or a folder, and read from those or from the layout of clip-retrieval."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -18,17 +20,79 @@ from numpy.typing import NDArray
 from sightline.encoders.base import load_encoder
 from sightline.encoders.catalog import catalog
 from sightline.encoders.hub import Hub
-from sightline.errors import IndexMismatch, SourceError, UsageError, summary
-from sightline.exchange.write import BATCH_RECORDS, IDENTITY, PREFIX, RECORDS, VECTORS
-from sightline.filters.documents import load_payload
+from sightline.errors import ExtraMissing, IndexMismatch, SourceError, UsageError, summary
+from sightline.files import replacing
+from sightline.filters.documents import dump_payload, load_payload
 from sightline.index import Index
 from sightline.sources.rows import Row, field_of, open_rows, value_of
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
 from sightline.types import Payload, Record, Value, Vectors, chunks, record_id
 
+BATCH_RECORDS = 4096
+IDENTITY, RECORDS, VECTORS = "index.json", "records.jsonl", "vectors.npy"
+PREFIX = "payload."
+"""Stands before the names of payload fields in Parquet, so that none is taken for id, uri or vector."""
+
+_KINDS = {bool: "bool", int: "int64", float: "float64", str: "string"}
 _URIS = ("uri", "url", "image_url", "image_path", "path", "filename")
 _VECTORS = ("vector", "embedding", "image_embedding", "emb")
+
+Progress = Callable[[int], None]
+
+
+def write_parquet(store: Store, path: Path, on_progress: Progress = lambda _: None) -> int:
+    """Columns id, uri, vector (a list of `dim` float32) and one for each payload field; gives the number of records.
+
+    A field that holds several kinds of values is a column of JSON texts. The file's metadata says which model made the
+    vectors. The store is read twice, with constant memory: once for the columns. Raises `ExtraMissing` without pyarrow.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ExtraMissing(
+            "Parquet needs 'pyarrow', which is not installed: pip install 'sightline[parquet]'"
+        ) from error
+    columns, written = _columns(store), 0
+    schema = _schema(pyarrow, columns, store)
+    with _in_place_of(path) as partial_path, parquet.ParquetWriter(partial_path, schema, compression="zstd") as writer:
+        for few in chunks(store.scan(), BATCH_RECORDS):
+            writer.write_batch(_batch(pyarrow, schema, columns, few))
+            written += len(few)
+            on_progress(written)
+    return written
+
+
+def write_folder(store: Store, folder: Path, on_progress: Progress = lambda _: None) -> int:
+    """vectors.npy, float32 of shape (n, dim); records.jsonl with id, uri and payload, line by line the same records.
+
+    index.json says which model made the vectors. Memory is constant. Raises `UsageError` where other files are.
+    """
+    if folder.exists() and (
+        not folder.is_dir() or {path.name for path in folder.iterdir()} - {IDENTITY, RECORDS, VECTORS}
+    ):
+        raise UsageError(f"{folder} exists already: choose a new name or an empty folder")
+    written = 0
+    with (
+        _in_place_of(folder / VECTORS) as npy,
+        _in_place_of(folder / RECORDS) as lines,
+        npy.open("wb") as vectors,
+        lines.open("w", encoding="utf-8") as records,
+    ):
+        _npy_header(vectors, 0, store.dim)
+        for few in chunks(store.scan(), BATCH_RECORDS):
+            vectors.write(np.stack([record.vector for record in few]).astype("<f4").tobytes())
+            for record in few:
+                names, payload = f'"id":{json.dumps(record.id)},"uri":{json.dumps(record.uri)}', record.payload
+                records.write(f'{{{names},"payload":{dump_payload(payload)}}}\n')
+            written += len(few)
+            on_progress(written)
+        vectors.seek(0)
+        _npy_header(vectors, written, store.dim)
+    with _in_place_of(folder / IDENTITY) as path:
+        path.write_text(json.dumps(_identity(store), indent=2), "utf-8")
+    return written
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +110,7 @@ def load(
     *,
     model: str | None = None,
     hub: Hub | None = None,
-    on_progress: Callable[[int], None] = lambda _: None,
+    on_progress: Progress = lambda _: None,
 ) -> int:
     """Write the vectors in files into the index of that URL, created where it does not exist, and return how many.
 
@@ -83,6 +147,61 @@ def open_saved(path: Path) -> Saved:
         f"{path} has no vectors in a known format, expected a Parquet file, a folder with {VECTORS} and {RECORDS}, or "
         "one with img_emb/ and metadata/: check the path"
     )
+
+
+def _identity(store: Store) -> dict[str, Any]:
+    return {**store.notes("index").get("index", {}), "dim": store.dim}
+
+
+def _npy_header(file: IO[bytes], rows: int, dim: int) -> None:
+    """NumPy leaves room in it for a first dimension that grows."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (rows, dim)}
+    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call,unused-ignore]
+
+
+def _columns(store: Store) -> dict[str, str]:
+    """The kind of each payload field: that of its values, `json` if they differ."""
+    kinds = dict[str, set[str]]()
+    for record in store.scan():
+        for name, value in record.payload.items():
+            kind = _KINDS.get(type(value), "list" if isinstance(value, list) else "time")
+            kinds.setdefault(name, set()).add(kind)
+    merged = {name: {"float64"} if found == {"int64", "float64"} else found for name, found in kinds.items()}
+    return {name: next(iter(found)) if len(found) == 1 else "json" for name, found in sorted(merged.items())}
+
+
+def _schema(arrow: Any, columns: dict[str, str], store: Store) -> Any:
+    types = {kind: getattr(arrow, kind if kind != "bool" else "bool_")() for kind in _KINDS.values()}
+    types |= {"json": arrow.string(), "list": arrow.list_(arrow.string()), "time": arrow.timestamp("us", "UTC")}
+    fields = [arrow.field("id", arrow.string()), arrow.field("uri", arrow.string())]
+    fields.append(arrow.field("vector", arrow.list_(arrow.float32(), store.dim)))
+    fields += [arrow.field(PREFIX + name, types[kind], metadata={"kind": kind}) for name, kind in columns.items()]
+    return arrow.schema(fields, metadata={"sightline": json.dumps(_identity(store))})
+
+
+def _batch(arrow: Any, schema: Any, columns: dict[str, str], few: Sequence[Record]) -> Any:
+    vectors = np.stack([record.vector for record in few]).astype(np.float32)
+    arrays = [arrow.array([record.id for record in few]), arrow.array([record.uri for record in few])]
+    arrays.append(arrow.FixedSizeListArray.from_arrays(arrow.array(vectors.ravel()), vectors.shape[1]))
+    for name, kind in columns.items():
+        values = [record.payload.get(name) for record in few]
+        if kind == "json":
+            cells: list[Any] = [None if value is None else dump_payload({"": value}) for value in values]
+        else:
+            cells = values
+        arrays.append(arrow.array(cells, schema.field(PREFIX + name).type))
+    return arrow.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A name to write to, which takes the place of the file when all is written; `UsageError` where it cannot be."""
+    try:
+        with replacing(path) as part:
+            yield part
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UsageError(f"cannot write {path} ({reason}): choose another place") from error
 
 
 def _folder(path: Path) -> Saved:
@@ -144,10 +263,17 @@ def _parquet(path: Path) -> Saved:
     identity = _parsed((schema.metadata or {}).get(b"sightline", b"{}"), path)
     kinds = {name: (schema.field(name).metadata or {}).get(b"kind", b"").decode() for name in table.columns}
 
+    def written(row: Row) -> dict[str, Value]:  # as it was given to `write_parquet`
+        given = {name.removeprefix(PREFIX): cell for name, cell in row.items() if name.startswith(PREFIX)}
+        is_json = {name: kinds[PREFIX + name] == "json" for name in given}
+        return {
+            name: load_payload(cell)[""] if is_json[name] else cell for name, cell in given.items() if cell is not None
+        }
+
     def records() -> Iterator[Record]:
         for few in chunks(table.walk(), BATCH_RECORDS):
             vectors = np.asarray([row.pop(column) for row in few], np.float32)  # -> (n, dim)
-            known = [_known(row, kinds) if identity else _payload(row) for row in few]
+            known = [written(row) if identity else _payload(row) for row in few]
             yield from _records(zip((_uri(row, path.parent) for row in few), known, strict=True), vectors)
 
     dim = identity.get("dim") or len(next(iter(table.walk()), {column: ()})[column])
@@ -200,23 +326,24 @@ def _payload(row: Row) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _known(row: Row, kinds: Mapping[str, str]) -> dict[str, Value]:
-    """What `write_parquet` wrote, as it was."""
-    given = {name: cell for name, cell in row.items() if name.startswith(PREFIX) and cell is not None}
-    return {
-        name.removeprefix(PREFIX): load_payload(cell)[""] if kinds[name] == "json" else cell
-        for name, cell in given.items()
-    }
-
-
 def _number(path: Path) -> int:
     digits = re.findall(r"\d+", path.stem)
     return int(digits[-1]) if digits else 0
 
 
 def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> Store:
+    identity = {name: value for name, value in saved.identity.items() if name != "dim"}
     if not saved.identity:
-        _make(saved, path, url, model, hub)
+        if model is None:
+            raise UsageError(f"{path} does not say which model made its vectors: give --model")
+        encoder = load_encoder(model, hub=hub)
+        if encoder.dim != saved.dim:
+            raise UsageError(
+                f"{path} has vectors of {saved.dim} dimensions and {model!r} makes {encoder.dim}, expected the model "
+                "that made them: give another --model"
+            )
+        with Index(url, model=encoder) as index:
+            index.add([])  # makes it if it is not there
     elif (maker := str(saved.identity.get("load"))) not in (*catalog(), model):
         raise UsageError(
             f"{path} names the model {maker!r}, expected one of those that sightline models lists: if you trust it, "
@@ -224,7 +351,6 @@ def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: 
         )
     store = open_store(url, dim=saved.dim)
     there = store.notes("index").get("index", {})
-    identity = {name: value for name, value in saved.identity.items() if name != "dim"}
     if identity and there and there.get("encoder") != identity.get("encoder"):
         store.close()
         raise IndexMismatch(
@@ -234,17 +360,3 @@ def _store_for(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: 
     if identity and not there:
         store.write_notes("index", {"index": identity})
     return store
-
-
-def _make(saved: Saved, path: Path, url: StoreUrl, model: str | None, hub: Hub | None) -> None:
-    """An index of the model that the user names, if it is not there."""
-    if model is None:
-        raise UsageError(f"{path} does not say which model made its vectors: give --model")
-    encoder = load_encoder(model, hub=hub)
-    if encoder.dim != saved.dim:
-        raise UsageError(
-            f"{path} has vectors of {saved.dim} dimensions and {model!r} makes {encoder.dim}, expected the model that "
-            "made them: give another --model"
-        )
-    with Index(url, model=encoder) as index:
-        index.add([])
