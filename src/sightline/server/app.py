@@ -60,6 +60,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_SHUTDOWN_S,
@@ -116,6 +118,7 @@ def create_app(settings: Settings) -> ASGIApp:
         summary="Find pictures by meaning.",
         docs_url=None,
         redoc_url=None,
+        servers=[{"url": settings.public_url}] if settings.public_url else None,
         lifespan=_lifespan,
         responses=problems_of(*_COMMON),
     )

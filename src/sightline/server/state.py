@@ -287,7 +287,7 @@ class ServedIndex:
 
     def shown(self, found: Hit | Record) -> dict[str, Any]:
         """A hit or a record as JSON, with its links."""
-        base, gone = f"/api/images/{quote(found.id, safe='')}", self.roots.is_gone(found.uri)
+        base, gone = f"{self._settings.prefix}/api/images/{quote(found.id, safe='')}", self.roots.is_gone(found.uri)
         file = f"{base}/file?{self._named}" if self._named else f"{base}/file"
         thumbnail = f"{base}/thumbnail?size={_THUMBNAIL}&v={version(found)}" + (self._named and f"&{self._named}")
         links = {"file": None if gone else file, "thumbnail": thumbnail}
