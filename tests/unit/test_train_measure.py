@@ -12,7 +12,7 @@ from tests import tiny  # noqa: E402
 from sightline.train.batches import TrainingSet, draw, keywords  # noqa: E402
 from sightline.train.measure import Point, best, mixture, recall_of  # noqa: E402
 from sightline.train.mini import documents_of  # noqa: E402
-from sightline.train.model import padded, token_ids  # noqa: E402
+from sightline.train.model import padded  # noqa: E402
 from sightline.train.pictures import KeptPictures  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -47,7 +47,7 @@ def test_the_best_mixture_gains_most_without_losing_more_than_allowed() -> None:
 
 def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
     documents = documents_of(tiny.shape(), tiny.tokenizer().to_str())
-    rows = token_ids(documents, ["a red photo of a green photo of a blue photo", "a"])
+    rows = documents.tokens.ids(["a red photo of a green photo of a blue photo", "a"])
     assert [len(row) for row in rows] == [8, 3]
     assert rows[0][-1] == rows[1][-1] == tiny.WORDS.index("[SEP]")
     assert padded(rows, 0).shape == (2, 8)
@@ -55,9 +55,9 @@ def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
 
 def test_texts_that_are_too_long_are_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     documents = documents_of(tiny.shape(), tiny.tokenizer().to_str())
-    token_ids(documents, ["a red photo of a green photo", "a", "a red photo of a blue photo"])
+    documents.tokens.ids(["a red photo of a green photo", "a", "a red photo of a blue photo"])
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 3 texts have more than the 8 tokens that the model reads"
+        "'a red photo of a green photo'... is too long: the model reads 8 tokens of it, and so are 1 more texts"
     ]
 
 

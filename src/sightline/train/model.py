@@ -1,7 +1,6 @@
 """What training knows of a model: its two sides, how it starts and is written, and the device it computes on."""
 
 import copy
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sightline.encoders import tokens
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import TrainingError
 from sightline.train.checkpoint import save_weights
@@ -21,7 +19,6 @@ from sightline.train.pictures import Kept, KeptPictures, PictureFiles, Pictures
 
 MOST_CALIBRATION = 96  # pictures
 AT_ONCE = 16  # pictures that go through what is frozen
-_log = logging.getLogger(__name__)
 RateGroup = Literal["image", "text", "words", "head", "adapter", "still"]
 """Which rate a parameter moves at: `still` never, `adapter` only in the mode of that name."""
 Say = Callable[[str], None]
@@ -84,7 +81,7 @@ class Start(Generic[Towers_co]):
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The token ids of each text, without padding, read as in use."""
-        return token_ids(self.documents, texts)
+        return self.documents.tokens.ids(texts)
 
     def training_pictures(self, data: DataSettings, paths: Sequence[Path], name: str, say: Say) -> Pictures:
         """Files that are decoded and cropped anew in each step, or views of them after what is frozen."""
@@ -147,27 +144,6 @@ def export(
     sides = copy.deepcopy(model).cpu().float().eval().sides(documents)
     write_folder(sides, folder, precision, calibration=pixels, image_tower_of=image_tower_of)
     return sides
-
-
-def token_ids(documents: Documents, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of each text, read as in use. How many were too long is said once, not for each."""
-    cut = 0
-
-    def count(record: logging.LogRecord) -> bool:
-        nonlocal cut
-        cut += 1
-        return False
-
-    log = logging.getLogger(tokens.__name__)
-    log.addFilter(count)
-    try:
-        rows = documents.tokens.ids(texts)
-    finally:
-        log.removeFilter(count)
-    if cut:
-        length = documents.tokens.context_length
-        _log.warning("%d of %d texts have more than the %d tokens that the model reads", cut, len(texts), length)
-    return rows
 
 
 def choose_device(wanted: Device) -> torch.device:
