@@ -21,7 +21,7 @@ from sightline.server.settings import Settings
 
 COOKIE = "sightline"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
+OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
 _READS = ("/api/search", "/api/scores", "/api/classify", "/api/embeddings", "/api/query-pictures", "/api/session")
 """What is posted but changes no index: a read key is enough."""
 _QUEUED = ("/api/search", "/api/scores")
@@ -110,7 +110,7 @@ class AccessControl:
         if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in trusted:
             raise Problem(403, "another web site sent this request: start the server with --cors and its origin")
         client = str((scope.get("client") or ("",))[0])
-        if self._settings.has_keys and path not in _OPEN and not path.startswith("/static/"):
+        if self._settings.has_keys and path not in OPEN and not path.startswith("/static/"):
             client = self._check_key(key_of(headers), client, is_writing=_writes(path, method))
         elif self._settings.read_only and _writes(path, method):
             raise Problem(403, "this server is read only: start it without --read-only to change the index")
