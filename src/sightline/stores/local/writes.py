@@ -317,11 +317,7 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
 
 
 def _append(
-    connection: sqlite3.Connection,
-    folder: Path,
-    generation: int,
-    slot: int,
-    blocks: Iterable[tuple[Codes, Vectors]],
+    connection: sqlite3.Connection, folder: Path, generation: int, slot: int, blocks: Iterable[tuple[Codes, Vectors]]
 ) -> None:
     """Write blocks of codes and vectors to both files from a slot on, each with its checksums."""
     with appending(folder, generation) as (codes_file, vectors_file):
