@@ -13,7 +13,6 @@ from sightline.cli.options import (
     Commands,
     add_command,
     index_url,
-    model_name,
     open_at,
     open_index,
     shown_path,
@@ -96,8 +95,8 @@ def search(options: argparse.Namespace) -> int:
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
-        with open_at(index_url(options), model_name(options)) as index:
-            (hits,) = index.search_many([SearchQuery(tuple(terms), **_wanted(index, options))])
+        with open_at(index_url(options), options.model) as index:
+            (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
 
@@ -110,7 +109,9 @@ def search(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return _print_hits(fusion.search(parts, SearchQuery(tuple(terms), **_wanted(indexes[0], options))), options)
+        return _print_hits(
+            fusion.search(parts, SearchQuery(indexes[0].resolve(terms), **_wanted(indexes[0], options))), options
+        )
 
 
 def similar(options: argparse.Namespace) -> int:
@@ -167,15 +168,12 @@ def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
 
 
 def _table(hits: "Hits") -> str:
-    first, rest = hits.sides
     rows = []
-    for hit in (*first, *rest):
+    for hit in hits:
         width, height, taken = (hit.payload.get(name) for name in ("width", "height", "taken"))
         pixels = f"{width} x {height}" if width and height else ""
         day = str(taken or "")[:10]
         rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit)])
-    lines = table(rows, right=frozenset({0, 1})).splitlines()
-    if rest:
-        lines.insert(len(first), f"{hits.verdict}:")
+    lines = hits.with_verdict(table(rows, right=frozenset({0, 1})).splitlines())
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
     return "\n".join([printable(header), *lines])

@@ -11,7 +11,7 @@ from sightline.cli.options import (
     add_command,
     hub,
     index_url,
-    model_name,
+    model_for,
     open_at,
     positive,
     store_url,
@@ -40,6 +40,15 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--uploads", metavar="DIR", help="where uploads are kept (default: INDEX.uploads)")
     command.add_argument(
         "--root", metavar="DIR", **MANY, help="a folder whose indexed pictures may be shown, beside the indexed folders"
+    )
+    command.add_argument(
+        "--public-url", metavar="URL", default="", help="where people see the server behind a proxy, with its path"
+    )
+    command.add_argument(
+        "--trusted-proxy",
+        metavar="ADDRESS",
+        **MANY,
+        help="the address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto count",
     )
     command.add_argument("--cors", metavar="ORIGIN", **MANY, help="a web site that may call the API")
     command.add_argument(
@@ -75,14 +84,14 @@ def serve(options: argparse.Namespace) -> int:
         raise ExtraMissing(
             f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
         ) from error
-    from sightline.server.settings import LOOPBACK, Limits, Settings, check_address
+    from sightline.server.settings import LOOPBACK, Limits, Settings, check_address, check_public_url
 
     if options.make_key:
         _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = Settings(
         indexes=(index_url(options), *options.compare),
-        model=model_name(options),
+        model=model_for(index_url(options), options.model),
         hub=hub(),
         uploads=_folder(options.uploads),
         roots=tuple(filter(None, map(_folder, options.root))),
@@ -91,6 +100,8 @@ def serve(options: argparse.Namespace) -> int:
         read_only=options.read_only,
         hosts=tuple(dict.fromkeys((options.host, *LOOPBACK))),
         origins=tuple(options.cors),
+        public_url=check_public_url(options.public_url) if options.public_url else "",
+        trusted_proxies=tuple(map(_proxy, options.trusted_proxy)),
         requests_per_s=options.rate if options.rate is not None else 100.0 if read or write else 0.0,
         max_upload_bytes=int(options.max_upload_mb * 1e6),
         max_megapixels=options.max_megapixels,
@@ -105,7 +116,7 @@ def serve(options: argparse.Namespace) -> int:
                 how = f"sightline index FOLDER --index {url}, or upload pictures on the page"
                 print(f"{url} does not exist yet: {how}")
     shown = f"[{options.host}]" if ":" in options.host else options.host
-    print(f"open http://{shown}:{options.port} in a browser; Ctrl-C stops", flush=True)
+    print(f"open {options.public_url or f'http://{shown}:{options.port}'} in a browser; Ctrl-C stops", flush=True)
     run(settings, host=options.host, port=options.port, workers=options.workers)
     return 0
 
@@ -142,6 +153,18 @@ def _keys(file: str | None, variable: str) -> tuple[str, ...]:
     if short := [key for key in keys if len(key) < 8]:
         raise UsageError(f"a key has {len(short[0])} characters, expected at least 8: make it long and random")
     return keys
+
+
+def _proxy(text: str) -> str:
+    from ipaddress import ip_network
+
+    from sightline.errors import UsageError
+
+    try:
+        ip_network(text)
+    except ValueError as error:
+        raise UsageError(f"--trusted-proxy is {text!r}, expected an address such as 127.0.0.1 or 10.0.0.0/8") from error
+    return text
 
 
 def _folder(text: str | None) -> Path | None:

@@ -1,16 +1,20 @@
 """The command status: show what an index holds, verify and repair it."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, index_url, open_index, show
 from sightline.errors import UsageError
 from sightline.text import count, left_out_text, printable, size, table
 
+if TYPE_CHECKING:
+    from sightline.stores.local.writes import Corruption
+
 
 def add_commands(commands: Commands) -> None:
     """Add status."""
     command = add_command(commands, status, "index model json")
-    command.add_argument("--verify", action="store_true", help="read every vector and compare checksums")
+    command.add_argument("--verify", action="store_true", help="read every record and vector and compare checksums")
     command.add_argument(
         "--repair",
         action="store_true",
@@ -42,7 +46,7 @@ def status(options: argparse.Namespace) -> int:
         rows.append(["folder", f"{part}{printable(root)}, indexed {note['indexed']}{left_out}{gone}"])
     rows += [["answers", tuning_text(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
-    rows += [["verified", "every vector matches its checksum"]] if damaged == [] else []
+    rows += [["verified", "every record and vector matches its checksum"]] if damaged == [] else []
     show(options, info if damaged is None else {**info, "damaged": damaged}, table(rows))
     return 2 if damaged and not options.repair else 0
 
@@ -62,9 +66,17 @@ def _verified(options: argparse.Namespace) -> list[str]:
             found = store.verify()
         finally:
             store.close()
-    return [
-        f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss{end}"
-        if damage.can_be_rebuilt
-        else f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again{end}"
-        for damage in found
-    ]
+    return [_shown(damage) + end for damage in found]
+
+
+def _shown(damage: "Corruption") -> str:
+    match damage.kind:
+        case "records":
+            return f"{count(damage.count, 'record')}, to be indexed again"
+        case "notes":
+            return f"{count(damage.count, 'note')} on folders, failures or measurements, to be taken out"
+        case "tables":
+            return "what is derived from the records, to be rebuilt without loss"
+    if damage.can_be_rebuilt:
+        return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
+    return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"

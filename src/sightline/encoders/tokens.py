@@ -82,14 +82,15 @@ class Tokens:
 
     def ids(self, texts: Sequence[str]) -> list[Ids]:
         """The ids of each text, at most `context_length`; what is cut off is noted in the log."""
-        rows = []
+        rows, long = [], list[str]()
         for text in texts:
             ready = cleaned(text, self._clean)[: _CHARACTERS * self.context_length]
             encoding = self._tokenizer.encode(ready)  # one by one: encode_batch starts a pool of threads
-            if encoding.overflowing:
-                start = text[:_SHOWN]
-                _log.warning("%r... is too long: the model reads %d tokens of it", start, self.context_length)
+            long += [text[:_SHOWN]] if encoding.overflowing else []
             rows.append([0 if token == self._separator else token for token in encoding.ids] or [self.pad_id])
+        if long:
+            others = f", and so are {len(long) - 1} more texts" if len(long) > 1 else ""
+            _log.warning("%r... is too long: the model reads %d tokens of it%s", long[0], self.context_length, others)
         return rows
 
 

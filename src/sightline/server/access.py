@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cachetools import LRUCache
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.server.answers import Problem, overloaded, problem_response
@@ -20,7 +21,7 @@ from sightline.server.settings import Settings
 
 COOKIE = "sightline"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
+OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
 _READS = ("/api/search", "/api/scores", "/api/classify", "/api/embeddings", "/api/query-pictures", "/api/session")
 """What is posted but changes no index: a read key is enough."""
 _QUEUED = ("/api/search", "/api/scores")
@@ -30,7 +31,7 @@ _MOST_CLIENTS = 10_000
 _WRONG_KEYS_PER_S = 0.2  # for each address, after a few at once: a random key of 8 letters lasts for centuries
 _WRONG_KEYS_AT_ONCE = 20.0
 _MOST_JSON_PARTS = 400_000  # parsing so many values takes a tenth of a second, in which nobody else is answered
-_HELD_BODIES = 16  # of the largest size: so much may all requests together have sent before they are answered
+_HELD_BODIES = 8  # of the largest size: so much may all requests together have sent before they are answered
 _DRAINED_BYTES = 512 * 2**20
 _DRAINED_S = 30.0
 _LEAST_BYTES_PER_S = 16 * 1024  # a body that comes more slowly than a modem of 1998 holds a connection for nothing
@@ -66,6 +67,12 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         began, status, body = time.perf_counter(), 500, _Body(time.monotonic())
+        prefix = self._settings.prefix
+        if prefix and f"{scope['path']}/".startswith(f"{prefix}/"):  # not every proxy cuts it off
+            if scope["path"] == prefix:  # the page's addresses are relative
+                await RedirectResponse(f"{prefix}/", 308)(scope, receive, send)
+                return
+            scope["path"] = scope["path"].removeprefix(prefix)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -95,12 +102,14 @@ class AccessControl:
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         path, method = scope["path"], scope["method"]
-        if not self._settings.has_keys and _host(headers) not in self._settings.hosts:
-            raise Problem(421, f"the request is for {_host(headers)!r}, expected {self._settings.hosts[0]}: open that")
-        if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in self._settings.origins:
+        public = urlsplit(self._settings.public_url).hostname or self._settings.hosts[0]
+        if not self._settings.has_keys and _host(headers) not in (*self._settings.hosts, public):
+            raise Problem(421, f"the request is for {_host(headers)!r}, expected {public}: open that")
+        trusted = (*self._settings.origins, self._settings.public_origin)
+        if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in trusted:
             raise Problem(403, "another web site sent this request: start the server with --cors and its origin")
         client = str((scope.get("client") or ("",))[0])
-        if self._settings.has_keys and path not in _OPEN and not path.startswith("/static/"):
+        if self._settings.has_keys and path not in OPEN and not path.startswith("/static/"):
             client = self._check_key(key_of(headers), client, is_writing=_writes(path, method))
         elif self._settings.read_only and _writes(path, method):
             raise Problem(403, "this server is read only: start it without --read-only to change the index")
@@ -246,9 +255,12 @@ def _host(headers: Headers) -> str:
 
 
 def _is_own(headers: Headers) -> bool:
-    """Whether a request that changes something comes from this server's page or from no browser at all."""
-    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        return False
+    """Whether a request that changes something comes from this server's page or from no browser at all.
+
+    Browsers say it themselves, whatever host a proxy writes into the request; older ones only name the page's origin.
+    """
+    if site := headers.get("sec-fetch-site"):
+        return site in ("same-origin", "none")
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 

@@ -129,7 +129,7 @@ async def add_query_picture(request: Request, image: Annotated[UploadFile, File(
     data, limit = await image.read(), state.settings.max_megapixels
     identity, (width, height) = await state.decoding.run(state.query_pictures.add, data, limit)
     body: dict[str, Any] = {"id": identity, "width": width, "height": height}
-    return answer(request, body | {"thumbnail": f"/api/query-pictures/{identity}"}, 201)
+    return answer(request, body | {"thumbnail": f"{state.settings.prefix}/api/query-pictures/{identity}"}, 201)
 
 
 @router.get(

@@ -1,8 +1,10 @@
 """The server's settings: which indexes, who may do what, and where the limits are."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sightline.encoders.hub import Hub
 from sightline.errors import UsageError
@@ -29,7 +31,8 @@ class Settings:
     `indexes` are URLs, the first one is what requests mean that name none. Without keys everybody who reaches the
     server may do everything, so it answers only to requests for `hosts`. `requests_per_s` is for each key or
     address; of more than `max_queries` at once the last ones are refused. `patience_s` is how long the body of a
-    request may bring nothing to speak of. `urls` is None where no URL is fetched.
+    request may bring nothing to speak of. `urls` is None where no URL is fetched. `public_url` is where people see the
+    server behind a proxy; what a proxy says of its clients counts if its address is in `trusted_proxies`.
     """
 
     indexes: tuple[StoreUrl, ...]
@@ -43,6 +46,8 @@ class Settings:
     read_only: bool = False
     hosts: tuple[str, ...] = LOOPBACK
     origins: tuple[str, ...] = ()
+    public_url: str = ""
+    trusted_proxies: tuple[str, ...] = ()
     requests_per_s: float = 0.0
     max_upload_bytes: int = 64 * 2**20
     max_megapixels: float = 100.0
@@ -51,9 +56,30 @@ class Settings:
     urls: Limits | None = None
 
     @property
+    def prefix(self) -> str:
+        """The path below which people see the server: empty, or `/photos`."""
+        return urlsplit(self.public_url).path.rstrip("/")
+
+    @property
+    def public_origin(self) -> str:
+        """The origin that browsers name when they send a request from the server's own page."""
+        parts = urlsplit(self.public_url.lower())
+        return f"{parts.scheme}://{parts.netloc}" if parts.netloc else "none"
+
+    @property
     def has_keys(self) -> bool:
         """Whether a request must bring a key."""
         return bool(self.read_keys or self.write_keys)
+
+
+def check_public_url(text: str) -> str:
+    """The URL as it was given; `UsageError` if it is none that a server can be seen at."""
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        more = parts.query or parts.fragment or parts.username
+        if parts.scheme in ("http", "https") and parts.hostname and not more:
+            return text
+    raise UsageError(f"--public-url is {text!r}, expected a URL such as https://example.org/photos, without a password")
 
 
 def check_address(host: str, settings: Settings) -> None:

@@ -58,9 +58,12 @@ def retry(request: Request, tasks: BackgroundTasks, index: IndexName = None) -> 
 def session(request: Request) -> JSONResponse:
     """Turn the key of the Authorization header into a cookie, for the page."""
     reply = JSONResponse({"is_open": True})
-    if get_state(request).settings.has_keys:
-        held, secure = access.session(access.key_of(request.headers)), request.url.scheme == "https"
-        reply.set_cookie(access.COOKIE, held, httponly=True, samesite="strict", secure=secure, max_age=30 * 86400)
+    settings = get_state(request).settings
+    if settings.has_keys:
+        held = access.session(access.key_of(request.headers))
+        secure = "https" in (request.url.scheme, settings.public_origin.partition(":")[0])
+        path, days = settings.prefix or "/", 30
+        reply.set_cookie(access.COOKIE, held, days * 86400, path=path, httponly=True, samesite="strict", secure=secure)
     return reply
 
 

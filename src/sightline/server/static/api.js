@@ -3,6 +3,7 @@
 import { $ } from "./dom.js";
 
 const LOOKS = ["/api/search", "/api/scores"]; // posted, but they change nothing
+const BASE = new URL("..", import.meta.url).pathname; // "/", or longer below a proxy
 const running = new Map();
 let waiting = 0;
 
@@ -17,6 +18,9 @@ export class Problem extends Error {
 /** Raised where a newer request took the place of this one, or the page moved on. */
 export const wasCancelled = (error) => error.name === "AbortError";
 
+/** An address of the API as the browser has to write it. */
+export const addressOf = (path) => BASE + path.slice(1);
+
 /** The JSON answer. `purpose` names what the answer is for; another request for the same purpose cancels this one. */
 export async function ask(path, options = {}) {
   const { purpose = "", method = "GET", body = null, headers = {} } = options;
@@ -28,7 +32,7 @@ export async function ask(path, options = {}) {
   const isJson = body !== null && !(body instanceof FormData);
   showProgress(1);
   try {
-    const response = await fetch(path, {
+    const response = await fetch(addressOf(path), {
       method,
       signal: control.signal,
       headers: isJson ? { "Content-Type": "application/json", ...headers } : headers,

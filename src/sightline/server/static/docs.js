@@ -2,7 +2,7 @@
 
 import { $, el } from "./dom.js";
 
-const document_ = await (await fetch("/openapi.json")).json();
+const document_ = await (await fetch("openapi.json")).json();
 const schemas = document_.components.schemas;
 
 for (const [path, methods] of Object.entries(document_.paths)) {

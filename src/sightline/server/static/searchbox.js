@@ -1,6 +1,6 @@
 // The box: words as they are typed, and the other parts of the query as chips with weights.
 
-import { ask } from "./api.js";
+import { addressOf, ask } from "./api.js";
 import { $, el, icon, toast } from "./dom.js";
 import { change, state } from "./state.js";
 
@@ -126,7 +126,7 @@ function chip(term, at) {
 }
 
 function picture(id) {
-  return id.startsWith("q-") ? `/api/query-pictures/${id}` : `/api/images/${encodeURIComponent(id)}/thumbnail?size=160`;
+  return addressOf(id.startsWith("q-") ? `/api/query-pictures/${id}` : `/api/images/${encodeURIComponent(id)}/thumbnail?size=160`);
 }
 
 function startDropping() {

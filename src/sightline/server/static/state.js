@@ -83,7 +83,7 @@ function write(it) {
   if (it.view) found.set("view", it.view);
   if (it.panel) found.set("panel", 1);
   const text = found.toString();
-  return text ? `/?${text}` : "/";
+  return text ? `${location.pathname}?${text}` : location.pathname;
 }
 
 function read() {

@@ -53,7 +53,7 @@ function draw(status, failures) {
     ...status.indexes.map(card),
     failures.total ? failureList(failures, status.may_write) : el("p", { class: "fine" }, "Every picture that was offered is indexed."),
     status.may_write && status.indexes[0]?.uploads ? el("button", { class: "primary", onclick: upload }, icon("plus"), "Add pictures") : null,
-    el("p", { class: "fine" }, `Sightline ${status.version} · `, el("a", { href: "/docs" }, "HTTP API"), " · press ? for the keys"),
+    el("p", { class: "fine" }, `Sightline ${status.version} · `, el("a", { href: "docs" }, "HTTP API"), " · press ? for the keys"),
   );
 }
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import threading
@@ -22,11 +23,15 @@ from sightline.errors import (
     StoreFull,
     StoreNotFound,
     StoreTooNew,
+    summary,
 )
 from sightline.stores.local.vectors import DATABASE, create_files, sync_folder
 
-FORMAT = 1
-"""The version of tables and vector files. What reads an older one stays; a newer one is refused."""
+FORMAT = 2
+"""The version of tables and vector files. What reads an older one stays; a newer one is refused.
+
+Format 2 has checksums of records and notes; one of format 1 becomes one of 2 when it is first written to.
+"""
 ROTATION = 1
 """The version of the rotation of `search.py`: with another one, every code stored before is wrong."""
 INDEXED_FIELDS = ("sha256",)
@@ -34,21 +39,25 @@ INDEXED_FIELDS = ("sha256",)
 
 _WRITER = "writer.json"  # who took the write lock last, for the message of whoever waits in vain
 _ASK_AGAIN_S = 0.002
-_MAPPED_BYTES = 2**30  # of the database: reading ten hits takes 0.12 ms instead of 0.16 (measured after a scan)
+_LEAST_ROOM_BYTES = 64 * 1024
+# Mapping the database, reading ten hits takes 0.12 ms instead of 0.16 (measured after a scan).
+_READING = ("query_only = 1", f"mmap_size = {2**30}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID = 0x53_4C_49_31  # "SLI1" in the database's header says whose it is
 
 # `key` names a record for its life, `slot` its row in the vector files: compaction renumbers slots only.
-_TABLES = """
+SLOTS_TABLE = "CREATE TABLE slots (slot INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE)"
+_TABLES = f"""
+{SLOTS_TABLE};
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE state (version INTEGER, generation INTEGER, slots INTEGER, live INTEGER, next_key INTEGER, residual REAL);
-CREATE TABLE records (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, payload TEXT NOT NULL);
-CREATE TABLE slots (slot INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE);
+CREATE TABLE records (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, payload TEXT NOT NULL,
+                      crc INTEGER);
 CREATE TABLE dead (page INTEGER PRIMARY KEY, bits BLOB NOT NULL);
 CREATE TABLE batches (first INTEGER PRIMARY KEY, count INTEGER, codes_crc INTEGER, vectors_crc INTEGER);
-CREATE TABLE notes (kind TEXT, name TEXT, document TEXT, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE notes (kind TEXT, name TEXT, document TEXT, crc INTEGER, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii', detail = 'none', columnsize = 0);
 """
 _FIND_TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'state'"
@@ -84,19 +93,18 @@ class Database:
         self._is_closed = False
         self._seen: os.stat_result | None = None
 
-    def is_current(self) -> bool:
-        """Whether the database is still that of the connections: none took its place, and none was copied over it.
+    def check_current(self) -> None:
+        """Raise `StoreNotFound` if the database is gone, another one took its place, or one was copied over it.
 
         Connections would go on reading a file that was moved away, and die of a mapped one that was shortened.
         """
         try:
             now = (self._folder / DATABASE).stat()
         except FileNotFoundError:
-            return False
+            raise _removed(self._folder) from None
         if self._seen and (not os.path.samestat(self._seen, now) or now.st_size < self._seen.st_size):
-            return False
+            raise StoreNotFound(f"another index was put at {self._folder} meanwhile: open it again")
         self._seen = now
-        return True
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -114,11 +122,15 @@ class Database:
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A transaction that sees the index as it is at its first read, whatever is written meanwhile."""
         with self.guarded():
-            self._check_current()
+            self.check_current()
             try:
                 connection = self._idle.pop()
             except IndexError:
-                connection = _connect_reader(self._folder, self._timeout_s)
+                log = self._folder / f"{DATABASE}-wal"
+                # A folder without permission to write can be read if nobody writes.
+                is_still = not os.access(self._folder, os.W_OK) and not (log.exists() and log.stat().st_size > 0)
+                mode, settings = ("mode=ro&immutable=1", ()) if is_still else ("mode=rw", _READING)
+                connection = _connect(self._folder, mode, self._timeout_s, *settings)
             try:
                 connection.execute("BEGIN")
                 yield connection
@@ -137,7 +149,7 @@ class Database:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that may write, alone among all processes; durable when this ends without an error."""
         with self.guarded():
-            self._check_current()
+            self.check_current()
             if not self._writing.acquire(timeout=self._timeout_s):
                 raise _busy(self._folder)
             try:
@@ -165,12 +177,6 @@ class Database:
         while self._idle:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
-
-    def _check_current(self) -> None:
-        if not self.is_current():
-            if (self._folder / DATABASE).exists():
-                raise StoreNotFound(f"another index was put at {self._folder} meanwhile: open it again")
-            raise _removed(self._folder)
 
     def _begin_write(self) -> sqlite3.Connection:
         """Wait for other writers by asking often: SQLite asks ten times a second, and busy writers would starve us."""
@@ -228,9 +234,7 @@ def create_index(folder: Path, dim: int, timeout_s: float) -> None:
             create_files(folder, 0)
             for statement in _TABLES.strip().split(";\n"):
                 connection.execute(statement)
-            for field in INDEXED_FIELDS:
-                for statement in _FIELD_INDEXES.format(field=field).strip().splitlines():
-                    connection.execute(statement)
+            create_field_indexes(connection)
             meta = {"format": FORMAT, "dim": dim, "rotation": ROTATION}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             write_state(connection, State(version=0, generation=0, slots=0, live=0, next_key=1, residual=0.0))
@@ -238,11 +242,30 @@ def create_index(folder: Path, dim: int, timeout_s: float) -> None:
     sync_folder(folder.parent)
 
 
+def create_field_indexes(connection: sqlite3.Connection) -> None:
+    """Make the indexes of `INDEXED_FIELDS`, anew if they are there: also of rows that are not what they were."""
+    for field in INDEXED_FIELDS:
+        for name in (f"records_{field}", f"records_{field}_lists"):
+            connection.execute(f"DROP INDEX IF EXISTS {name}")
+        for statement in _FIELD_INDEXES.format(field=field).strip().splitlines():
+            connection.execute(statement)
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Give an index of format 1 the columns of format 2; its rows get checksums when they are written or repaired."""
+    if connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0] < FORMAT:
+        for table in ("records", "notes"):
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER")
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
+
+
 def read_dim(connection: sqlite3.Connection, folder: Path, dim: int | None) -> int:
     """The length of the vectors; raises if the index is newer than this program, unfinished, or has another dim."""
     if not connection.execute(_FIND_TABLES).fetchone():
-        raise StoreNotFound(f"the index at {folder} was never finished: delete the folder and build it again")
+        raise StoreNotFound(f"the index at {folder} was never finished: sightline index goes on with it")
     meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if not {"format", "rotation", "dim"} <= set(meta):
+        raise damaged_database(folder, "meta")
     if meta["format"] > FORMAT or meta["rotation"] > ROTATION:
         raise StoreTooNew(
             f"{folder} has the format {meta['format']}.{meta['rotation']}, expected at most {FORMAT}.{ROTATION}: "
@@ -265,14 +288,6 @@ def write_state(connection: sqlite3.Connection, state: State) -> None:
     """Replace the counters."""
     connection.execute("DELETE FROM state")
     connection.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?)", astuple(state))
-
-
-def _connect_reader(folder: Path, timeout_s: float) -> sqlite3.Connection:
-    """A connection that never writes records; a folder without permission to write can be read if nobody writes."""
-    log = folder / f"{DATABASE}-wal"
-    if not os.access(folder, os.W_OK) and not (log.exists() and log.stat().st_size > 0):
-        return _connect(folder, "mode=ro&immutable=1", timeout_s)
-    return _connect(folder, "mode=rw", timeout_s, "query_only = 1", f"mmap_size = {_MAPPED_BYTES}")
 
 
 def _connect_writer(folder: Path, timeout_s: float) -> sqlite3.Connection:
@@ -301,11 +316,10 @@ def _of_sqlite(folder: Path, error: sqlite3.Error) -> StoreError:
             return _busy(folder)
         case sqlite3.SQLITE_FULL:
             return _full(folder)
+        case sqlite3.SQLITE_IOERR if folder.exists() and shutil.disk_usage(folder).free < _LEAST_ROOM_BYTES:
+            return _full(folder)  # even reading needs some, for what readers and writers share
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return StoreDamaged(
-                f"the database of {folder} is damaged ({error}): restore the folder from a backup, or delete it and "
-                "index again"
-            )
+            return damaged_database(folder, str(error))
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_AUTH:
             if not (folder / DATABASE).exists():
                 return _removed(folder)
@@ -313,6 +327,8 @@ def _of_sqlite(folder: Path, error: sqlite3.Error) -> StoreError:
                 f"{folder} cannot be read and written ({error}), expected permission for both: change its "
                 "permissions, or copy it to where you may write"
             )
+    if "malformed JSON" in str(error) or "Could not decode" in str(error):
+        return damaged_record(folder, error)
     return StoreError(f"the database of {folder} failed ({error}): check the disk and try again")
 
 
@@ -329,6 +345,21 @@ def _of_system(folder: Path, error: OSError) -> StoreError:
             "sightline status --repair, which removes the records that were lost, and index again"
         )
     return StoreError(f"{folder} cannot be used ({error}): check the disk and try again")
+
+
+def damaged_database(folder: Path, what: str) -> StoreDamaged:
+    """The error for a database that SQLite cannot read."""
+    return StoreDamaged(
+        f"the database of {folder} is damaged ({what}): restore the folder from a backup, or delete it and index again"
+    )
+
+
+def damaged_record(folder: Path, error: Exception) -> StoreDamaged:
+    """The error for a row that is not what was written, as it shows when it is read."""
+    return StoreDamaged(
+        f"a record of {folder} is damaged ({summary(error)}): run sightline status --repair, which takes out what is "
+        "lost, and index again"
+    )
 
 
 def _removed(folder: Path) -> StoreNotFound:

@@ -8,11 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sightline.errors import StoreDamaged, StoreError
+from sightline.errors import SightlineError, StoreDamaged, StoreError, StoreNotFound
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.base import check_dim, check_records, check_search
-from sightline.stores.local.database import Database, check_folder, create_index, read_dim, read_state
+from sightline.stores.local.database import (
+    Database,
+    check_folder,
+    create_index,
+    damaged_record,
+    read_dim,
+    read_state,
+    upgrade,
+)
 from sightline.stores.local.search import THREADS, quantiser, search
 from sightline.stores.local.vectors import remove_other_files
 from sightline.stores.local.views import Stale, View, Views, passing, rows_of
@@ -126,7 +134,8 @@ class LocalStore:
         """The notes of a kind by key."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT name, document FROM notes WHERE kind = ? ORDER BY name", (kind,))
-            return {name: load_note(document) for name, document in rows}
+            with self._damage_named():
+                return {name: load_note(document) for name, document in rows}
 
     def write_notes(self, kind: str, notes: Mapping[str, Note | None]) -> None:
         """Write notes, replacing those of the same key; None removes one."""
@@ -152,7 +161,7 @@ class LocalStore:
 
     def verify(self) -> list[Corruption]:
         """Compare everything with the checksums of the commits; gives what is damaged, nothing if all is well."""
-        with self._database.reading() as connection:
+        with self._database.reading() as connection, self._damage_named():
             return find_corruption(connection, self.path, self.dim)
 
     def repair(self) -> list[Corruption]:
@@ -164,7 +173,11 @@ class LocalStore:
 
     def is_current(self) -> bool:
         """Whether the index still lies where it was opened: false once it was deleted or another one put there."""
-        return self._database.is_current()
+        try:
+            self._database.check_current()
+        except StoreNotFound:
+            return False
+        return True
 
     def size_bytes(self) -> int:
         """What the folder takes on the disk."""
@@ -180,7 +193,7 @@ class LocalStore:
         tries = 0
         while True:
             try:
-                with self._database.reading() as connection:
+                with self._database.reading() as connection, self._damage_named():
                     return action(connection, self._views.of(connection))
             except Stale as stale:
                 tries += 1
@@ -191,9 +204,20 @@ class LocalStore:
                     ) from stale
 
     @contextlib.contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """What a row that is not what was written makes of reading it."""
+        try:
+            yield
+        except SightlineError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise damaged_record(self.path, error) from error
+
+    @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._database.writing() as connection:
             if not self._is_checked:
+                upgrade(connection)
                 check_last_batch(connection, self.path, self.dim)
                 remove_other_files(self.path, read_state(connection).generation)
                 self._is_checked = True

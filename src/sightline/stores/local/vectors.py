@@ -57,31 +57,24 @@ def remove_other_files(folder: Path, generation: int) -> None:
                 path.unlink(missing_ok=True)
 
 
-def map_files(folder: Path, generation: int, dim: int, slots: int) -> tuple[Codes, Vectors]:
-    """The first `slots` codes and vectors, (slots, dim) each, read from disk as they are touched.
+def map_files(folder: Path, generation: int, dim: int, slots: int) -> tuple[Codes, Vectors, list[mmap.mmap]]:
+    """The first `slots` codes and vectors, (slots, dim) each, read from disk as they are touched, and their mappings.
 
-    Raises `StoreDamaged` if there are fewer, and `FileNotFoundError`. `check_length` has to come before they are used.
+    Raises `StoreDamaged` if there are fewer, and `FileNotFoundError`. `check_size` has to come before they are used.
     """
-    mapped, dtypes = list[NDArray[Any]](), list[np.dtype[Any]]([np.dtype(np.int8), VECTOR])
+    mapped, rows, dtypes = list[mmap.mmap](), list[NDArray[Any]](), list[np.dtype[Any]]([np.dtype(np.int8), VECTOR])
     for path, dtype in zip(files_of(folder, generation), dtypes, strict=True):
         needed = slots * dim * dtype.itemsize
         with path.open("rb") as file:
-            _check_size(path, os.fstat(file.fileno()).st_size, needed)
-            data = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ) if needed else b""
-        mapped.append(np.frombuffer(data, dtype).reshape(slots, dim))
-    return mapped[0], mapped[1]
+            check_size(path, os.fstat(file.fileno()).st_size, needed)
+            if needed:
+                mapped.append(mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ))
+        rows.append(np.frombuffer(mapped[-1] if needed else b"", dtype).reshape(slots, dim))
+    return rows[0], rows[1], mapped
 
 
-def check_length(folder: Path, rows: NDArray[Any]) -> None:
-    """Raise `StoreDamaged` if a file was shortened since `map_files`: touching what is missing ends the process."""
-    mapped: Any = rows
-    while isinstance(mapped, np.ndarray | memoryview):
-        mapped = mapped.base if isinstance(mapped, np.ndarray) else mapped.obj
-    if isinstance(mapped, mmap.mmap):
-        _check_size(folder, mapped.size(), len(mapped))
-
-
-def _check_size(path: Path, size: int, needed: int) -> None:
+def check_size(path: Path, size: int, needed: int) -> None:
+    """Raise `StoreDamaged` if files are too short, perhaps since they were mapped: touching more ends the process."""
     if size < needed:
         raise StoreDamaged(
             f"{path} holds {size} bytes of vectors, expected at least {needed}: restore it from a backup, or run "

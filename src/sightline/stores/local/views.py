@@ -5,11 +5,12 @@ filter over a million records then takes a millisecond.
 """
 
 import json
+import mmap
 import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +22,7 @@ from sightline.errors import StoreDamaged
 from sightline.filters.documents import TIME
 from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 from sightline.stores.local.database import INDEXED_FIELDS, State, read_state
-from sightline.stores.local.vectors import Codes, Slots, check_length, map_files
+from sightline.stores.local.vectors import Codes, Slots, check_size, map_files
 from sightline.types import Vectors
 
 Mask: TypeAlias = NDArray[np.bool_]
@@ -58,6 +59,7 @@ class View:
     state: State
     codes: Codes
     vectors: Vectors
+    mapped: list[mmap.mmap]
     tombstones: Slots
     columns: "Columns"
 
@@ -72,22 +74,18 @@ class Views:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def of(self, connection: sqlite3.Connection) -> View:
-        """The view of a transaction; `Stale` if the transaction has to begin again."""
+        """The view of a transaction; `Stale` if the transaction has to begin again, `StoreDamaged`."""
         state, view = read_state(connection), self.newest
-        if view is not None and view.state.version == state.version:
-            return self._whole(view)
-        with self.lock:
-            view = self.newest
-            if view is not None and view.state.version > state.version:
-                raise Stale
-            if view is None or view.state.version < state.version:
-                view = self.newest = self._loaded(connection, state, view)
-            return self._whole(view)
-
-    def _whole(self, view: View) -> View:
+        if view is None or view.state.version != state.version:
+            with self.lock:
+                view = self.newest
+                if view is not None and view.state.version > state.version:
+                    raise Stale
+                if view is None or view.state.version < state.version:
+                    view = self.newest = self._loaded(connection, state, view)
         try:
-            check_length(self.folder, view.codes)
-            check_length(self.folder, view.vectors)
+            for file in view.mapped:
+                check_size(self.folder, file.size(), len(file))
         except StoreDamaged:
             self.newest = None  # it may be restored
             raise
@@ -98,12 +96,12 @@ class Views:
         if old is not None and old.state.generation != state.generation:
             old = None
         if old is not None and old.state.slots == state.slots:
-            return View(state, old.codes, old.vectors, tombstones, old.columns)
+            return replace(old, state=state, tombstones=tombstones)
         try:
-            mapped = map_files(self.folder, state.generation, self.dim, state.slots)
+            codes, vectors, mapped = map_files(self.folder, state.generation, self.dim, state.slots)
         except FileNotFoundError as error:
             raise Stale from error
-        return View(state, *mapped, tombstones, Columns() if old is None else old.columns)
+        return View(state, codes, vectors, mapped, tombstones, Columns() if old is None else old.columns)
 
 
 def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:

@@ -150,8 +150,7 @@ def record_rows(records: Sequence[Record], vectors: Vectors, partition_key: str)
 def note_row(kind: str, name: str, note: Note) -> Row:
     """A row of the collection of notes, which must have a vector, too."""
     row = {"id": note_id(kind, name), "kind": kind, "name": name, "document": dump_note(note), "vector": [0.0, 0.0]}
-    for column in ("id", "document"):
-        _check_text(str(row[column]), column, name)
+    _check(row, name)
     return row
 
 
@@ -177,27 +176,23 @@ def hit_of(found: Mapping[str, Any]) -> Hit:
     return Hit(found["id"], entity["uri"], score, load_payload(entity["payload"]))
 
 
-def _check(row: Row, uri: str) -> None:
-    for column in ("id", "uri", "payload"):
-        _check_text(row[column], column, uri)
-    size_bytes = len(json.dumps(row["fields"], ensure_ascii=False).encode())
+def _check(row: Row, what: str) -> None:
+    for column in ("id", "uri", "payload", "document"):
+        size_bytes = len(row.get(column, "").encode())
+        if size_bytes > _LONGEST_TEXT:
+            raise UsageError(
+                f"the {column} of {what[:200]!r} takes {size_bytes} bytes, expected at most {_LONGEST_TEXT}, which is "
+                "all that Milvus holds: shorten it"
+            )
+    size_bytes = len(json.dumps(row.get("fields", {}), ensure_ascii=False).encode())
     if size_bytes > _LONGEST_JSON:
         raise UsageError(
-            f"the payload of {uri!r} takes {size_bytes} bytes as fields to filter by, expected at most "
+            f"the payload of {what!r} takes {size_bytes} bytes as fields to filter by, expected at most "
             f"{_LONGEST_JSON}: leave a field out, or shorten it"
         )
     for column in ("words", "names", *TYPED):
-        if len(row[column]) > _MOST_ELEMENTS:
+        if len(row.get(column, ())) > _MOST_ELEMENTS:
             raise UsageError(
-                f"the payload of {uri!r} has {len(row[column])} {column}, expected at most {_MOST_ELEMENTS}: "
+                f"the payload of {what!r} has {len(row[column])} {column}, expected at most {_MOST_ELEMENTS}: "
                 "leave a field out, or shorten it"
             )
-
-
-def _check_text(text: str, column: str, uri: str) -> None:
-    size_bytes = len(text.encode())
-    if size_bytes > _LONGEST_TEXT:
-        raise UsageError(
-            f"the {column} of {uri[:200]!r} takes {size_bytes} bytes, expected at most {_LONGEST_TEXT}, which is all "
-            "that Milvus holds: shorten it"
-        )
