@@ -14,7 +14,6 @@ from sightline.cli.options import (
     Commands,
     add_command,
     index_url,
-    model_name,
     open_at,
     open_index,
     shown_path,
@@ -99,7 +98,7 @@ def search(options: argparse.Namespace) -> int:
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
-        with open_at(index_url(options), model_name(options)) as index:
+        with open_at(index_url(options), options.model) as index:
             if not terms:
                 return _list(index, options)
             (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
@@ -131,9 +130,7 @@ def _list(index: "Index", options: argparse.Namespace) -> int:
     from sightline.results import groups_page, location, plain
 
     if options.min_score is not None or options.fold:
-        raise UsageError(
-            "--min-score and --fold need a query, expected words or a picture: add some or leave them out"
-        )
+        raise UsageError("--min-score and --fold need a query, expected words or a picture: add some or leave them out")
     if options.k < 1 or options.offset < 0:
         raise UsageError(f"k is {options.k} and offset is {options.offset}: k must be at least 1, offset at least 0")
     where = _wanted(index, options)["where"]

@@ -45,20 +45,27 @@ class OnnxEncoder:
 
     `threads` is how many threads each session gets (else: one for batches of pictures, which workers bring in parallel,
     all for a single picture and for texts). `provider` is cpu, cuda, coreml or openvino (else: cuda where the installed
-    runtime has it). `logit_scale` and `logit_bias` turn cosines into the model's own probabilities, where known.
+    runtime has it). `precision` chooses between the graphs of a transformers.js export. `logit_scale` and `logit_bias`
+    turn cosines into the model's own probabilities, where known.
     """
 
     def __init__(
-        self, folder: Path, *, name: str | None = None, threads: int | None = None, provider: str | None = None
+        self,
+        folder: Path,
+        *,
+        name: str | None = None,
+        threads: int | None = None,
+        provider: str | None = None,
+        precision: str = "",
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}, expected at least 1: leave it out to use what fits")
-        layout = read_layout(folder)
+        layout = read_layout(folder, precision)
         provider = choose_provider(provider)
         self.folder = folder
         self.name = name or folder.resolve().name
-        self.fingerprint = fingerprint(folder)
-        self.picture_fingerprint = fingerprint(folder, of_pictures_in=layout.dim)
+        self.fingerprint = fingerprint(folder, graphs=layout.graphs)
+        self.picture_fingerprint = fingerprint(folder, of_pictures_in=layout.dim, graphs=layout.graphs)
         self.dim = layout.dim
         self.image_size = layout.preprocessing.reach
         self.batch_size = _BATCH_GPU if provider == "cuda" else _BATCH_CPU

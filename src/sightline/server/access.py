@@ -31,7 +31,7 @@ _MOST_CLIENTS = 10_000
 _WRONG_KEYS_PER_S = 0.2  # for each address, after a few at once: a random key of 8 letters lasts for centuries
 _WRONG_KEYS_AT_ONCE = 20.0
 _MOST_JSON_PARTS = 400_000  # parsing so many values takes a tenth of a second, in which nobody else is answered
-_HELD_BODIES = 16  # of the largest size: so much may all requests together have sent before they are answered
+_HELD_BODIES = 8  # of the largest size: so much may all requests together have sent before they are answered
 _DRAINED_BYTES = 512 * 2**20
 _DRAINED_S = 30.0
 _LEAST_BYTES_PER_S = 16 * 1024  # a body that comes more slowly than a modem of 1998 holds a connection for nothing
@@ -67,9 +67,8 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         began, status, body = time.perf_counter(), 500, _Body(time.monotonic())
-        if (prefix := self._settings.prefix) and f"{scope['path']}/".startswith(
-            f"{prefix}/"
-        ):  # not every proxy cuts it
+        prefix = self._settings.prefix
+        if prefix and f"{scope['path']}/".startswith(f"{prefix}/"):  # not every proxy cuts it off
             if scope["path"] == prefix:  # the page's addresses are relative
                 await RedirectResponse(f"{prefix}/", 308)(scope, receive, send)
                 return
