@@ -48,6 +48,8 @@ class FakeHub:
     """So many requests for files are answered by 429."""
     resolves_cached: bool = False
     """Files are answered by 307 to another path of the same host."""
+    card: dict[str, str] = field(default_factory=dict)
+    """What the model's card says, such as its licence."""
     needed_token: str = ""
     clients: set[int] = field(default_factory=set)
     asked: list[Asked] = field(default_factory=list)
@@ -126,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
             if len(data) >= LARGE_BYTES:
                 sibling["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
             siblings.append(sibling)
-        return json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode()
+        return json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings, "cardData": self.hub.card}).encode()
 
     def _file(self, data: bytes, start: int) -> None:
         start = 0 if self.hub.ignores_range else start

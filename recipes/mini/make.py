@@ -2,77 +2,130 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from recipes.mini.published import bert_state, fit_image_head, mobilenet_state
-from recipes.mini.teacher import SqueezeNet, sentence_vectors, teacher_probabilities
+from recipes.mini.teacher import SqueezeNet, imitation, sentence_vectors, softened, teacher_probabilities
 from recipes.mini.vocabulary import prune
 from tokenizers import Tokenizer
 from torch import Tensor
+from torch.nn import functional
 
-from sightline.errors import UsageError
-from sightline.train.batches import TrainingSet
-from sightline.train.config import Settings, read_settings
-from sightline.train.mini import MiniStart, MiniTowers, Shape, documents_of
+from sightline.train.batches import Batch, TrainingSet
+from sightline.train.config import Settings, read_document, record
+from sightline.train.data import PictureSet
+from sightline.train.measure import text_vectors
+from sightline.train.mini import MiniTowers, Shape, start_of
 from sightline.train.model import Say, Start, choose_device
 from sightline.train.prepare import lines
 from sightline.train.run import Outcome, Progress, train
+
+CLASS_TEMPLATE = "a photo of a {}"
+CLASSES_EVERY_STEPS = 150
+
+
+@dataclass(frozen=True, slots=True)
+class PartsSettings:
+    """The table [parts] of the configuration: published weights, and two teachers, a classifier and MiniLM itself."""
+
+    image_weights: str
+    text_weights: str
+    tokenizer: str
+    image_size: int = 256
+    vocabulary_size: int = 19000
+    vocabulary_texts: tuple[str, ...] = ()
+    """Files of texts, one per line, whose words keep their own tokens."""
+    classifier: str = ""
+    class_names: str = ""
+    classifier_weight: float = 0.0
+    soft_share: float = 0.0
+    """Of each text's weight that goes to pictures whose captions say nearly the same."""
+    soft_temperature: float = 0.07
 
 
 @dataclass(slots=True)
 class MiniRecipe:
     """A new model of MobileNetV2 and MiniLM, with SqueezeNet and MiniLM itself as teachers."""
 
-    made: MiniStart | None = None
+    parts: PartsSettings
+    base: Path
+    made: Start[MiniTowers] = field(init=False)
+    model: MiniTowers = field(init=False)
+    probabilities: list[NDArray[np.float16]] = field(default_factory=list)
+    """Of each set (n, classes): what the classifier takes each picture for."""
+    sentences: list[list[Tensor]] = field(default_factory=list)
+    """Of each set, per picture (texts, hidden): MiniLM's unit vectors of its texts."""
+    classes: Tensor | None = None
 
-    def start(self, settings: Settings, base: Path, texts: Sequence[str]) -> MiniStart:
+    def start(self, settings: Settings, base: Path, texts: Sequence[str]) -> Start[MiniTowers]:
         """Published weights, with a vocabulary for `texts`."""
-        start = settings.start
+        parts = self.parts
         torch.manual_seed(settings.seed)
-        used = [*texts, *(line for file in start.vocabulary_texts for line in lines(base / file))]
-        tokenizer, kept = prune(Tokenizer.from_file(str(base / start.tokenizer)), used, size=start.vocabulary_size)
-        shape = Shape(image_size=start.image_size, vocabulary_size=len(kept))
+        used = [*texts, *(line for file in parts.vocabulary_texts for line in lines(base / file))]
+        tokenizer, kept = prune(Tokenizer.from_file(str(base / parts.tokenizer)), used, size=parts.vocabulary_size)
+        shape = Shape(image_size=parts.image_size, vocabulary_size=len(kept))
         model = MiniTowers(shape, settings.optimiser.dropout)
-        model.image.load_state_dict(mobilenet_state(base / start.image_weights), strict=False)
-        state = bert_state(base / start.text_weights, kept, context_length=shape.context_length)
+        model.image.load_state_dict(mobilenet_state(base / parts.image_weights), strict=False)
+        state = bert_state(base / parts.text_weights, kept, context_length=shape.context_length)
         model.text.load_state_dict(state | {"projection.weight": torch.eye(shape.dim, shape.hidden)})
-        model.to(choose_device(settings.device))
-        self.made = MiniStart(model, documents_of(shape, tokenizer.to_str()), settings)
+        self.model = model.to(choose_device(settings.device))
+        self.made = start_of(model, tokenizer.to_str(), settings)
         return self.made
 
-    def teacher_probabilities(
-        self, settings: Settings, base: Path, paths: Sequence[Path]
-    ) -> NDArray[np.float16] | None:
-        """(n, 1000): what SqueezeNet takes each picture for."""
-        config = self._made().documents.preprocessing
-        return teacher_probabilities(SqueezeNet(np.load(base / settings.teacher.classifier)), paths, config)
-
-    def sentences(self, start: Start, ids: Sequence[Sequence[int]]) -> Tensor:
-        """(n, hidden): MiniLM's unit vectors of texts."""
-        return sentence_vectors(self._made().model.text.eval(), ids)
-
-    def begin(self, start: Start, first: TrainingSet, say: Say) -> None:
-        """The image head begins as the regression onto the sentence vectors."""
+    def begin(self, sets: Sequence[PictureSet], sources: Sequence[TrainingSet], say: Say) -> None:
+        """What the teachers say; the image head begins as the regression onto the sentence vectors."""
+        for one, source in zip(sets, sources, strict=True):
+            if self.parts.classifier_weight:
+                say(f"asking the classifier about {len(one.pictures):,} pictures")
+                classifier = SqueezeNet(np.load(self.base / self.parts.classifier))
+                paths = [picture.path for picture in one.pictures]
+                self.probabilities.append(teacher_probabilities(classifier, paths, self.made.documents.preprocessing))
+            flat = [row for rows in source.ids for row in rows]
+            say(f"sentence vectors of {len(flat):,} texts")
+            vectors = sentence_vectors(self.model.text.eval(), flat)
+            self.sentences.append(list(vectors.split([len(rows) for rows in source.ids])))
         say("fitting the image head to the sentence vectors")
-        fit_image_head(self._made().model, first)
+        fit_image_head(self.model, sources[0].pictures, self.sentences[0])
 
-    def _made(self) -> MiniStart:
-        if self.made is None:
-            raise UsageError("the recipe was not started: call `start` first")
-        return self.made
+    def positives(self, batch: Batch) -> Tensor:
+        """Softened by how near each text is to the mean of each picture's texts, but for keywords."""
+        if not self.parts.soft_share:
+            return batch.positives
+        chosen = torch.stack([self.sentences[source][place][number] for source, place, number in batch.texts])
+        means = [self.sentences[n][place].mean(dim=0) for n, places in enumerate(batch.places) for place in places]
+        similarity = chosen @ functional.normalize(torch.stack(means), dim=-1).T  # -> (texts, pictures)
+        share, temperature = self.parts.soft_share, self.parts.soft_temperature
+        soft = softened(batch.positives, similarity, share=share, temperature=temperature)
+        is_sentence = torch.tensor([number >= 0 for *_, number in batch.texts])
+        return torch.where(is_sentence[:, None], soft, batch.positives)
+
+    def loss(self, batch: Batch, pictures: Tensor, scale: Tensor, step: int) -> Tensor:
+        """The classes that the classifier sees in each picture, told by the words for them."""
+        if not self.parts.classifier_weight:
+            return torch.zeros(())
+        if self.classes is None or step % CLASSES_EVERY_STEPS == 0:
+            names = [CLASS_TEMPLATE.format(name) for name in lines(self.base / self.parts.class_names)]
+            with torch.no_grad():
+                self.classes = text_vectors(self.model.eval(), self.made.ids(names)).to(pictures.device)
+            self.model.train()
+        seen = np.concatenate([self.probabilities[n][places] for n, places in enumerate(batch.places)])
+        targets = torch.from_numpy(seen).float().to(pictures.device)
+        return self.parts.classifier_weight * imitation(pictures @ self.classes.T * scale, targets)
 
 
 def make(config: Path, base: Path, *, output: str | None = None, steps: int | None = None) -> Outcome:
     """Trains and exports as the configuration says; `output` and `steps` stand in place of its own."""
-    settings = read_settings(config)
+    document = read_document(config)
+    parts: PartsSettings = record(PartsSettings, document.pop("parts"), "parts.")
+    settings: Settings = record(Settings, document | {"start": {"model": ""}})
     settings = replace(settings, output=output or settings.output)
     if steps is not None:
         settings = replace(settings, optimiser=replace(settings.optimiser, steps=steps))
-    return train(settings, base, listen=_tell, recipe=MiniRecipe())
+    return train(settings, base, listen=_tell, recipe=MiniRecipe(parts, base))
 
 
 def _tell(progress: Progress) -> None:

@@ -68,3 +68,21 @@ def sentence_vectors(tower: TextTower, ids: Sequence[Sequence[int]]) -> Tensor:
     rows = [tower.sentence(padded([ids[n] for n in batch], tower.pad_id).to(device)).cpu() for batch in batches]
     vectors = torch.cat(rows)
     return functional.normalize(vectors[torch.from_numpy(np.argsort(order))], dim=-1)
+
+
+def softened(positives: Tensor, similarity: Tensor, *, share: float, temperature: float) -> Tensor:
+    """Gives `share` of each row's weight to pictures whose captions say nearly the same.
+
+    positives and similarity: (texts, pictures), the second from a sentence encoder. After the soft targets of
+    Gao et al. 2022 (SoftCLIP, arXiv:2303.17561, section 3.2).
+    """
+    rows = positives / positives.sum(dim=1, keepdim=True)
+    return (1 - share) * rows + share * (similarity / temperature).softmax(dim=1)
+
+
+def imitation(scores: Tensor, targets: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence from the rows of `targets`, distributions, to softmax(scores).
+
+    Distillation of a classifier (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    """
+    return functional.kl_div(scores.log_softmax(dim=1), targets, reduction="batchmean")

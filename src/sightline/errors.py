@@ -1,34 +1,13 @@
 """Every error that Sightline raises on purpose, as one tree, and what other errors say in short.
 
     SightlineError
-    ├── UsageError               an invalid argument: k of 0, an empty query, an unknown option
-    │   ├── WhereError           a filter that is not valid
-    │   └── PictureNotFound      a picture that is not in the index
-    ├── SourceError              a folder, file, table or URL that cannot be read
-    ├── WebError                 a URL that cannot be fetched
-    │   ├── AddressRefused       an address that is not on the open Internet
-    │   └── WrongContent         a file that is not what its publisher announced
-    ├── ImageError               one picture that cannot become pixels
-    │   └── ImageTooLarge        more megapixels than the limit
-    ├── EncoderError             a model that cannot be used
-    │   ├── ModelNotFound        no model of that name or in that folder
-    │   ├── ModelDamaged         a file of the model is missing or not what it should be
-    │   ├── HubUnreachable       the model hub does not answer, or offline mode forbids asking it
-    │   │   └── HubBusy          the model hub answers, but not with what was asked for
-    │   └── TextNotSupported     an image-only encoder was asked for words
-    ├── ExtraMissing             a feature whose optional packages are not installed
-    ├── StoreError               a store that cannot be read or written
-    │   ├── StoreNotFound        nothing there, or something that is not an index
-    │   ├── StoreDamaged         a file of the store is truncated, missing or does not match its checksum
-    │   ├── StoreTooNew          written by a newer version of Sightline
-    │   ├── StoreBusy            another process holds the store and did not finish in time
-    │   ├── StoreFull            no room left on the disk
-    │   ├── StoreUnreachable     a server that does not answer, or no longer
-    │   ├── StoreForbidden       a server that refuses the credentials
-    │   └── DimensionMismatch    vectors of another length than the store holds
-    ├── IndexMismatch            an index built by one model and opened with another
-    ├── ClusterError             a Ray cluster that cannot be reached or used, or that stops
-    └── TrainingError            a training run that cannot start, go on or be exported
+    ├── UsageError: WhereError, PictureNotFound
+    ├── SourceError, ExtraMissing, IndexMismatch, ClusterError, TrainingError
+    ├── WebError: AddressRefused, WrongContent
+    ├── ImageError: ImageTooLarge
+    ├── EncoderError: ModelNotFound, ModelDamaged, TextNotSupported, HubUnreachable (HubBusy)
+    └── StoreError: StoreNotFound, StoreDamaged, StoreTooNew, StoreBusy, StoreFull, StoreUnreachable, StoreForbidden,
+        DimensionMismatch
 
 A message says what happened (with the value) and what to do; what was expected stands between them where it is not
 plain from the rest.

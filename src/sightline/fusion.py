@@ -13,7 +13,7 @@ from sightline.errors import SightlineError, TextNotSupported, UsageError
 from sightline.filters.where import matches
 from sightline.index import MOST_FOLDED, Index
 from sightline.pictures import Picture
-from sightline.query import SearchQuery, Term, describe
+from sightline.query import SearchQuery, Term, describe, parse
 from sightline.results import Hits, Took
 from sightline.types import Hit, Record, Vector, Where
 
@@ -80,7 +80,10 @@ def search_each(indexes: Mapping[str, Index | str], queries: Sequence[Picture], 
     """What each index, by its name, finds for each query, best first; words find nothing where a model takes none."""
     if not indexes or not queries:
         raise UsageError("there is nothing to compare: name at least one index and one query")
-    terms = [(Term("text" if isinstance(query, str) else "image", query),) for query in queries]
+    terms = [
+        tuple(parse([query], with_files=False)) if isinstance(query, str) else (Term("image", query),)
+        for query in queries
+    ]
     found = dict[str, list[Hits]]()
     with ExitStack() as stack:
         for name, url in indexes.items():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -13,7 +15,7 @@ from html import escape
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
 import numpy as np
@@ -60,6 +62,7 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
+_WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
@@ -74,6 +77,14 @@ class SearchCache:
 
     texts: MutableMapping[str, Vector]
     stats: MutableMapping[tuple[int, str, str], PictureStats]
+
+
+class _Window(NamedTuple):
+    """Which hits the store is asked for; those of a query that is judged begin with the best one."""
+
+    first: int
+    width: int
+    is_judged: bool
 
 
 class Index:
@@ -134,9 +145,9 @@ class Index:
     def encoder(self) -> Encoder:
         """The model of this index, loaded at first use; `IndexMismatch` if another one was asked for."""
         if self._encoder is None:
-            identity = self._identity()
+            identity = self.store.notes(_IDENTITY).get(_IDENTITY, {})
             encoder = self._load(str(identity.get("load", "auto")))
-            check_identity(self.url, encoder, identity, self._hub)
+            check_identity(self._address, encoder, identity, self._hub)
             self._encoder = encoder
         return self._encoder
 
@@ -259,6 +270,8 @@ class Index:
         `fold` near-duplicates of an earlier hit are left out, and counted as one.
         """
         given = terms_of(text) if text is not None else []
+        if isinstance(text, str):
+            given = list(self.resolve(given))
         given += [Term("image", image)] if image is not None else []
         query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
         return self.search_many([query])[0].with_plain_payloads()
@@ -293,17 +306,21 @@ class Index:
         texts = self._cache.texts if self._cache else None
         vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
         encoded = time.perf_counter()
-        answers: dict[int, Hits | SightlineError] = {
-            position: vector for position, vector in enumerate(vectors) if isinstance(vector, SightlineError)
-        }
         if self._judge is None:
             self._judge = RelevanceJudge(self.store, self.encoder, self._cache.stats if self._cache else None)
-        is_calibrated = self._judge.calibration is not None
-        windows = {
-            position: _window(query, is_calibrated=is_calibrated)
-            for position, query in enumerate(queries)
-            if position not in answers
-        }
+        answers, windows = dict[int, Hits | SightlineError](), dict[int, _Window]()
+        for position, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
+            if isinstance(vector, SightlineError):
+                answers[position] = vector
+                continue
+            last = query.offset + query.k + bool(query.without)
+            is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
+            if is_of_words and last <= MOST_JUDGED and self._judge.calibration is not None:
+                windows[position] = _Window(0, judged_together(last), is_judged=True)
+            elif query.fold or query.without:
+                windows[position] = _Window(0, last, is_judged=False)
+            else:
+                windows[position] = _Window(query.offset, query.k, is_judged=False)
         while windows:
             alike = defaultdict[tuple[_Window, str], list[int]](list)  # one call of the store answers these
             for position, window in windows.items():
@@ -316,7 +333,11 @@ class Index:
                     answers |= {at: answer for at, answer in zip(positions, found, strict=True) if answer is not None}
                 except SightlineError as error:
                     answers |= dict.fromkeys(positions, error)
-            windows = {at: window.wider() for at, window in windows.items() if at not in answers}
+            windows = {
+                at: window._replace(width=min(4 * window.width, MOST_FOLDED))
+                for at, window in windows.items()
+                if at not in answers
+            }
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
         return [
             replace(answer, took_ms=took) if isinstance(answer, Hits) else answer
@@ -326,11 +347,23 @@ class Index:
     def embed(self, queries: Sequence[Sequence[Term]]) -> Vectors:
         """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""
         vectors = list[Vector]()
-        for vector in embed_many(queries, self.encoder, self._vector_of, self._cache.texts if self._cache else None):
+        texts = self._cache.texts if self._cache else None
+        for vector in embed_many(queries, self.encoder, self._vector_of, texts):
             if isinstance(vector, SightlineError):
                 raise vector
             vectors.append(vector)
         return np.array(vectors, np.float32).reshape(len(vectors), self.encoder.dim)
+
+    def resolve(self, terms: Sequence[Term]) -> tuple[Term, ...]:
+        """Terms as they were typed, of which `id:` before a word that names no picture here is a word: id:card."""
+        return tuple(
+            Term("text", f"id:{term.value!s}", term.weight)
+            if term.kind == "id"
+            and _WORD.fullmatch(str(term.value))
+            and not self.store.fetch([_id_of(str(term.value))])
+            else term
+            for term in terms
+        )
 
     def record(self, picture: str | Path) -> Record:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
@@ -381,7 +414,7 @@ class Index:
 
     def info(self) -> dict[str, Any]:
         """What the index is, as plain values: model, dim, pictures, failures, size_bytes, roots by URI and more."""
-        identity = self._identity()
+        identity = self.store.notes(_IDENTITY).get(_IDENTITY, {})
         return {
             "url": self.url,
             "model": identity.get("encoder"),
@@ -422,7 +455,16 @@ class Index:
             store = self._store = open_store(self._address, dim=encoder.dim)
             self._encoder = encoder
         if not store.notes(_IDENTITY):
-            store.write_notes(_IDENTITY, {_IDENTITY: self._new_identity()})
+            encoder = self.encoder
+            load = self._model if isinstance(self._model, str) else encoder.name
+            identity = {
+                "encoder": encoder.name,
+                "fingerprint": encoder.fingerprint,
+                "load": str(Path(load).resolve()) if Path(load).is_dir() else encoder.name,
+                "pictures": picture_fingerprint(encoder),
+                "created": _now(),
+            }
+            store.write_notes(_IDENTITY, {_IDENTITY: identity})
         return store
 
     def _matching(self, pattern: str) -> list[str]:
@@ -445,16 +487,6 @@ class Index:
         )
         self.store.write_notes(_ROOT, {root: None})
 
-    def _new_identity(self) -> Note:
-        encoder = self.encoder
-        load = self._model if isinstance(self._model, str) else encoder.name
-        load = str(Path(load).resolve()) if Path(load).is_dir() else encoder.name
-        identity = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "load": load}
-        return identity | {"pictures": picture_fingerprint(encoder), "created": _now()}
-
-    def _identity(self) -> Note:
-        return self.store.notes(_IDENTITY).get(_IDENTITY, {})
-
     def _load(self, built_with: str) -> Encoder:
         model = self._model if self._model is not None else built_with
         if not isinstance(model, str):
@@ -465,7 +497,7 @@ class Index:
         """What queries find that share filter and window: a vector of (q, dim) for each. None: it takes a wider one."""
         where, answers = queries[0].where, list[Hits | None]()
         count_all = cache(partial(self.store.count, where))
-        every = self.store.search(vectors, window.count, where, window.first)
+        every = self.store.search(vectors, window.width, where, window.first)
         judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
         for query, found, thresholds in zip(queries, every, judged, strict=True):
             kept = [
@@ -479,9 +511,9 @@ class Index:
 
                 folded = fold_hits(self.store, [hit for hit, _ in kept], query.fold_score)
                 groups = [[kept[position] for position in group] for group in folded]
-            is_all = len(found) < window.count or (query.min_score is not None and found[-1].score < query.min_score)
+            is_all = len(found) < window.width or (query.min_score is not None and found[-1].score < query.min_score)
             last = query.offset + query.k
-            if query.fold and len(groups) < last and not is_all and window.count < MOST_FOLDED:
+            if query.fold and len(groups) < last and not is_all and window.width < MOST_FOLDED:
                 answers.append(None)
                 continue
             chosen = groups[query.offset - window.first : last - window.first]
@@ -507,29 +539,7 @@ class Index:
         return self.record(picture).vector
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Which hits the store is asked for; those of a query that is judged begin with the best one."""
-
-    first: int
-    count: int
-    is_judged: bool
-
-    def wider(self) -> _Window:
-        return replace(self, count=min(4 * self.count, MOST_FOLDED))
-
-
-def _window(query: SearchQuery, *, is_calibrated: bool) -> _Window:
-    last = query.offset + query.k + bool(query.without)
-    is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
-    if is_calibrated and is_of_words and last <= MOST_JUDGED:
-        return _Window(0, judged_together(last), is_judged=True)
-    if query.fold or query.without:
-        return _Window(0, last, is_judged=False)
-    return _Window(query.offset, query.k, is_judged=False)
-
-
-def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
+def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
     """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
 
     `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
@@ -537,7 +547,14 @@ def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub:
     built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
     if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
         return
-    if picture_fingerprint(encoder) == (identity.get("pictures") or _builders_picture_fingerprint(identity, hub)):
+    pictures = identity.get("pictures")
+    if not pictures:  # built before these were written down: the builder is asked, if it is on this disk and unchanged
+        from sightline.encoders.hub import Hub
+
+        with suppress(EncoderError):
+            builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
+            pictures = picture_fingerprint(builder) if builder.fingerprint == fingerprint else None
+    if pictures and picture_fingerprint(encoder) == pictures:
         return
     if encoder.name != built_with:
         raise IndexMismatch(
@@ -549,20 +566,6 @@ def check_identity(url: str, encoder: Encoder, identity: Mapping[str, Any], hub:
         f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
         f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
     )
-
-
-def _builders_picture_fingerprint(identity: Mapping[str, Any], hub: Hub | None) -> str | None:
-    """That of the model which built an index before picture fingerprints were written down.
-
-    None where that model is not on this disk, or no longer the same.
-    """
-    from sightline.encoders.hub import Hub
-
-    try:
-        builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
-    except EncoderError:
-        return None
-    return picture_fingerprint(builder) if builder.fingerprint == identity.get("fingerprint") else None
 
 
 def _id_of(picture: str | Path) -> str:

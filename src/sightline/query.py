@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
@@ -13,7 +13,7 @@ import numpy as np
 from sightline.errors import SightlineError, UsageError
 from sightline.pictures import Picture, is_picture, is_url, pixels_of
 from sightline.sources.files import SUFFIXES
-from sightline.types import Pixels, Vector, Vectors, Where
+from sightline.types import Pixels, Vector, Where
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
@@ -22,7 +22,11 @@ Query: TypeAlias = "str | Picture | Vector | Sequence[float] | Term | Sequence[T
 """Words, a picture, a vector (dim,), a term, or several terms to be added up."""
 
 _WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>\D.*)", re.DOTALL)  # 16:9 and 12:30 are words
-_SIGN = re.compile(r"\s+([+-])\s+|\s+(-)(?=[^\W\d])")  # in `dog - snow` and `dog -snow`; not in t-shirt, nor in -20
+_QUOTED = r'"[^"]*"'
+_SIGN = (
+    r"(?:^|(?<=\s))(?P<sign>[+-])(?=\s|$)|(?<=\s)(?P<minus>-)(?=[^\W\d]|\")"  # dog - snow, dog -snow; not t-shirt, -20
+)
+_PART = re.compile(rf"(?P<quoted>{_QUOTED})|{_SIGN}")
 _SMALLEST_NORM = 1e-6
 _EMPTY = 'the query is empty, expected words or a picture: try "a red car" or ./photo.jpg'
 
@@ -94,40 +98,45 @@ def terms_of(query: Query) -> list[Term]:
     )
 
 
-def parse(arguments: Sequence[str]) -> list[Term]:
+def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
     """Read `["2:golden retriever", "+", "./pool.jpg", "-", "fruit"]` as terms.
 
-    A lone + or - adds or subtracts what follows, also within one argument (`"dog -snow"`); quotes around an argument
-    protect it. `2:` in front is a weight; neighbouring words are one text. What names a picture file is a picture,
-    `id:` names an indexed one, everything else is words.
+    A lone + or - adds or subtracts what follows, also within one argument, as a minus before a word does (`dog -snow`);
+    double quotes protect what stands in them. `2:` in front is a weight; neighbouring words are one text. What names a
+    picture file is a picture unless `with_files` is false, `id:` names an indexed one, all else is words.
     """
-    arguments = [part for argument in arguments for part in _split(argument)]
     terms: list[Term] = []
     sign, words = 1.0, list[str]()
-    for argument in [*arguments, "+"]:
-        if argument not in ("+", "-"):
-            words.append(argument)
+    parts = list[tuple[str, bool]]()  # with whether it is a sign
+    for argument in arguments:
+        if with_files and _names_a_picture(argument):
+            parts.append((argument, False))
+            continue
+        start = 0
+        for found in _PART.finditer(argument):
+            if not found["quoted"]:
+                parts += [(argument[start : found.start()], False), (found["sign"] or found["minus"], True)]
+                start = found.end()
+        parts.append((argument[start:], False))
+    for part, is_sign in [*parts, ("+", True)]:
+        if not is_sign:
+            words += [part.strip()] if part.strip() else []
             continue
         if words:
             text, weight = " ".join(words), sign
-            if match := _WEIGHT.fullmatch(text.strip()):
+            if match := _WEIGHT.fullmatch(text):
                 text, weight = match["rest"], sign * float(match["weight"])
             if text.startswith("id:"):
                 terms.append(Term("id", text.removeprefix("id:"), weight))
+            elif with_files and _names_a_picture(text):
+                terms.append(Term("image", text, weight))
             else:
-                terms.append(Term("image" if _names_a_picture(text) else "text", text, weight))
-        sign, words = (1.0 if argument == "+" else -1.0), []
+                is_quoted = re.fullmatch(_QUOTED, text) is not None
+                terms.append(Term("text", text[1:-1] if is_quoted else text, weight))
+        sign, words = (1.0 if part == "+" else -1.0), []
     if not terms:
         raise UsageError(_EMPTY)
     return terms
-
-
-def embed(terms: Iterable[Term], encoder: Encoder, vector_of: Callable[[str], Vector]) -> Vector:
-    """The weighted sum of the terms' unit vectors, at norm 1: shape (dim,). `vector_of` looks an id up."""
-    (vector,) = embed_many([tuple(terms)], encoder, vector_of)
-    if isinstance(vector, SightlineError):
-        raise vector
-    return vector
 
 
 def embed_many(
@@ -141,7 +150,8 @@ def embed_many(
     Texts in `known_texts` are not encoded again, new ones are added to it.
     """
     texts = _text_vectors([term for terms in queries for term in terms], encoder, known_texts)
-    pictures = _picture_vectors([term.value for terms in queries for term in terms if term.kind == "image"], encoder)
+    images = [term.value for terms in queries for term in terms if term.kind == "image"]
+    pictures = _picture_vectors(images, encoder) if images else {}
     vectors: list[Vector | SightlineError] = []
     for terms in queries:
         try:
@@ -204,29 +214,35 @@ def _unit(value: object, encoder: Encoder) -> Vector:
     return np.asarray(vector / np.float32(norm), np.float32)
 
 
-def embed_image(picture: Picture, encoder: Encoder) -> Vector:
-    """The vector of one picture: shape (dim,)."""
-    return embed([Term("image", picture)], encoder, lambda _: np.zeros(encoder.dim, np.float32))
-
-
 def _text_vectors(
     terms: Sequence[Term], encoder: Encoder, known_texts: MutableMapping[str, Vector] | None
 ) -> dict[str, Vector | SightlineError]:
     """The vector of each text, or why it has none."""
     found: dict[str, Vector | SightlineError] = {}
-    fresh = list[str]()
+    fresh, reads = list[str](), getattr(encoder, "reads", None)
     for text in dict.fromkeys(str(term.value).strip() for term in terms if term.kind == "text"):
         if not text:
             found[text] = UsageError(_EMPTY)
         elif known_texts is not None and (vector := known_texts.get(text)) is not None:
             found[text] = vector
+        elif reads and not reads(text):
+            found[text] = UsageError(
+                f"{text[:60]!r} is not text that model {encoder.name!r} can read: use words of its language (mini: "
+                "English), a picture, or a model of more languages (sightline models)"
+            )
         else:
             fresh.append(text)
-    for text, vector_or_error in zip(fresh, _each(encoder.encode_texts, fresh), strict=True):
-        found[text] = vector_or_error
-        if known_texts is not None and not isinstance(vector_or_error, SightlineError):
-            known_texts[text] = vector_or_error
-    return found
+    try:
+        encoded = dict(zip(fresh, encoder.encode_texts(fresh), strict=True)) if fresh else {}
+    except SightlineError as error:
+        if len(fresh) == 1:
+            return found | {fresh[0]: error}
+        for text in fresh:  # alone, so that each has its own error
+            found |= _text_vectors([Term("text", text)], encoder, known_texts)
+        return found
+    if known_texts is not None:
+        known_texts.update(encoded)
+    return found | encoded
 
 
 def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int, Vector | SightlineError]:
@@ -242,27 +258,6 @@ def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int,
         stacked = np.stack(list(pixels.values()))  # n of (3, h, w) -> (n, 3, h, w)
         found |= zip(pixels, encoder.encode_images(stacked), strict=True)
     return found
-
-
-def _each(encode_texts: Callable[[Sequence[str]], Vectors], texts: Sequence[str]) -> Iterator[Vector | SightlineError]:
-    """One call for all texts; where that fails, one for each, so that each has its own error."""
-    try:
-        yield from encode_texts(texts) if texts else ()
-    except SightlineError as error:
-        if len(texts) == 1:
-            yield error
-            return
-        for text in texts:
-            yield from _each(encode_texts, [text])
-
-
-def _split(argument: str) -> list[str]:
-    """One argument at the signs in it; a picture's name and what stands in quotes stay whole."""
-    if len(argument) > 1 and argument[0] == argument[-1] == '"':
-        return [argument[1:-1]]
-    if argument in ("+", "-") or _names_a_picture(argument):
-        return [argument]
-    return [part for part in _SIGN.split(argument) if part]
 
 
 def _names_a_picture(text: str) -> bool:

@@ -65,12 +65,15 @@ class Hits(Sequence[Hit]):
     @property
     def likely(self) -> tuple[Hit, ...] | None:
         """The hits that are likely what the words mean, None where that is not known."""
-        return None if self.thresholds is None else self._on_side(is_likely=True)
+        if self.thresholds is None:
+            return None
+        return tuple(hit for hit, threshold in zip(self.hits, self.thresholds, strict=True) if hit.score >= threshold)
 
     @property
     def unlikely(self) -> tuple[Hit, ...]:
         """The hits that are near, but probably not what the words mean."""
-        return () if self.thresholds is None else self._on_side(is_likely=False)
+        pairs = zip(self.hits, self.thresholds or [-2.0] * len(self.hits), strict=True)
+        return tuple(hit for hit, threshold in pairs if hit.score < threshold)
 
     @property
     def sides(self) -> tuple[tuple[Hit, ...], tuple[Hit, ...]]:
@@ -105,9 +108,22 @@ class Hits(Sequence[Hit]):
     def _repr_html_(self) -> str:
         return render("notebook.html", searches=[_search(self)], compared=[], records=[])
 
-    def show(self) -> "Display":
+    def show(self) -> Display:
         """What a notebook shows of the hits, as a value to keep."""
         return Display(self._repr_html_(), str(self))
+
+    def with_verdict(self, rows: Sequence[str]) -> list[str]:
+        """A row of text for each hit, in the order of scores, with the verdict where the likely hits end.
+
+        An unlikely hit that scores more than a likely one is marked.
+        """
+        unlikely = {hit.id for hit in self.unlikely}
+        end = max((place for place, hit in enumerate(self.hits, 1) if hit.id not in unlikely), default=0)
+        marked = [
+            f"{row}  (low confidence)" if hit.id in unlikely else row
+            for hit, row in zip(self.hits[:end], rows, strict=False)
+        ]
+        return [*marked, *([f"{self.verdict}:"] if end < len(self.hits) else []), *rows[end:]]
 
     def with_plain_payloads(self) -> "Hits":
         """The same with payloads that `json.dumps` takes: moments as text in ISO 8601."""
@@ -159,17 +175,12 @@ class Hits(Sequence[Hit]):
             "model": self.model,
             "took_ms": {stage: round(duration, 2) for stage, duration in took.items()},
             "likely": None if self.likely is None else len(self.likely),
-            "hits": [_plain_hit(hit) | line for hit, line in zip(self, self._lines(), strict=True)],
+            "hits": [
+                {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
+                | ({} if threshold is None else line_of(hit, threshold))
+                for hit, threshold in zip(self.hits, self.thresholds or [None] * len(self.hits), strict=True)
+            ],
         }
-
-    def _on_side(self, *, is_likely: bool) -> tuple[Hit, ...]:
-        pairs = zip(self.hits, self.thresholds or (), strict=True)
-        return tuple(hit for hit, threshold in pairs if (hit.score >= threshold) == is_likely)
-
-    def _lines(self) -> list[dict[str, Any]]:
-        if self.thresholds is None:
-            return [{}] * len(self)
-        return [line_of(hit, threshold) for hit, threshold in zip(self, self.thresholds, strict=True)]
 
 
 def line_of(hit: Hit, threshold: float) -> dict[str, Any]:
@@ -182,10 +193,6 @@ def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in payload.items()}
 
 
-def _plain_hit(hit: Hit) -> dict[str, Any]:
-    return {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
-
-
 def location(hit: Hit | Record) -> str:
     """Where the picture is, as a person would write it: a path for a file, else the URI."""
     return str(path_of(hit.uri)) if hit.uri.startswith("file:///") else hit.uri
@@ -196,7 +203,7 @@ def page(results: Sequence[Hits], *, title: str) -> str:
     return _page(title, has_heading=len(results) > 1, searches=[_search(hits) for hits in results])
 
 
-def groups_page(groups: Sequence[tuple[str, str, Sequence[Hit]]], *, title: str) -> str:
+def groups_page(groups: Sequence[tuple[str, str, Sequence[Hit | Record]]], *, title: str) -> str:
     """A page of groups of pictures, each with a heading, a line of facts, and the pictures with their scores."""
     shown = [
         {"heading": heading, "facts": facts, "pictures": [_picture(hit) for hit in hits]}
@@ -251,33 +258,34 @@ def _search(hits: Hits) -> dict[str, Any]:
 
 
 def _compared(results: Mapping[str, Sequence[Hits]]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """For each query its words, and a strip of pictures from each index."""
-    return [
-        (printable(of_one[0].query), [_strip(name, hits) for name, hits in zip(results, of_one, strict=True)])
-        for of_one in zip(*results.values(), strict=True)
-    ]
-
-
-def _strip(name: str, hits: Hits) -> dict[str, Any]:
-    """One index's row: its name, how sure it is, the pictures."""
-    likely = "" if hits.likely is None else f", {len(hits.likely)} likely"
-    unlikely = {hit.id for hit in hits.unlikely}
-    return {
-        "name": name,
-        "facts": f"{hits.model}, {hits.took_ms.total:.0f} ms{likely}",
-        "pictures": [_picture(hit, "unlikely" if hit.id in unlikely else "") for hit in hits],
-    }
+    """For each query its words, and of each index a strip: its name, how sure it is, the pictures."""
+    compared = []
+    for of_one in zip(*results.values(), strict=True):
+        strips = list[dict[str, Any]]()
+        for name, hits in zip(results, of_one, strict=True):
+            likely = "" if hits.likely is None else f", {len(hits.likely)} likely"
+            unlikely = {hit.id for hit in hits.unlikely}
+            pictures = [_picture(hit, "unlikely" if hit.id in unlikely else "") for hit in hits]
+            facts = f"{hits.model}, {hits.took_ms.total:.0f} ms{likely}"
+            strips.append({"name": name, "facts": facts, "pictures": pictures})
+        compared.append((printable(of_one[0].query), strips))
+    return compared
 
 
 def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
-    """What the templates show of a picture."""
+    """What the templates show of a picture; its source is its address on the web, or itself where it can be read."""
+    from sightline.sources.base import read_here
+
+    source = hit.uri if hit.uri.startswith(("http://", "https://")) else None
+    with suppress(OSError, SightlineError, ValueError):
+        source = source or embedded(read_here(hit.uri), _SIDE)
     return {
         "kind": kind,
         "link": link(hit.uri),
         "location": printable(location(hit)),
         "name": printable(str(hit.payload.get("name") or hit.uri)),
         "score": f"{hit.score:.3f}" if isinstance(hit, Hit) else None,
-        "source": _source(hit.uri),
+        "source": source,
         "width": _pixels(hit.payload.get("width")),
         "height": _pixels(hit.payload.get("height")),
     }
@@ -286,15 +294,3 @@ def _picture(hit: Hit | Record, kind: str = "") -> dict[str, Any]:
 def _pixels(value: object) -> int:
     """A side, for a style: a payload from elsewhere may hold anything there."""
     return value if isinstance(value, int) and value > 0 else 1
-
-
-def _source(uri: str) -> str | None:
-    """The address of a picture of the web, or the picture itself as a data URL; None where it cannot be read."""
-    from sightline.sources.base import read_here
-
-    if uri.startswith(("http://", "https://")):
-        return uri
-    try:
-        return embedded(read_here(uri), _SIDE)
-    except (OSError, SightlineError, ValueError):
-        return None

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,22 @@ def test_full_disk_loses_nothing_and_is_usable_when_there_is_room(small_disk: Pa
     store.upsert([plain_record(count, DIM)])
     assert store.count() == count + 1
     store.close()
+
+
+def test_reading_on_a_full_disk_works_or_says_that_it_is_full(small_disk: Path) -> None:
+    store = LocalStore(small_disk / "photos.index", DIM)
+    store.upsert([plain_record(number, DIM) for number in range(100)])
+    store.close()
+    with suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as ballast:
+        while ballast.write(bytes(4096)):
+            pass
+    try:
+        store = LocalStore(small_disk / "photos.index")
+        check(store, 100)
+        store.close()
+    except StoreFull as error:
+        said = str(error)
+        assert "no room is left" in said
 
 
 def test_index_on_a_disk_that_cannot_be_written_is_searched(small_disk: Path) -> None:

@@ -181,8 +181,16 @@ def test_wrong_use_gets_one_clear_line(index: str, tmp_path: Path, arguments: li
 
 def test_the_environment_names_index_and_model(index: str, tmp_path: Path) -> None:
     assert sightline("search", "dog", cwd=tmp_path, SIGHTLINE_INDEX=index).returncode == 0
-    done = sightline("search", "dog", cwd=tmp_path, SIGHTLINE_INDEX=index, SIGHTLINE_MODEL="pixels")
-    assert done.returncode == 2
+
+
+def test_the_model_of_the_environment_is_that_of_new_indexes_only(index: str, tmp_path: Path, folder: Path) -> None:
+    """An index that another model built is opened with its own; --model is still refused."""
+    assert sightline("search", "dog", "--index", index, cwd=tmp_path, SIGHTLINE_MODEL="pixels").returncode == 0
+    assert sightline("search", "dog", "--index", index, cwd=tmp_path, SIGHTLINE_MODEL="siglip2-b32").returncode == 0
+    assert sightline("search", "dog", "--index", index, "--model", "pixels", cwd=tmp_path).returncode == 2
+    assert sightline("index", str(folder), cwd=tmp_path, SIGHTLINE_MODEL="pixels").returncode == 0
+    status = sightline("status", "--json", cwd=tmp_path, SIGHTLINE_MODEL="mini")
+    assert json.loads(status.stdout)["model"] == "pixels"
 
 
 COUNT = 300

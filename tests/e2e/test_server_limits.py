@@ -526,3 +526,46 @@ def test_imported_records_show_no_file_outside_of_the_roots(tmp_path: Path, fold
             assert running.ask(f"/api/images/{identity}/file").status == status
             assert running.ask(f"/api/images/{identity}/thumbnail?size={160 if options else 320}").status == status
             assert running.ask(f"/api/images/{own}/file").status == 200
+
+
+def test_files_of_uploads_that_never_ended_are_removed(tmp_path: Path, folder: Path, cache: Path) -> None:
+    path, uploads = built(tmp_path / "some.index", folder, 6), tmp_path / "some.index.uploads"
+    with serving(path, cache=cache) as running:
+        kept = running.send("/api/images", [("files", "x.png", encoded(scene(60), "PNG"))]).json["pictures"][0]
+        assert not list(uploads.glob("*/.*"))
+    (recorded,) = uploads.glob("*/*.png")
+    names = {"old": recorded.parent / "old.png", "new": recorded.parent / "new.png", "recorded": recorded}
+    for name, file in names.items():
+        file.write_bytes(recorded.read_bytes())
+        mark = file.with_name(f".{file.name}.new")
+        mark.touch()
+        if name != "new":
+            os.utime(mark, (0, 0))
+    with serving(path, cache=cache) as running:
+        assert running.ask(kept["links"]["file"]).status == 200
+        until = time.monotonic() + 10
+        while names["old"].exists() and time.monotonic() < until:
+            time.sleep(0.05)
+    assert sorted(file.name for file in uploads.glob("*/*.png")) == sorted([recorded.name, "new.png"])
+
+
+def test_the_description_says_where_a_key_is_needed(index: Path, cache: Path) -> None:
+    for keys, needed in (({}, [{}, {"key": []}]), ({"SIGHTLINE_API_KEY": "the-right-key"}, [{"key": []}])):
+        environment: dict[str, Any] = dict(keys)
+        with serving(index, cache=cache, **environment) as running:
+            paths = running.ask("/openapi.json").json["paths"]
+            assert paths["/api/search"]["post"]["security"] == needed
+            assert paths["/healthz"]["get"]["security"] == []
+
+
+def test_long_texts_of_one_request_are_one_line_of_the_log(
+    index: Path, cache: Path, tmp_path: Path, folder: Path
+) -> None:
+    with Index(str(tmp_path / "words.index"), model="mini") as opened:
+        opened.add(folder)
+    with serving(tmp_path / "words.index", cache=cache) as running:
+        texts = [f"number {number} " + "word " * 390 for number in range(50)]
+        assert running.ask("/api/embeddings", {"texts": texts}).status == 200
+        log = (cache / f"server-{running.url.rsplit(':', 1)[1]}.log").read_text("utf-8")
+    assert log.count("is too long") == 1
+    assert "49 more" in log

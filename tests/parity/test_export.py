@@ -21,8 +21,7 @@ from sightline.cli.main import main  # noqa: E402
 from sightline.encoders.base import load_encoder  # noqa: E402
 from sightline.encoders.hub import Hub  # noqa: E402
 from sightline.encoders.onnx import OnnxEncoder  # noqa: E402
-from sightline.encoders.preprocess import as_config, preprocessing  # noqa: E402
-from sightline.encoders.torch.transformers import preprocessing_of  # noqa: E402
+from sightline.encoders.preprocess import as_config, preprocessing, preprocessing_of  # noqa: E402
 from sightline.errors import EncoderError, TrainingError  # noqa: E402
 from sightline.train import checkpoint, clip  # noqa: E402
 from sightline.train.config import Settings  # noqa: E402
@@ -134,7 +133,7 @@ def test_a_checkpoint_of_an_unfinished_run_is_exported_with_its_average(folder: 
     name = f"open_clip:{folder}/tiny-vit"
     run = clip.start_from(clip.load_towers(name, Hub()), Settings())
     state = {name: torch.zeros_like(value) for name, value in run.model.state_dict().items()}
-    trained = {"trainer": {"model": state, "average": run.model.state_dict()}, "model": run.description()}
+    trained = {"trainer": {"model": state, "average": run.model.state_dict()}, "model": run.description}
     checkpoint.save(tmp_path / "run", trained, asdict(Settings()))
     report = convert(str(tmp_path / "run"), tmp_path / "out", pictures=folder)
     assert report.precisions["fp32"]["image_cosine"]["min"] > 0.9999

@@ -12,7 +12,7 @@ from sightline.cli.main import main
 from sightline.errors import TextNotSupported, UsageError
 from sightline.fusion import Part
 from sightline.index import Index
-from sightline.query import SearchQuery, Term, embed_image
+from sightline.query import SearchQuery, Term
 from sightline.types import Record, Vectors, record_id
 
 PICTURES = 40
@@ -39,7 +39,7 @@ def indexes(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def scores(index: Index, picture: Path) -> dict[str, float]:
     """The cosine of every picture, one by one."""
-    vector = embed_image(picture, index.encoder)
+    vector = index.embed([[Term("image", picture)]])[0]
     return {record.uri: float(record.vector @ vector) for record in index.store.scan()}
 
 
@@ -123,7 +123,7 @@ def test_it_widens_until_nothing_unseen_can_be_better(tmp_path: Path) -> None:
         for index, values in ((one, first), (other, second)):
             index.add(_saved(tmp_path))  # makes the store; the records that count follow
             index.remove([hit.uri for hit in index.store.scan()])
-            index.store.upsert(_records(_at(embed_image(query, index.encoder), values)))
+            index.store.upsert(_records(_at(index.embed([[Term("image", query)]])[0], values)))
         hits = fusion.search([Part(one), Part(other)], SearchQuery((Term("image", query),), k=3))
     assert hits[0].uri == f"test:/{count - 1}"
     assert hits[0].score == pytest.approx(0.8, abs=1e-5)

@@ -149,3 +149,15 @@ def test_an_index_of_before_the_checksums_gets_them_by_repair(tmp_path: Path) ->
     with closing(sqlite3.connect(path / "index.sqlite")) as connection:
         for table in ("records", "notes"):
             assert connection.execute(f"SELECT count(*) FROM {table} WHERE crc IS NULL").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("wrong", ["generation = 5", "slots = 1000000000000"])
+def test_wrong_counters_cost_no_vectors(tmp_path: Path, whole: Path, wrong: str) -> None:
+    path = tmp_path / "some.index"
+    shutil.copytree(whole, path)
+    before = {file.name: file.read_bytes() for file in path.glob("vectors-*")}
+    with closing(sqlite3.connect(path / "index.sqlite")) as connection, connection:
+        connection.execute(f"UPDATE state SET {wrong}")
+    with pytest.raises(StoreDamaged, match="restore the folder from a backup"):
+        repair_store(path)
+    assert {file.name: file.read_bytes() for file in path.glob("vectors-*")} == before

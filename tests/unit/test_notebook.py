@@ -121,3 +121,15 @@ def test_in_a_notebook_the_colours_are_its_own_whatever_the_desktop_prefers(fold
             assert faint != ink
             assert faint.replace(" ", "").startswith("color(srgb000/" if "0, 0" in ink else "color(srgb111/")
         browser.close()
+
+
+def test_rows_stay_in_the_order_of_their_scores() -> None:
+    """A likely hit may score less than an unlikely one, as each has its own threshold."""
+    hits = tuple(
+        Hit(name, f"file:///{name}", score) for name, score in (("a", 0.5), ("b", 0.4), ("c", 0.3), ("d", 0.2))
+    )
+    found = Hits("a dog", "mini", Took(1, 1), hits, thresholds=(0.45, 0.45, 0.25, 0.25))
+    assert found.with_verdict(["a", "b", "c", "d"]) == ["a", "b  (low confidence)", "c", "Low confidence:", "d"]
+    none = Hits("a dog", "mini", Took(1, 1), hits, thresholds=(1.0,) * 4)
+    assert none.with_verdict(["a", "b", "c", "d"])[0] == "No confident match. Closest results:"
+    assert Hits("a dog", "mini", Took(1, 1), hits).with_verdict(["a", "b", "c", "d"]) == ["a", "b", "c", "d"]

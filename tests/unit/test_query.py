@@ -1,14 +1,15 @@
 """What people type becomes the vector they mean."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sightline.encoders.base import load_encoder
-from sightline.errors import TextNotSupported, UsageError
-from sightline.query import Term, describe, embed, parse
+from sightline.encoders.base import Encoder, load_encoder
+from sightline.errors import SightlineError, TextNotSupported, UsageError
+from sightline.query import Term, describe, embed_many, parse
 from sightline.types import Vector
 
 
@@ -19,6 +20,13 @@ def colour(path: Path, name: str) -> str:
 
 def never(_: str) -> Vector:
     raise AssertionError("no id in this query")
+
+
+def embed(terms: Sequence[Term], encoder: Encoder, vector_of: Callable[[str], Vector]) -> Vector:
+    (vector,) = embed_many([terms], encoder, vector_of)
+    if isinstance(vector, SightlineError):
+        raise vector
+    return vector
 
 
 def test_words_are_one_text() -> None:
@@ -103,3 +111,18 @@ def test_a_minus_within_an_argument_subtracts(arguments: list[str]) -> None:
 
 def test_quotes_protect_a_minus() -> None:
     assert parse(['"dog -snow"']) == [Term("text", "dog -snow")]
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ('"dog - snow"', [Term("text", "dog - snow")]),
+        ('cat - "dog - snow"', [Term("text", "cat"), Term("text", "dog - snow", -1.0)]),
+        ('cat -"black dog"', [Term("text", "cat"), Term("text", "black dog", -1.0)]),
+        ('2:"16:9 - wide" + dog', [Term("text", "16:9 - wide", 2.0), Term("text", "dog")]),
+        ('the "best" cat', [Term("text", 'the "best" cat')]),
+        ("./photo.jpg", [Term("text", "./photo.jpg")]),
+    ],
+)
+def test_quotes_protect_signs_wherever_they_stand(text: str, terms: list[Term]) -> None:
+    assert parse([text], with_files=False) == terms

@@ -95,10 +95,10 @@ def test_the_recipe_makes_a_model_that_searches(tmp_path: Path) -> None:
         'output = "made"\nprecision = "float32"\n'
         '[[data]]\ntable = "captions.tsv"\nimages = "."\nsplit = "train"\nviews = 2\n'
         '[[measure]]\nname = "dev"\ntable = "captions.tsv"\nimages = "."\nsplit = "dev"\n'
-        '[start]\nmodel = ""\nimage_weights = "mobilenet.npz"\ntext_weights = "bert.safetensors"\n'
+        '[parts]\nimage_weights = "mobilenet.npz"\ntext_weights = "bert.safetensors"\n'
         'tokenizer = "tokenizer.json"\nimage_size = 64\nvocabulary_size = 12\nvocabulary_texts = ["names.txt"]\n'
-        '[teacher]\nclassifier = "squeezenet.npz"\nclass_names = "names.txt"\nclassifier_weight = 0.3\n'
-        'anchor_texts = ["names.txt"]\nanchor_weight = 1.0\nanchors_per_step = 2\nsoft_share = 0.2\n'
+        'classifier = "squeezenet.npz"\nclass_names = "names.txt"\nclassifier_weight = 0.3\nsoft_share = 0.2\n'
+        '[teacher]\nanchor_texts = ["names.txt"]\nanchor_weight = 1.0\nanchors_per_step = 2\n'
         "[optimiser]\nsteps = 3\nbatch_size = 6\nwarm_up_steps = 1\nwindow_slack = 1\n"
     )
     outcome = make(tmp_path / "mini.toml", tmp_path, steps=2)

@@ -30,7 +30,7 @@ from sightline.train.config import (  # noqa: E402
     OptimiserSettings,
     Settings,
     StartSettings,
-    TeacherSettings,
+    read_settings,
 )
 from sightline.train.loop import trainer  # noqa: E402
 from sightline.train.model import choose_device, export  # noqa: E402
@@ -103,7 +103,7 @@ def test_a_killed_run_of_a_clip_goes_on_to_the_same_losses(folder: Path, setting
 
 
 def tuned_and_start(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    start = clip.open_clip_start(settings, folder).model.state_dict()
+    start = clip.open_start(settings, folder).model.state_dict()
     train(settings, folder)
     return checkpoint.read_weights(Path(settings.output) / checkpoint.WEIGHTS)[1], start  # type: ignore[return-value]
 
@@ -144,7 +144,7 @@ def test_the_query_adapter_of_a_clip_leaves_every_indexed_vector_as_it_is(
     tuned, start = tuned_and_start(folder, adapting)
     moved = {name for name in start if not torch.equal(start[name], tuned[name])}
     assert moved == {"text.adapter.weight", "log_scale"}
-    start_of_run = clip.open_clip_start(settings, folder)
+    start_of_run = clip.open_start(settings, folder)
     export(start_of_run.model, start_of_run.documents, tmp_path / "start", "float32")
     before, after = OnnxEncoder(tmp_path / "start"), OnnxEncoder(tmp_path / "out")
     graphs = [(tmp_path / name / "visual" / "model.onnx").read_bytes() for name in ("start", "out")]
@@ -168,7 +168,7 @@ def test_the_adapter_is_in_the_exported_text_graph(folder: Path, settings: Setti
 def test_a_run_goes_on_from_the_folder_of_an_earlier_one(folder: Path, settings: Settings, tmp_path: Path) -> None:
     train(settings, folder)
     again = replace(settings, start=StartSettings(model=str(tmp_path / "out")), output=str(tmp_path / "again"))
-    start = clip.open_clip_start(again, folder).model.state_dict()
+    start = clip.open_start(again, folder).model.state_dict()
     tuned = checkpoint.read_weights(tmp_path / "out" / checkpoint.WEIGHTS)[1]
     assert all(torch.equal(start[name], tuned[name]) for name in tuned)
     frozen = replace(again, mode="image_frozen")
@@ -307,20 +307,13 @@ def test_a_transformers_folder_that_lacks_a_weight_is_refused(tmp_path: Path) ->
         clip.load_towers("hf:./hf", Hub(), tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("start", "teacher", "named"),
-    [
-        ("open_clip:./vit", TeacherSettings(soft_share=0.2), "teacher.soft_share is set"),
-        ("open_clip:./vit", TeacherSettings(classifier_weight=0.2), "teacher.classifier_weight is set"),
-        ("", TeacherSettings(), "start.model is empty"),
-    ],
-)
-def test_what_only_the_recipe_of_mini_reads_is_refused(
-    folder: Path, settings: Settings, start: str, teacher: TeacherSettings, named: str
-) -> None:
-    wanted = replace(settings, start=StartSettings(model=start), teacher=teacher)
-    with pytest.raises(UsageError, match=rf"{named}, which only the recipe of a new bundled model reads"):
-        prepare(wanted, folder, lambda note: None)
+def test_what_only_the_recipe_of_mini_reads_is_refused(folder: Path, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"start.model is empty, which only the recipe of a new bundled model reads"):
+        prepare(replace(settings, start=StartSettings(model="")), folder, lambda note: None)
+    for setting in ("soft_share", "classifier_weight"):
+        (tmp_path / "run.toml").write_text(f"[teacher]\n{setting} = 0.2\n")
+        with pytest.raises(UsageError, match=rf"teacher.{setting} is not a setting"):
+            read_settings(tmp_path / "run.toml")
 
 
 def test_a_model_of_pictures_alone_is_no_start(folder: Path, settings: Settings) -> None:

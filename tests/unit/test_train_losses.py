@@ -6,7 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the torch extra")
 
-from sightline.train import losses  # noqa: E402
+from recipes.mini import teacher  # noqa: E402
+
+from sightline.train import loop as losses  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -35,15 +37,15 @@ def test_sigmoid_equals_a_hand_worked_example() -> None:
 
 def test_softened_moves_the_share_to_like_texts_and_keeps_each_row_a_distribution() -> None:
     similarity = torch.tensor([[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    soft = losses.softened(torch.eye(3), similarity, share=0.5, temperature=0.1)
+    soft = teacher.softened(torch.eye(3), similarity, share=0.5, temperature=0.1)
     assert soft.sum(dim=1).tolist() == pytest.approx([1.0, 1.0, 1.0])
     assert soft[0, 1] > 0.1 > soft[0, 2]
 
 
 def test_imitation_is_zero_for_the_same_opinion_only() -> None:
     scores = torch.tensor([[1.0, 2.0, 3.0]])
-    assert losses.imitation(scores, scores.softmax(dim=1)).item() == pytest.approx(0.0, abs=1e-6)
-    assert losses.imitation(scores, torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(2.4076, abs=1e-3)
+    assert teacher.imitation(scores, scores.softmax(dim=1)).item() == pytest.approx(0.0, abs=1e-6)
+    assert teacher.imitation(scores, torch.tensor([[1.0, 0.0, 0.0]])).item() == pytest.approx(2.4076, abs=1e-3)
 
 
 def test_drift_is_one_minus_cosine() -> None:

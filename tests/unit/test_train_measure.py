@@ -12,8 +12,8 @@ from tests import tiny  # noqa: E402
 from sightline.train.batches import TrainingSet, draw, keywords  # noqa: E402
 from sightline.train.measure import Point, best, mixture, recall_of  # noqa: E402
 from sightline.train.mini import documents_of  # noqa: E402
-from sightline.train.model import padded, token_ids  # noqa: E402
-from sightline.train.pictures import CachedMaps  # noqa: E402
+from sightline.train.model import padded  # noqa: E402
+from sightline.train.pictures import KeptPictures  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -47,7 +47,7 @@ def test_the_best_mixture_gains_most_without_losing_more_than_allowed() -> None:
 
 def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
     documents = documents_of(tiny.shape(), tiny.tokenizer().to_str())
-    rows = token_ids(documents, ["a red photo of a green photo of a blue photo", "a"])
+    rows = documents.tokens.ids(["a red photo of a green photo of a blue photo", "a"])
     assert [len(row) for row in rows] == [8, 3]
     assert rows[0][-1] == rows[1][-1] == tiny.WORDS.index("[SEP]")
     assert padded(rows, 0).shape == (2, 8)
@@ -55,9 +55,9 @@ def test_a_long_text_is_cut_and_keeps_its_closing_token() -> None:
 
 def test_texts_that_are_too_long_are_counted_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     documents = documents_of(tiny.shape(), tiny.tokenizer().to_str())
-    token_ids(documents, ["a red photo of a green photo", "a", "a red photo of a blue photo"])
+    documents.tokens.ids(["a red photo of a green photo", "a", "a red photo of a blue photo"])
     assert [record.getMessage() for record in caplog.records] == [
-        "2 of 3 texts have more than the 8 tokens that the model reads"
+        "'a red photo of a green photo'... is too long: the model reads 8 tokens of it, and so are 1 more texts"
     ]
 
 
@@ -66,7 +66,7 @@ def source() -> TrainingSet:
     maps = np.arange(10, dtype=np.float16)[:, None, None, None] * np.ones((1, 96, 4, 4), np.float16)
     ids = [[[n], [n + 100]] for n in range(10)]
     groups = [["same" if n < 2 else f"text {n}", f"other {n}"] for n in range(10)]
-    return TrainingSet(CachedMaps([maps], 0), ids, groups, per_step=5)
+    return TrainingSet(KeptPictures([maps], 0), ids, groups, per_step=5)
 
 
 def test_a_batch_pairs_each_picture_with_one_of_its_own_texts(source: TrainingSet) -> None:
@@ -130,7 +130,7 @@ def test_a_keyword_is_right_for_every_picture_whose_captions_have_it(source: Tra
         for row, ids in enumerate(batch.ids):
             is_dog = pictures[row] in (0, 1)
             assert (ids == [777]) == is_dog
-            assert bool(batch.is_sentence[row]) != is_dog
+            assert (batch.texts[row][2] < 0) == is_dog
             if is_dog:
                 rows[pictures[row]] = {pictures[n] for n in range(5) if batch.positives[row, n]}
     assert rows[0] <= {0, 1}

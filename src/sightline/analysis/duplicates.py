@@ -1,6 +1,6 @@
 """Group near-duplicate pictures: among the hits of a search, or in a whole index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,16 @@ from sightline.errors import UsageError
 from sightline.sources.base import file_of
 from sightline.stores.base import Store
 from sightline.types import Hit, Note, Payload, Record, Vectors, Where, chunks
+
+SURE = 0.58
+"""From here on two pictures count as one.
+
+`benchmarks/duplicates.py`: copies at JPEG quality 40 to 70, resized and cropped reach 0.59 or more; of different pages
+of one form, frames of bursts and products none does but a frame in which nothing moves that can be seen.
+"""
+
+CANDIDATES = 0.1
+"""How much less than duplicates pictures may score to be compared by their pixels: a crop moves a vector."""
 
 SAME = 0.93
 """Cosine from which two pictures count as copies of one another.
@@ -25,10 +35,14 @@ _MOST_NEIGHBOURS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A picture beside the one that its group keeps. `kind` is bytes for the same file, else alike."""
+    """A picture beside the one that its group keeps. `kind` is bytes for the same file, else alike.
+
+    `sure` is how surely it shows the very same, 0 to 1, as far as that was looked at; the score is that of the model.
+    """
 
     hit: Hit
     kind: str
+    sure: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +82,22 @@ def fold_hits(store: Store, hits: Sequence[Hit], same: float | None = None) -> l
     return [[there[position] for position in group] for group in fold(found, same=same or threshold_of(store) or SAME)]
 
 
-def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> list[Group]:
+def groups(
+    store: Store,
+    *,
+    same: float = SAME,
+    where: Where | None = None,
+    compare: Callable[[Hit, Hit], float] | None = None,
+    margin: float = 0.0,
+) -> list[Group]:
     """The groups of alike pictures of a store, those with most copies first; exact where the store is.
 
     The largest picture, in pixels and then in bytes, takes what scores `same` or more with it, then the next largest of
     those left: every copy is like the picture that is kept, and no chain of small steps joins two different ones. Costs
     a search for every picture; keeps a few numbers for each pair that is alike, and no vectors. Files that do not exist
-    any more, or whose disk is not mounted, are left out: neither kept nor offered.
+    any more, or whose disk is not mounted, are left out: neither kept nor offered. With `compare` (a
+    `copied.Comparison`) only copies are grouped that it is sure of, by the pixels; `margin` is how much below `same`
+    they may score.
     """
     if not 0 < same <= 1:
         raise UsageError(f"the threshold is {same}, expected a cosine above 0 and at most 1")
@@ -82,18 +105,25 @@ def groups(store: Store, *, same: float = SAME, where: Where | None = None) -> l
     size = dict[str, tuple[int, int]]()
     own = dict[str, Hit]()
     for records in chunks(store.scan(where), _AT_ONCE):
-        for record, hits in zip(records, _alike(store, records, same, where), strict=True):
+        for record, hits in zip(records, _alike(store, records, same, where, margin), strict=True):
             others = [hit for hit in hits if hit.id != record.id]
             if others and _exists(record.uri):
                 near[record.id], size[record.id] = others, _size(record.payload)
                 own[record.id] = Hit(record.id, record.uri, 1.0, record.payload)
     found, taken = list[Group](), set[str]()
     for identity in sorted(near, key=lambda identity: (*(-part for part in size[identity]), own[identity].uri)):
-        copies = [hit for hit in near[identity] if hit.id not in taken and hit.id in own]
-        if identity not in taken and copies:
-            kept = own[identity]
-            found.append(Group(kept, tuple(Copy(hit, _kind(kept.payload, hit.payload)) for hit in copies)))
-            taken.update([identity, *(hit.id for hit in copies)])
+        if identity in taken:
+            continue
+        kept, copies = own[identity], list[Copy]()
+        for hit in near[identity]:
+            if hit.id in own and hit.id not in taken:
+                sure = compare(kept, hit) if compare else None
+                if sure is None or sure >= SURE:
+                    copies.append(Copy(hit, _kind(kept.payload, hit.payload), sure))
+        taken.add(identity)
+        if copies:
+            found.append(Group(kept, tuple(copies)))
+            taken.update(copy.hit.id for copy in copies)
     return sorted(found, key=lambda group: -len(group.copies))
 
 
@@ -108,15 +138,17 @@ def keep_threshold(store: Store, threshold: float, measured: Note) -> None:
     store.write_notes(_KIND, {_KIND: {**measured, "threshold": threshold}})
 
 
-def _alike(store: Store, records: Sequence[Record], same: float, where: Where | None) -> Iterator[list[Hit]]:
-    """For each record the hits that score `same` or more, itself included."""
+def _alike(
+    store: Store, records: Sequence[Record], same: float, where: Where | None, margin: float
+) -> Iterator[list[Hit]]:
+    """For each record all hits that score `same` or more, itself included, and the nearest within the margin below."""
     vectors = np.stack([record.vector for record in records])
     for vector, found in zip(vectors, store.search(vectors, _NEIGHBOURS, where), strict=True):
         hits, k = found, _NEIGHBOURS
         while len(hits) == k and hits[-1].score >= same and k < _MOST_NEIGHBOURS:
             k *= 4
             hits = store.search(vector[None], k, where)[0]
-        yield [hit for hit in hits if hit.score >= same]
+        yield [hit for hit in hits if hit.score >= same - margin]
 
 
 def _exists(uri: str) -> bool:

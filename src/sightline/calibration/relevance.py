@@ -18,17 +18,14 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.encoders.base import Encoder
 from sightline.errors import TextNotSupported
+from sightline.stores.base import Store
 from sightline.types import Hit, Note, Vector, Vectors, chunks
-
-if TYPE_CHECKING:
-    from sightline.encoders.base import Encoder
-    from sightline.stores.base import Store
 
 MOST_JUDGED = 1_000
 """Hits of a query that are judged: the vector of each is read, 7 us from a folder and more from a database."""
@@ -51,6 +48,8 @@ _KEPT_S = 10.0  # the calibration in a judge: of a database it is a round trip, 
 
 PictureStats = tuple[float, float]
 """The mean and the standard deviation of one picture's cosines to texts."""
+KnownStats = MutableMapping[tuple[int, str, str], PictureStats]
+"""Those of pictures by (calibration, id, stamp), to be remembered between searches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +100,9 @@ class RelevanceCalibration:
 
 
 class RelevanceJudge:
-    """Tells from which score on each hit of a text is likely. Its methods may be called from many threads.
+    """Tells from which score on each hit of a text is likely. Its methods may be called from many threads."""
 
-    `known_stats` remembers the stats of pictures by (calibration, id, stamp) between searches.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        encoder: Encoder,
-        known_stats: MutableMapping[tuple[int, str, str], PictureStats] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, encoder: Encoder, known_stats: KnownStats | None = None) -> None:
         self._store, self._encoder, self._known_stats = store, encoder, known_stats
         self._loaded: tuple[float, RelevanceCalibration | None] | None = None
         self._generation = 0
@@ -196,8 +187,7 @@ def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[
 
     Gives whether it could be done: not for an empty index or an image-only model.
     """
-    count = store.count()
-    if not count:
+    if not (count := store.count()):
         return False
     try:
         texts = encoder.encode_texts(list(phrases(min(max(count, _LEAST_PHRASES), _MOST_PHRASES))))

@@ -43,8 +43,8 @@ class Tuning:
 def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) -> Tuning:
     """Set the smallest width that finds `goal` of the true neighbours of each kind of query, and note what it found.
 
-    `queries` are unit vectors (q, dim) by kind: text queries lie elsewhere than pictures, and a width that is right for
-    the one loses 20 to 40 % of the other. If none reaches the goal, the widest is set. Costs one scan of the store.
+    `queries` are unit vectors (q, dim) by kind: a width that is right for texts loses 20 to 40 % of pictures. If none
+    reaches the goal, the widest is set. Costs one scan of the store.
     """
     if not isinstance(store, Tunable):
         raise TypeError("this store is exact: there is nothing to tune")
@@ -88,10 +88,7 @@ def exact_scores(store: Store, queries: Vectors, k: int) -> Vectors:
 
 
 def recall(hits: Sequence[Sequence[Hit]], truth: Vectors) -> float:
-    """The part of the true neighbours that was found, 0 to 1: hits that score no less than the last true one.
-
-    Counted by score and not by id, so that any of several equal pictures will do.
-    """
+    """The part of the true neighbours that was found, 0 to 1: hits that score no less than the last true one."""
     if truth.shape[1] == 0:
         return 1.0
     right = [sum(hit.score >= row[-1] - SAME for hit in found) for found, row in zip(hits, truth, strict=True)]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from sightline.cli.options import (
     Commands,
     add_command,
-    model_name,
     open_at,
     open_index,
     positive,
@@ -50,7 +49,7 @@ def copy(options: argparse.Namespace) -> int:
     from sightline.exchange.copy import copy as copy_index
 
     with (
-        open_at(options.source, model_name(options)) as source,
+        open_at(options.source, options.model) as source,
         progress_bar(" pictures", quiet=options.json or options.quiet, total=source.count()) as bar,
     ):
         copied = copy_index(
@@ -60,7 +59,7 @@ def copy(options: argparse.Namespace) -> int:
             on_progress=lambda copied: bar.update(copied.written + copied.same - bar.n),
         )
     tuning = None
-    with open_at(options.target, model_name(options)) as target:
+    with open_at(options.target, options.model) as target:
         try:
             tuning = target.tune(only_if_grown=True)
         except EncoderError as error:
@@ -85,7 +84,7 @@ def verify(options: argparse.Namespace) -> int:
     """
     from sightline.exchange.copy import verify_index
 
-    model = model_name(options)
+    model = options.model
     with open_at(options.source, model) as source, open_at(options.target, model) as target:
         verdict = verify_index(source, target, sample=options.sample)
     rows = [["pictures", f"{verdict.source_count:,} and {verdict.target_count:,}"]]
@@ -93,6 +92,7 @@ def verify(options: argparse.Namespace) -> int:
         named = ", ".join(printable(uri) for uri in verdict.named[fault])
         rest = ", ..." if number > len(verdict.named[fault]) else ""
         rows.append([fault, f"{number:,}: {named}{rest}" if number else "0"])
+    rows.append(["line", "the same" if verdict.has_same_line else "another one: hits are judged otherwise"])
     lines = [table(rows), ""]
     answers = [["queries", "asked", "recall@10, source", "target", "overlap", "same order"]]
     for kind, found in verdict.answers.items():

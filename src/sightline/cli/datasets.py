@@ -97,10 +97,8 @@ def demo(options: argparse.Namespace) -> int:
         results = [index.search(query, k=4) for query in _QUERIES]
         results.append(replace(index.search(image=folders[1] / "china.jpg", k=4), query="like china.jpg"))
     for hits in results:
-        likely, rest = hits.sides
-        lines = [f"  {hit.score:.3f}  {Path(location(hit)).name}" for hit in (*likely, *rest)]
-        lines.insert(len(likely), f"  {hits.verdict}:") if rest else None
-        print("\n".join(["", hits.query, *lines]))
+        rows = [f"{hit.score:.3f}  {Path(location(hit)).name}" for hit in hits]
+        print("\n  ".join([f"\n{hits.query}", *hits.with_verdict(rows)]))
     Path(options.html).write_text(page(results, title="Sightline demo"), "utf-8")
     print(f"\nThe same with pictures: open {options.html} in a browser.")
     print("Your own folder:        sightline index ~/Pictures")

@@ -21,6 +21,9 @@ def add_commands(commands: Commands) -> None:
     )
     command.add_argument("--keep", choices=["largest"], help="print the paths of all but the largest of each group")
     command.add_argument("--html", metavar="FILE", help="write a page with the groups, too")
+    command.add_argument(
+        "--unchecked", action="store_true", help="trust the model: do not compare the pixels of what is alike"
+    )
 
 
 def duplicates(options: argparse.Namespace) -> int:
@@ -31,7 +34,8 @@ def duplicates(options: argparse.Namespace) -> int:
       sightline duplicates --html duplicates.html
       sightline duplicates --keep largest > could-go.txt
     """
-    from sightline.analysis.duplicates import SAME, groups, threshold_of
+    from sightline.analysis.copied import Comparison
+    from sightline.analysis.duplicates import CANDIDATES, SAME, groups, threshold_of
     from sightline.results import groups_page, location
     from sightline.types import Hit
 
@@ -47,25 +51,32 @@ def duplicates(options: argparse.Namespace) -> int:
     with open_index(options) as index:
         measured = options.threshold if options.threshold is not None else threshold_of(index.store)
         same = measured or SAME
-        found = groups(index.store, same=same)
+        compare = None if options.unchecked else Comparison(hub().cache / "pictures")
+        margin = CANDIDATES if compare and options.threshold is None else 0.0
+        found = groups(index.store, same=same, compare=compare, margin=margin)
+    how = f"alike from {same:.3f} on" if options.unchecked else "the same pixel by pixel; 1 is quite sure"
     plain, lines, sections = [], [], []
     for group in found:
-        copies = [{"uri": copy.hit.uri, "score": round(copy.hit.score, 4), "kind": copy.kind} for copy in group.copies]
+        copies = [
+            {"uri": copy.hit.uri, "score": round(copy.hit.score, 4), "kind": copy.kind}
+            | ({} if copy.sure is None else {"sure": round(copy.sure, 3)})
+            for copy in group.copies
+        ]
         plain.append({"keep": group.kept.uri, "copies": copies})
         lines.append(f"keep   {size(group.kept):>13s}  {path(group.kept)}")
         for copy in group.copies:
-            score = "bytes" if copy.kind == "bytes" else f"{copy.hit.score:.3f}"
+            score = "bytes" if copy.kind == "bytes" else f"{copy.hit.score if copy.sure is None else copy.sure:.3f}"
             lines.append(f"{score:5s}  {size(copy.hit):>13s}  {path(copy.hit)}")
         lines.append("")
         facts = f"the first is the largest: {path(group.kept)}, {size(group.kept) or 'of unknown size'}"
         hits = [group.kept, *(copy.hit for copy in group.copies)]
         sections.append((count(len(hits), "picture"), facts, hits))
     copies_there = sum(len(group.copies) for group in found)
-    lines.append(f"{count(len(found), 'group')}, {count(copies_there, 'picture')} could go, alike from {same:.3f} on")
+    lines.append(f"{count(len(found), 'group')}, {count(copies_there, 'picture')} could go, {how}")
     if sys.stdout.isatty():
         lines.append("nothing was deleted; --html FILE shows them, --keep largest prints the paths that could go")
     if options.html:
-        title = f"{count(len(found), 'group')} of pictures alike from {same:.3f} on"
+        title = f"{count(len(found), 'group')} of pictures, {how}"
         write_page(options.html, groups_page(sections, title=title))
     if options.json or not options.keep:
         show(options, {"threshold": same, "groups": plain}, "\n".join(lines))
@@ -73,8 +84,8 @@ def duplicates(options: argparse.Namespace) -> int:
         print("\n".join(path(copy.hit) for group in found for copy in group.copies))
     if found and measured is None:
         print(
-            f"sightline: {SAME} is a guess for these pictures: look at the groups before you delete, and let "
-            "sightline duplicates --measure 100 choose the threshold",
+            f"sightline: that copies score about {SAME} is a guess for these pictures: look at the groups before you "
+            "delete, and let sightline duplicates --measure 100 choose the threshold",
             file=sys.stderr,
         )
     return 0 if found else 1

@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sightline.errors import ExtraMissing, UsageError
+from sightline.errors import ExtraMissing, SightlineError, StoreNotFound, UsageError
 from sightline.stores.url import StoreUrl
 from sightline.text import printable
 
@@ -26,7 +27,7 @@ DEFAULT_INDEX = "photos.index"
 
 ENVIRONMENT: Mapping[str, str] = {
     "SIGHTLINE_INDEX": "the index that commands use without --index (photos.index)",
-    "SIGHTLINE_MODEL": "the model that commands use without --model",
+    "SIGHTLINE_MODEL": "the model that new indexes get without --model, and older ones where it fits",
     "SIGHTLINE_CACHE": "the folder that downloaded models are kept in",
     "SIGHTLINE_API_KEY": "keys that may search through `sightline serve`, one a line",
     "SIGHTLINE_WRITE_KEY": "keys that may also upload and remove there, one a line",
@@ -122,14 +123,34 @@ def hub() -> "Hub":
 
 def open_index(options: argparse.Namespace, *, model: str | None = None) -> "Index":
     """The index that the options and the environment name; a model given here is used as it is."""
-    return open_at(index_url(options), model or model_name(options))
+    return open_at(index_url(options), model or options.model)
 
 
 def open_at(url: StoreUrl, model: str | None = None) -> "Index":
     """The index of that URL, opened with the model that built it unless another is given."""
     from sightline.index import Index
 
-    return Index(url, model=model, hub=hub())
+    return Index(url, model=model_for(url, model), hub=hub())
+
+
+def model_for(url: StoreUrl, model: str | None) -> str | None:
+    """The model to open an index with, None for its own: the one given, or SIGHTLINE_MODEL if that fits.
+
+    It fits a new index, and one whose pictures have the same vectors with it, as those of a query adapter have.
+    """
+    from sightline.index import Index
+
+    usual = os.environ.get("SIGHTLINE_MODEL")
+    if model or not usual:
+        return model
+    try:
+        with Index(url, model=usual, hub=replace(hub(), offline=True)) as index:
+            index.encoder  # noqa: B018  loads it
+    except StoreNotFound:
+        return usual
+    except SightlineError:  # another model, or one that is not on this disk
+        return None
+    return usual
 
 
 def need(what: str, extra: str, *packages: str) -> None:

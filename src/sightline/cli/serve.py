@@ -11,7 +11,7 @@ from sightline.cli.options import (
     add_command,
     hub,
     index_url,
-    model_name,
+    model_for,
     open_at,
     positive,
     store_url,
@@ -91,7 +91,7 @@ def serve(options: argparse.Namespace) -> int:
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = Settings(
         indexes=(index_url(options), *options.compare),
-        model=model_name(options),
+        model=model_for(index_url(options), options.model),
         hub=hub(),
         uploads=_folder(options.uploads),
         roots=tuple(filter(None, map(_folder, options.root))),

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """The name that `choose_model` replaces by the best model at hand."""
 
+ON_HUB = "hub:"
+"""What the name of a repository of ONNX graphs begins with: `hub:owner/name@revision:precision`."""
+
 FAMILIES: Mapping[str, tuple[str, str]] = {
     "open_clip": ("open_clip:load", "open_clip:ViT-B-32/laion2b_s34b_b79k"),
     "hf": ("transformers:load", "hf:openai/clip-vit-base-patch32"),
@@ -79,17 +82,24 @@ class Choice:
 def load_encoder(
     name: str, *, hub: Hub | None = None, threads: int | None = None, provider: str | None = None
 ) -> Encoder:
-    """The encoder of that name: from the catalog, a family, a model folder, a plug-in, or the best for `auto`.
+    """The encoder of that name: from the catalog, a hub, a family, a model folder, a plug-in, or the best for `auto`.
 
-    A family is the word before a colon, as in `timm:resnet50`: see `FAMILIES`. A catalog name wins over a folder of the
-    same name; `./name` always means the folder. `threads` and `provider` are for `OnnxEncoder`, `provider` for families
-    too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, or `ExtraMissing` where a family's library lacks.
+    `hub:owner/name` is any repository of ONNX graphs; a family is another word before a colon: see `FAMILIES`. A
+    catalog name wins over a folder of the same name; `./name` always means the folder. `threads` and `provider` are for
+    `OnnxEncoder`, `provider` for families too. Raises `ModelNotFound`, `ModelDamaged`, `HubUnreachable`, `UsageError`,
+    or `ExtraMissing` where a family's library lacks.
     """
     from sightline.encoders.catalog import bundled_folder, catalog
 
     if name == AUTO:
         name = choose_model(name, hub).name
     entry = catalog().get(name)
+    if name.startswith(ON_HUB):
+        from sightline.encoders.onnx import OnnxEncoder
+
+        model = name.removeprefix(ON_HUB)
+        folder, precision = _hub(hub).fetch(model), model.partition(":")[2]
+        return OnnxEncoder(folder, name=name, threads=threads, provider=provider, precision=precision)
     if entry is None and is_of_family(name):
         return _of_family(name, _hub(hub), provider)
     if entry is None and not is_folder(name):
@@ -205,7 +215,7 @@ def _plugin(name: str) -> Encoder:
         encoder: Encoder = plugin.load()()
         return encoder
     known = [AUTO, *catalog(), *entry_points(group=_PLUGINS).names]
-    families = ", ".join(example for _, example in FAMILIES.values())
+    families = ", ".join(["hub:owner/name", *(example for _, example in FAMILIES.values())])
     raise ModelNotFound(
         f"there is no model {name!r}: expected one of {', '.join(known)}, or a model folder, or one of another "
         f"library ({families}); {_advice(name, known)}"

@@ -7,6 +7,7 @@ in version 2.4 it waits 40 s and not 3 for a silent hub, starts an interrupted f
 """
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from urllib.parse import quote
 
-from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder
+from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder, catalog
 from sightline.errors import (
     EncoderError,
     HubBusy,
@@ -43,7 +45,11 @@ Progress: TypeAlias = Callable[[int, int], None]
 _STALL_S = 30.0  # a download that brings nothing for so long is asked for again
 _AT_ONCE = 4  # files
 _LAST_PIECE_S = 2.0  # how long an interrupt waits for pieces that are on the way
-_NEEDED = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
+_OF_OPEN_CLIP = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
+_OF_TRANSFORMERS = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
+_SAFE = re.compile(r"onnx/\w[\w.+-]*")
+_FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECASE)  # cc-by-nc-4.0, apple-amlr
+_log = logging.getLogger(__name__)
 _FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
 _ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
 
@@ -120,32 +126,35 @@ class Hub:
         if not self.endpoint.startswith(("https://", "http://")):
             raise UsageError(f"the hub is {self.endpoint!r}, expected an address such as https://huggingface.co")
 
-    def folder(self, repository: str) -> Path | None:
-        """The model's folder if it is on this disk, complete."""
-        folder = self._folder(repository)
-        return folder if folder.is_dir() else self._in_hf_cache(repository)
+    def folder(self, model: str) -> Path | None:
+        """The model's folder if it is on this disk, complete. A model is `owner/name`, `@revision`, `:precision`.
 
-    def has_begun(self, repository: str) -> bool:
+        The last two may be left out: `main`, and the finest precision of the transformers.js layout.
+        """
+        folder = self._folder(model)
+        return folder if folder.is_dir() else self._in_hf_cache(model)
+
+    def has_begun(self, model: str) -> bool:
         """Whether a part of the model is on this disk."""
-        folder = self._folder(repository)
+        folder = self._folder(model)
         return any(folder.parent.glob(f"{folder.name}.part-*"))
 
-    def fetch(self, repository: str) -> Path:
+    def fetch(self, model: str) -> Path:
         """The model's folder, fetched if it is not on this disk.
 
         Several files come at once, the picture tower first. An interrupted fetch goes on where it stopped. Raises
         `HubUnreachable`, `ModelNotFound`, `ModelDamaged` (a file is not what the hub says it is) or another
         `EncoderError` (the disk has no room).
         """
-        if folder := self.folder(repository):
+        if folder := self.folder(model):
             return folder
-        listing = self.files(repository)
-        folder = self._folder(repository)
+        listing = self.files(model)
+        folder = self._folder(model)
         unfinished = folder.with_name(f"{folder.name}.part-{listing.commit[:12]}")
         try:
             with _alone(folder):
                 if not folder.is_dir():  # another process may have fetched it meanwhile
-                    self._fetch(repository, listing, unfinished)
+                    self._fetch(_parts(model)[0], listing, unfinished)
                     unfinished.rename(folder)
         except OSError as error:
             raise EncoderError(
@@ -156,28 +165,41 @@ class Hub:
             shutil.rmtree(stale, ignore_errors=True)
         return folder
 
-    def remove(self, repository: str) -> int:
+    def remove(self, model: str) -> int:
         """Take a model off this disk, unfinished downloads too; gives the bytes that were freed."""
-        folder = self._folder(repository)
+        folder = self._folder(model)
         freed = 0
         for one in [folder, *folder.parent.glob(f"{folder.name}.part-*")]:
             freed += sum(path.stat().st_size for path in one.rglob("*") if path.is_file())
             shutil.rmtree(one, ignore_errors=True)
         return freed
 
-    def files(self, repository: str) -> Listing:
+    def files(self, model: str) -> Listing:
         """What a model consists of; raises `HubUnreachable` or `ModelNotFound`."""
-        answer = self.ask(repository, "/revision/main?blobs=true")
+        repository, revision, precision = _parts(model)
+        answer = self.ask(repository, f"/revision/{quote(revision, safe='')}?blobs=true")
         try:
-            listing = Listing(answer.get("sha", "main"), tuple(filter(_is_needed, map(_file, answer["siblings"]))))
+            every = {file.path: file for file in map(_file, answer["siblings"])}
+            commit, licence = answer.get("sha", revision), (answer.get("cardData") or {}).get("license")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise HubUnreachable(f"{self.endpoint} does not answer like a Hugging Face hub: {_ADVICE}") from error
-        if not {"config.json", "visual/model.onnx"} <= {file.path for file in listing.files}:
-            raise ModelNotFound(
-                f"{repository} on {self.endpoint} holds no model in the open_clip ONNX layout, expected config.json, "
-                "visual/ and textual/: choose another (sightline models lists some)"
-            )
-        return listing
+        needed = [path for path in every if _OF_OPEN_CLIP.fullmatch(path) and not path.endswith(_FOR_OTHERS)]
+        if not {"config.json", "visual/model.onnx"} <= every.keys():
+            if not {"config.json", "preprocessor_config.json"} <= every.keys():
+                raise ModelNotFound(
+                    f"{model} on {self.endpoint} holds no model in the open_clip ONNX layout or that of "
+                    "transformers.js, expected config.json with visual/ and textual/, or preprocessor_config.json and "
+                    "onnx/: choose another (sightline models lists some)"
+                )
+            from sightline.encoders.layout import graphs_of
+
+            graphs = tuple(graph for graph in graphs_of(every, precision, model) if graph)
+            safe = [path for path in every if path in _OF_TRANSFORMERS or _SAFE.fullmatch(path)]
+            needed = [path for path in safe if path.startswith((*_OF_TRANSFORMERS, *graphs))]
+        is_listed = any(entry.repository == repository for entry in catalog().values())  # these say it themselves
+        if not is_listed and forbids_commercial_use(licence):
+            _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)
+        return Listing(commit, tuple(every[path] for path in needed))
 
     def ask(self, repository: str, what: str = "") -> Any:
         """What the hub's API says of a repository, within `answer_s`; raises `HubUnreachable` or `ModelNotFound`."""
@@ -211,7 +233,7 @@ class Hub:
         base_url = f"{self._base}/{repository}/resolve/{listing.commit}"
         client = HttpClient(read_s=_STALL_S, per_host=_AT_ONCE)
         transfer = _Transfer(client, base_url, self._headers, folder, listing.size_bytes, self.progress)
-        texts = [file for file in listing.files if file.path.startswith("textual/")]
+        texts = [file for file in listing.files if file.path.startswith(("textual/", "tokenizer", "onnx/text_model"))]
         try:
             transfer.run([file for file in listing.files if file not in texts])
             transfer.run(texts)
@@ -231,18 +253,26 @@ class Hub:
         finally:
             client.close()
 
-    def _in_hf_cache(self, repository: str) -> Path | None:
-        """The snapshot of `main` in the cache of `huggingface_hub`, if it is a whole model."""
+    def _in_hf_cache(self, model: str) -> Path | None:
+        """The snapshot of the revision in the cache of `huggingface_hub`, if it is a whole model."""
         if self.hf_cache is None:
             return None
+        repository, revision, precision = _parts(model)
         top = self.hf_cache / f"models--{repository.replace('/', '--')}"
+        reference = top / "refs" / revision
         try:
-            folder = top / "snapshots" / (top / "refs" / "main").read_text("utf-8").strip()
+            folder = top / "snapshots" / (reference.read_text("utf-8").strip() if reference.is_file() else revision)
             config = json.loads((folder / "config.json").read_text("utf-8"))
-        except (OSError, ValueError):
+            if (folder / "visual").is_dir():
+                needed = ["visual/model.onnx", "visual/preprocess_cfg.json"]
+                needed += ["textual/model.onnx", "textual/tokenizer.json"] if "text_cfg" in config else []
+            else:
+                from sightline.encoders.layout import graphs_of
+
+                graphs = graphs_of([f"onnx/{path.name}" for path in (folder / "onnx").iterdir()], precision, model)
+                needed = [*_OF_TRANSFORMERS, *(graph for graph in graphs if graph)]
+        except (OSError, ValueError, ModelNotFound):
             return None
-        needed = ["visual/model.onnx", "visual/preprocess_cfg.json"]
-        needed += ["textual/model.onnx", "textual/tokenizer.json"] if "text_cfg" in config else []
         is_whole = all((folder / name).is_file() for name in needed) and not any(top.glob("blobs/*.incomplete"))
         return folder if is_whole else None
 
@@ -254,8 +284,10 @@ class Hub:
     def _base(self) -> str:
         return self.endpoint.rstrip("/")
 
-    def _folder(self, repository: str) -> Path:
-        return self.cache / "models" / repository.replace("/", "--")
+    def _folder(self, model: str) -> Path:
+        repository, revision, precision = _parts(model)
+        pinned = [part for part in ("" if revision == "main" else revision, precision) if part]
+        return self.cache / "models" / "--".join([*repository.split("/"), *(part.replace("/", "-") for part in pinned)])
 
 
 class _Transfer:
@@ -343,8 +375,17 @@ def _file(sibling: dict[str, object]) -> RemoteFile:
     return RemoteFile(str(sibling["rfilename"]), int(str(sibling["size"])), sha256, str(sibling.get("blobId") or ""))
 
 
-def _is_needed(file: RemoteFile) -> bool:
-    return bool(_NEEDED.fullmatch(file.path)) and not file.path.endswith(_FOR_OTHERS)
+def forbids_commercial_use(licence: Any) -> bool:
+    """Whether a licence, as the card of a model names it, is not for everybody."""
+    return bool(_FORBIDS.search(str(licence or "")))
+
+
+def _parts(model: str) -> tuple[str, str, str]:
+    """`owner/name@revision:precision` -> its parts; raises `UsageError`."""
+    match = re.fullmatch(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<precision>[\w+]+))?", model)
+    if match is None or ".." in model:
+        raise UsageError(f"the model is {model!r}, expected owner/name, owner/name@revision or owner/name:int8")
+    return match["repository"], match["revision"] or "main", match["precision"] or ""
 
 
 @contextmanager

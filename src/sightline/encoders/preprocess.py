@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import EncoderError
 from sightline.types import Pixels
 
 if TYPE_CHECKING:  # 10 ms that a search by words does not need
@@ -77,6 +78,47 @@ def preprocessing(config: Mapping[str, Any]) -> Preprocessing:
         fill=tuple(fill) if isinstance(fill, list) else fill,
         resized=int(ours["resized"]) if "resized" in ours else None,
         crops_down=bool(ours.get("crops_down")),
+    )
+
+
+def preprocessing_of(processor: Mapping[str, Any], name: str) -> Preprocessing:
+    """What preprocessor_config.json of transformers says; raises `EncoderError` where the two cannot agree.
+
+    Theirs crops from the whole pixel below the middle. Its mean and deviation are of `pixel * factor - offset`, and
+    EfficientNet's may be divided twice; ours are of values 0 to 1.
+    """
+    is_cropped = bool(processor.get("do_center_crop"))
+    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
+    if isinstance(size, int):  # as older versions wrote it
+        size = {"shortest_edge": size} if is_cropped else {"height": size, "width": size}
+    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
+    short = size.get("shortest_edge")
+    sides = [short] * 2 if short else [size.get("height"), size.get("width")]
+    wanted: list[Any] = [crop.get("height"), crop.get("width")] if is_cropped else sides
+    resample = int(processor.get("resample", RESAMPLING["bilinear"]))
+    is_odd = None in (*sides, *wanted) or "crop_pct" in processor or resample not in RESAMPLING.values()
+    if is_odd or (short and not is_cropped) or (is_cropped and sides[0] != sides[1]):
+        raise EncoderError(
+            f"{name} resizes pictures to {dict(size)} and cuts {dict(crop)}, expected a square, or a short side and a "
+            "square cut from the middle: change preprocessor_config.json if the model bears it"
+        )
+    factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+    offset = 1.0 if processor.get("rescale_offset") else 0.0
+    is_normal = processor.get("do_normalize", True)
+    means, stds = (processor["image_mean"], processor["image_std"]) if is_normal else ([0.0] * 3, [1.0] * 3)
+    again = processor["image_std"] if processor.get("include_top") else [1.0] * 3
+    span = 255 * factor  # a pixel of 255 comes to this before the offset
+    mean, std = [(offset + value) / span for value in means], [a * b / span for a, b in zip(stds, again, strict=True)]
+    return Preprocessing(
+        height=wanted[0],
+        width=wanted[1],
+        mean=(mean[0], mean[1], mean[2]),
+        std=(std[0], std[1], std[2]),
+        resample=resample,
+        mode="shortest" if short else "squash",
+        fill=0,
+        resized=sides[0] if sides != wanted else None,
+        crops_down=True,
     )
 
 

@@ -21,7 +21,7 @@ from sightline.server.settings import Settings
 
 COOKIE = "sightline"
 _SAFE = ("GET", "HEAD", "OPTIONS")
-_OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
+OPEN = ("/", "/docs", "/openapi.json", "/favicon.ico", "/healthz", "/readyz")
 _READS = ("/api/search", "/api/scores", "/api/classify", "/api/embeddings", "/api/query-pictures", "/api/session")
 """What is posted but changes no index: a read key is enough."""
 _QUEUED = ("/api/search", "/api/scores")
@@ -31,7 +31,7 @@ _MOST_CLIENTS = 10_000
 _WRONG_KEYS_PER_S = 0.2  # for each address, after a few at once: a random key of 8 letters lasts for centuries
 _WRONG_KEYS_AT_ONCE = 20.0
 _MOST_JSON_PARTS = 400_000  # parsing so many values takes a tenth of a second, in which nobody else is answered
-_HELD_BODIES = 16  # of the largest size: so much may all requests together have sent before they are answered
+_HELD_BODIES = 8  # of the largest size: so much may all requests together have sent before they are answered
 _DRAINED_BYTES = 512 * 2**20
 _DRAINED_S = 30.0
 _LEAST_BYTES_PER_S = 16 * 1024  # a body that comes more slowly than a modem of 1998 holds a connection for nothing
@@ -67,9 +67,8 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         began, status, body = time.perf_counter(), 500, _Body(time.monotonic())
-        if (prefix := self._settings.prefix) and f"{scope['path']}/".startswith(
-            f"{prefix}/"
-        ):  # not every proxy cuts it
+        prefix = self._settings.prefix
+        if prefix and f"{scope['path']}/".startswith(f"{prefix}/"):  # not every proxy cuts it off
             if scope["path"] == prefix:  # the page's addresses are relative
                 await RedirectResponse(f"{prefix}/", 308)(scope, receive, send)
                 return
@@ -110,7 +109,7 @@ class AccessControl:
         if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in trusted:
             raise Problem(403, "another web site sent this request: start the server with --cors and its origin")
         client = str((scope.get("client") or ("",))[0])
-        if self._settings.has_keys and path not in _OPEN and not path.startswith("/static/"):
+        if self._settings.has_keys and path not in OPEN and not path.startswith("/static/"):
             client = self._check_key(key_of(headers), client, is_writing=_writes(path, method))
         elif self._settings.read_only and _writes(path, method):
             raise Problem(403, "this server is read only: start it without --read-only to change the index")

@@ -25,8 +25,9 @@ from uvicorn.supervisors import Multiprocess
 import sightline
 from sightline.errors import SightlineError, UsageError
 from sightline.server import picture_api, search_api, status_api
-from sightline.server.access import AccessControl
+from sightline.server.access import OPEN, AccessControl
 from sightline.server.answers import ProblemDocument, answer_errors, problems_of
+from sightline.server.incoming import remove_abandoned
 from sightline.server.schemas import ClassifyRequest, EmbeddingsRequest, Query, SearchRequest
 from sightline.server.settings import Settings, check_address
 from sightline.server.state import AppState, ServedIndex
@@ -172,7 +173,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _open(served: ServedIndex) -> None:
     try:
-        await served.writing.run(served.open)
+        index = await served.writing.run(served.open)
+        if served.uploads:
+            await served.writing.run(remove_abandoned, served.uploads, index)
     except Exception as error:
         level = logging.WARNING if isinstance(error, SightlineError) else logging.ERROR
         _logger.log(level, "an index is not open yet: %s", error)
@@ -188,7 +191,10 @@ def _describe(app: FastAPI) -> None:
         _, made = models_json_schema(models, ref_template="#/components/schemas/{model}")
         document.setdefault("components", {}).setdefault("schemas", {}).update(made["$defs"])
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{}, {"key": []}]  # without keys the server asks for none
+        keys: list[dict[str, list[str]]] = [{"key": []}] if app.state.sightline.settings.has_keys else [{}, {"key": []}]
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if path in OPEN else keys
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

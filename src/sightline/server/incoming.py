@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import re
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,6 +34,8 @@ _SUFFIXES = {"jpeg": "jpg", "mpo": "jpg", "tiff": "tif"}
 _QUERY_ID = re.compile(r"q-[0-9a-f]{40}")
 _QUERY_SIDE = 640  # more than any model of the catalog sees
 _QUERY_LIMIT_BYTES = 60 << 20  # about 1,000 of them
+_MARK = ".new"
+_ABANDONED_S = 3600.0
 _MOST_FETCHED = 8  # at once
 _ADVICE = "download the picture and send its bytes"
 
@@ -57,7 +60,20 @@ def add_uploads(uploads: Sequence[tuple[bytes, str]], folder: Path, index: Index
     records = {record.id: record for record in index.store.fetch(ids)}
     if missing := [identity for identity in ids if identity not in records]:
         raise Problem(422, f"{len(missing)} of {len(ids)} pictures could not be indexed: see /api/failures")
+    for path in paths:
+        _mark(path).unlink(missing_ok=True)
     return [records[identity] for identity in ids]
+
+
+def remove_abandoned(folder: Path, index: Index) -> None:
+    """Remove the files of uploads that ended between file and record: nobody was told that they are kept."""
+    for mark in folder.glob(f"*/.*{_MARK}"):
+        path = mark.with_name(mark.name.removeprefix(".").removesuffix(_MARK))
+        with suppress(OSError):
+            if time.time() - mark.stat().st_mtime > _ABANDONED_S:  # else another process may be at it
+                if not index.store.fetch([record_id(path.as_uri())]):
+                    path.unlink(missing_ok=True)
+                mark.unlink()
 
 
 def remove_picture(record: Record, folder: Path | None, index: Index) -> None:
@@ -77,6 +93,8 @@ def _stored(data: bytes, suffix: str, folder: Path) -> Path:
     path = folder / name[:2] / f"{name}.{suffix}"
     if path.exists():
         return path
+    path.parent.mkdir(0o700, exist_ok=True)
+    _mark(path).touch(0o600)
     private = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     with replacing(path) as part, os.fdopen(os.open(part, private, 0o600), "wb") as file:
         file.write(data)
@@ -90,6 +108,11 @@ def _stored(data: bytes, suffix: str, folder: Path) -> Path:
             finally:
                 os.close(descriptor)
     return path
+
+
+def _mark(path: Path) -> Path:
+    """A name that stands beside an upload until its record is written."""
+    return path.with_name(f".{path.name}{_MARK}")
 
 
 class QueryPictures:

@@ -170,7 +170,7 @@ async def embeddings(request: Request) -> Response:
     body = await _read(request, EmbeddingsRequest)
     state = get_state(request)
     served = state.index(body.index)
-    texts = [Query(text=text) for text in body.texts]
+    texts = [Query(terms=[QueryTerm(text=text)]) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
     terms = [await state.terms(query, served) for query in [*texts, *pictures]]
     vectors = await state.counting.run(_embedded, served, terms)

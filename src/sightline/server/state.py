@@ -25,7 +25,7 @@ from sightline.filters.dates import is_local_time
 from sightline.images.read import read
 from sightline.index import Index, SearchCache
 from sightline.ingest import Options, Summary
-from sightline.query import SearchQuery, Term
+from sightline.query import SearchQuery, Term, parse
 from sightline.results import Hits, plain
 from sightline.server.answers import Problem, overloaded
 from sightline.server.files import Roots, Thumbnails, version
@@ -92,10 +92,12 @@ class AppState:
 
     async def terms(self, query: Query, served: ServedIndex, uploaded: bytes | None = None) -> tuple[Term, ...]:
         """The terms of a query, its pictures fetched and decoded."""
-        whole = [QueryTerm(text=query.text)] if query.text is not None else []
+        whole: Sequence[Term] = parse([query.text], with_files=False) if query.text is not None else ()
+        if any(term.kind == "id" for term in whole):
+            whole = await self.counting.run(served.index.resolve, whole)
         last = [QueryTerm(image=query.image)] if query.image is not None else []
         last += [QueryTerm(image_url=query.image_url)] if query.image_url is not None else []
-        terms = [await self._term(part, served) for part in (*whole, *query.terms, *last)]
+        terms = [*whole, *[await self._term(part, served) for part in (*query.terms, *last)]]
         if uploaded is not None:
             terms.append(await self._picture(uploaded, 1.0, served))
         return tuple(terms)

@@ -3,14 +3,12 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from sightline.train.pictures import Pictures
 
@@ -48,11 +46,8 @@ class TrainingSet:
     positive_groups: Sequence[Sequence[str]]
     """Texts of the same meaning are right for each other's pictures: the lower-cased text, or the class."""
     per_step: int
-    teacher_probabilities: NDArray[np.float16] | None = None
-    sentences: Sequence[Tensor] | None = None
-    """Per picture (texts, hidden): the sentence encoder's unit vectors of its texts."""
     keywords: Keywords | None = None
-    keyword_ids: Mapping[str, Sequence[Ids]] | None = None
+    keyword_ids: Mapping[str, Sequence[Ids]] = field(default_factory=dict)
     """For every keyword the ids of the phrases that it appears in."""
     keyword_share: float = 0.0
 
@@ -64,104 +59,59 @@ class Batch:
     pictures: Sequence[Tensor]
     ids: Sequence[Ids]
     positives: Tensor
-    teacher_probabilities: Tensor | None
-    similarity: Tensor | None
-    """(texts, pictures): how near each text is to the mean of each picture's texts, for the sentence encoder."""
-    is_sentence: Tensor
-    """(texts,): false for keywords, which have no similarity."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    """What one source gives to a step: pictures by place, and for each some of its texts or keywords instead."""
-
-    source: TrainingSet
-    pictures: Tensor
-    places: NDArray[np.int64]
-    texts: Sequence[tuple[int, int]]
-    """(row of the picture in `places`, number of the text)."""
-    words: Mapping[int, tuple[str, Ids]]
-    """By position in `texts`: the keyword that takes its place, and its ids."""
+    places: Sequence[NDArray[np.int64]]
+    """For each source the places of its pictures."""
+    texts: Sequence[tuple[int, int, int]]
+    """Of each text: number of the source, place of the picture, and number of the text, -1 for a keyword."""
 
 
 def draw(sources: Sequence[TrainingSet], step: int, *, seed: int, texts_per_picture: int = 1) -> Batch:
-    """The batch of a step: every source gives its `per_step` pictures, each with some of its texts."""
+    """The batch of a step: every source gives its `per_step` pictures, each with some of its texts.
+
+    These are the next pictures of a shuffled pass over the source; each pass has its own order.
+    """
     rng = np.random.default_rng((seed, step))
-    picks = [
-        _pick(source, _places(source, step, seed=seed + 1000 * number), rng, texts_per_picture)
-        for number, source in enumerate(sources, 1)
-    ]
-    positives = torch.block_diag(*(_positives(pick) for pick in picks))
-    ids = [row for pick in picks for row in _ids(pick)]
-    is_sentence = [place not in pick.words for pick in picks for place in range(len(pick.texts))]
-    pictures = [pick.pictures for pick in picks]
-    return Batch(pictures, ids, positives, _teacher_probabilities(picks), _similarity(picks), torch.tensor(is_sentence))
+    pictures, places, ids, texts, positives = [], [], [], [], []
+    for number, source in enumerate(sources):
+        count, wanted = len(source.ids), min(source.per_step, len(source.ids))
+        order = np.random.default_rng((seed + 1000 * (number + 1), step // (count // wanted))).permutation(count)
+        start = step % (count // wanted) * wanted
+        here = order[start : start + wanted]
+        places.append(here)
+        pictures.append(source.pictures.augmented(here, rng))
+        chosen = [(int(at), int(n)) for at in here for n in rng.permutation(len(source.ids[at]))[:texts_per_picture]]
+        words = _words_instead(source, [at for at, _ in chosen], rng)
+        ids += [words[n][1] if n in words else source.ids[at][which] for n, (at, which) in enumerate(chosen)]
+        texts += [(number, at, -1 if n in words else which) for n, (at, which) in enumerate(chosen)]
+        positives.append(_positives(source, here, chosen, {n: word for n, (word, _) in words.items()}))
+    return Batch(pictures, ids, torch.block_diag(*positives), places, texts)
 
 
-def _places(source: TrainingSet, step: int, *, seed: int) -> NDArray[np.int64]:
-    """The next pictures of a shuffled pass over the source; each pass has its own order."""
-    count, wanted = len(source.ids), min(source.per_step, len(source.ids))
-    steps_per_pass = count // wanted
-    order = np.random.default_rng((seed, step // steps_per_pass)).permutation(count)
-    start = step % steps_per_pass * wanted
-    return order[start : start + wanted]
-
-
-def _pick(source: TrainingSet, places: NDArray[np.int64], rng: np.random.Generator, texts_per_picture: int) -> _Pick:
-    pictures = source.pictures.augmented(places, rng)
-    texts = [
-        (row, int(number))
-        for row, place in enumerate(places)
-        for number in rng.permutation(len(source.ids[place]))[:texts_per_picture]
-    ]
+def _words_instead(source: TrainingSet, places: Sequence[int], rng: np.random.Generator) -> dict[int, tuple[str, Ids]]:
+    """By position in `places`: a keyword in place of the picture's text, and the ids of a phrase with it."""
     words = {}
-    for position, (row, _) in enumerate(texts):
-        own = source.keywords.own[places[row]] if source.keywords and source.keyword_ids else ()
+    for position, place in enumerate(places):
+        own = source.keywords.own[place] if source.keywords else ()
         if own and rng.random() < source.keyword_share:
             word = own[int(rng.integers(len(own)))]
-            phrases = (source.keyword_ids or {})[word]
-            words[position] = (word, phrases[int(rng.integers(len(phrases)))])
-    return _Pick(source, pictures, places, texts, words)
+            phrases = source.keyword_ids[word]
+            words[position] = word, phrases[int(rng.integers(len(phrases)))]
+    return words
 
 
-def _ids(pick: _Pick) -> list[Ids]:
-    source, places = pick.source, pick.places
-    chosen = [source.ids[places[row]][number] for row, number in pick.texts]
-    return [pick.words[n][1] if n in pick.words else ids for n, ids in enumerate(chosen)]
-
-
-def _positives(pick: _Pick) -> Tensor:
+def _positives(
+    source: TrainingSet, places: NDArray[np.int64], texts: Sequence[tuple[int, int]], words: Mapping[int, str]
+) -> Tensor:
     """(texts, pictures) of one source: 1 for the text's own picture and for those that share its meaning or keyword."""
-    positive_groups = [pick.source.positive_groups[pick.places[row]][number] for row, number in pick.texts]
-    said: list[set[str]] = [set() for _ in pick.places]
-    for (row, _), meaning in zip(pick.texts, positive_groups, strict=True):
-        said[row].add(meaning)
-    positives = np.array([[meaning in one for one in said] for meaning in positive_groups], np.float32)
-    if pick.source.keywords is not None:
-        for position, (word, _) in pick.words.items():
-            positives[position] = [word in pick.source.keywords.any[place] for place in pick.places]
+    groups = [source.positive_groups[at][which] for at, which in texts]
+    said: dict[int, set[str]] = {int(at): set() for at in places}
+    for (at, _), group in zip(texts, groups, strict=True):
+        said[at].add(group)
+    positives = np.array([[group in said[at] for at in said] for group in groups], np.float32)
+    if source.keywords is not None:
+        for position, word in words.items():
+            positives[position] = [word in source.keywords.any[at] for at in said]
     return torch.from_numpy(positives)
-
-
-def _teacher_probabilities(picks: Sequence[_Pick]) -> Tensor | None:
-    rows = [
-        pick.source.teacher_probabilities[pick.places]
-        for pick in picks
-        if pick.source.teacher_probabilities is not None
-    ]
-    return torch.from_numpy(np.concatenate(rows)).float() if len(rows) == len(picks) else None
-
-
-def _similarity(picks: Sequence[_Pick]) -> Tensor | None:
-    chosen, means = [], []
-    for pick in picks:
-        sentences = pick.source.sentences
-        if sentences is None:
-            return None
-        chosen += [sentences[pick.places[row]][number] for row, number in pick.texts]
-        means += [sentences[place].mean(dim=0) for place in pick.places]
-    pictures = functional.normalize(torch.stack(means), dim=-1)
-    return torch.stack(chosen) @ pictures.T  # (texts, hidden) @ (hidden, pictures) -> (texts, pictures)
 
 
 def keywords(captions: Sequence[Sequence[str]], *, least_pictures: int = 15) -> Keywords:
@@ -176,9 +126,6 @@ def keywords(captions: Sequence[Sequence[str]], *, least_pictures: int = 15) -> 
 
 def _words(text: str) -> set[str]:
     words = re.findall(r"[a-z]+", text.lower())
-    single = {word for word in words if _counts(word)}
-    return single | {f"{one} {other}" for one, other in pairwise(words) if _counts(one) and _counts(other)}
-
-
-def _counts(word: str) -> bool:
-    return len(word) >= SHORTEST and word not in STOP_WORDS
+    counting = [len(word) >= SHORTEST and word not in STOP_WORDS for word in words]
+    pairs = {f"{words[n]} {words[n + 1]}" for n in range(len(words) - 1) if counting[n] and counting[n + 1]}
+    return {word for word, counts in zip(words, counting, strict=True) if counts} | pairs

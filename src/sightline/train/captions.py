@@ -5,7 +5,7 @@ into those libraries' cache, once.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from sightline.images.read import read
 from sightline.sources.base import open_source
 from sightline.sources.files import path_of
 from sightline.train.model import choose_device
-from sightline.types import Item
+from sightline.types import Item, chunks
 
 BLIP = "blip:Salesforce/blip-image-captioning-base"
 COCA = "coca:coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k"
@@ -55,14 +55,6 @@ class CaptionProgress:
 Listener = Callable[[CaptionProgress], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A picture to be captioned, and what the table calls it."""
-
-    name: str
-    item: Item
-
-
 def caption(
     folder: Path, table: Path, captioner: Captioner, *, batch_size: int = 8, listen: Listener = lambda _: None
 ) -> CaptionProgress:
@@ -73,59 +65,57 @@ def caption(
     cannot be read, or a table that is another one or cannot be written.
     """
     known = _known(table)
-    root = folder if folder.is_dir() else folder.parent
-    tasks, refused = _tasks(folder, Path(os.path.abspath(root)))  # noqa: PTH100  links in it stay as they are
-    fresh = [task for task in tasks if task.name not in known]
-    done = CaptionProgress(total=len(tasks) + len(refused), kept=len(tasks) - len(fresh), failed=tuple(refused))
+    root = Path(os.path.abspath(folder if folder.is_dir() else folder.parent))  # noqa: PTH100  links stay as they are
+    items, refused = dict[str, Item](), list[tuple[str, str]]()
+    for item in open_source(folder):
+        name = path_of(item.uri).relative_to(root).as_posix()
+        is_utf8 = name.encode("utf-8", "replace").decode() == name
+        if "\t" in name or len(name.splitlines()) != 1 or not is_utf8:
+            refused.append((item.uri, "its name has a tab, a line break or no valid UTF-8: rename it"))
+        else:
+            items[name] = item
+    fresh = [(name, item) for name, item in items.items() if name not in known]
+    done = CaptionProgress(total=len(items) + len(refused), kept=len(items) - len(fresh), failed=tuple(refused))
     listen(done)
-    for start in range(0, len(fresh), batch_size):
-        rows, failed = _batch(fresh[start : start + batch_size], captioner)
-        _append(table, "".join(f"{name}\t{text}\n" for name, text in rows))
+    for batch in chunks(fresh, batch_size):
+        rows, failed = _batch(batch, captioner)
+        try:
+            with table.open("a", encoding="utf-8", newline="") as file:
+                lines = "".join(f"{name}\t{text}\n" for name, text in rows)
+                file.write(lines if file.tell() else HEADER + lines)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SourceError(
+                f"{table} cannot be written ({error.strerror}), expected room and permission: mend that and run the "
+                "same command, which goes on"
+            ) from error
         done = replace(done, written=done.written + len(rows), failed=(*done.failed, *failed))
         listen(done)
     return done
 
 
-def _batch(tasks: Sequence[_Task], captioner: Captioner) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def _batch(
+    items: Sequence[tuple[str, Item]], captioner: Captioner
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Rows of the table, and failures with their reasons."""
-    pictures, failed = list[tuple[_Task, Image]](), list[tuple[str, str]]()
-    for task in tasks:
+    read_items, pictures, failed = list[tuple[str, Item]](), list[Image](), list[tuple[str, str]]()
+    for name, item in items:
         try:
-            pictures.append((task, read(task.item.read(), image_size=captioner.image_size)))
+            pictures.append(read(item.read(), image_size=captioner.image_size))
+            read_items.append((name, item))
         except (OSError, SourceError, ImageError) as error:
-            failed.append((task.item.uri, str(error)))
-    if not pictures:
-        return [], failed
+            failed.append((item.uri, str(error)))
     try:
-        said = captioner.captions([picture for _, picture in pictures])
+        said = captioner.captions(pictures) if pictures else []
     except RuntimeError as error:  # torch has no narrower class for what a device refuses
         raise EncoderError(
             f"the captioning model failed on {len(pictures)} pictures ({error}), expected a caption for each: "
             "try a smaller --batch; what is written is kept"
         ) from error
-    rows = [(task.name, " ".join(text.split())) for (task, _), text in zip(pictures, said, strict=True)]
-    silent = [task.item.uri for (task, _), (_, text) in zip(pictures, rows, strict=True) if not text]
-    return [row for row in rows if row[1]], [*failed, *((uri, "the model says nothing of it") for uri in silent)]
-
-
-def _tasks(folder: Path, root: Path) -> tuple[list[_Task], list[tuple[str, str]]]:
-    """The pictures, and those whose names no table can hold."""
-    tasks, refused = list[_Task](), list[tuple[str, str]]()
-    for item in open_source(folder):
-        name = path_of(item.uri).relative_to(root).as_posix()
-        if "\t" in name or len(name.splitlines()) != 1 or not _is_utf8(name):
-            refused.append((item.uri, "its name has a tab, a line break or no valid UTF-8: rename it"))
-        else:
-            tasks.append(_Task(name, item))
-    return tasks, refused
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    rows = [(name, item, " ".join(text.split())) for (name, item), text in zip(read_items, said, strict=True)]
+    failed += [(item.uri, "the model says nothing of it") for _, item, text in rows if not text]
+    return [(name, text) for name, _, text in rows if text], failed
 
 
 def _known(table: Path) -> set[str]:
@@ -145,28 +135,8 @@ def _known(table: Path) -> set[str]:
             os.truncate(table, len(whole.encode()))
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"{table} cannot be read ({error}), expected a captions table: choose another") from error
-    return set(_names(whole))
-
-
-def _names(text: str) -> Iterator[str]:
-    for line in text.split("\n")[1:]:
-        name, _, said = line.partition("\t")
-        if said.strip():
-            yield name
-
-
-def _append(table: Path, rows: str) -> None:
-    """In one write that is on the disk when it returns."""
-    try:
-        with table.open("a", encoding="utf-8", newline="") as file:
-            file.write(rows if file.tell() else HEADER + rows)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise SourceError(
-            f"{table} cannot be written ({error.strerror}), expected room and permission: mend that and run the "
-            "same command, which goes on"
-        ) from error
+    rows = (line.partition("\t") for line in whole.split("\n")[1:])
+    return {name for name, _, said in rows if said.strip()}
 
 
 def load_captioner(name: str, *, hub: Hub) -> Captioner:
@@ -185,19 +155,11 @@ def load_captioner(name: str, *, hub: Hub) -> Captioner:
 
 
 @dataclass(frozen=True, slots=True)
-class _Blip:
-    """BLIP in transformers."""
+class _Model:
+    """What a library captions by."""
 
-    model: Any
-    processor: Any
     image_size: int
-
-    @torch.inference_mode()
-    def captions(self, pictures: Sequence[Image]) -> list[str]:
-        inputs = self.processor(images=list(pictures), return_tensors="pt").to(self.model.device)
-        tokens = self.model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=BEAMS)
-        said: list[str] = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return said
+    captions: Callable[[Sequence[Image]], list[str]]
 
 
 def _blip(name: str, hub: Hub) -> Captioner:
@@ -208,42 +170,18 @@ def _blip(name: str, hub: Hub) -> Captioner:
             f"{name} holds no BLIP model: expected one as transformers saves it, config.json, weights, tokenizer and "
             f"preprocessor; check the folder, or use {BLIP}"
         )
-    there = nullcontext() if is_folder else files_of(name, ["config.json"], hub)
-    with there, loading(name):
+    with nullcontext() if is_folder else files_of(name, ["config.json"], hub), loading(name):
         processor = transformers.BlipProcessor.from_pretrained(name)
-        model = transformers.BlipForConditionalGeneration.from_pretrained(name)
-    side = int(model.config.vision_config.image_size)
-    return _Blip(model.eval().to(choose_device("auto")), processor, side)
-
-
-@dataclass(frozen=True, slots=True)
-class _Coca:
-    """CoCa in open_clip, with a decoder of our own: open_clip's needs a transformers before version 5."""
-
-    model: Any
-    transform: Any
-    tokenizer: Any
-    image_size: int
+        model = transformers.BlipForConditionalGeneration.from_pretrained(name).eval().to(choose_device("auto"))
 
     @torch.inference_mode()
-    def captions(self, pictures: Sequence[Image]) -> list[str]:
-        """The likeliest next token, until all captions have ended."""
-        device = next(self.model.parameters()).device
-        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(device)
-        latent, seen = self.model._encode_image(pixels)
-        start, end = self.tokenizer.sot_token_id, self.tokenizer.eot_token_id
-        tokens = torch.full((len(pixels), 1), start, device=device)
-        for _ in range(MOST_TOKENS):
-            scores = self.model(None, tokens, image_latent=latent, image_embs=seen, output_labels=False)["logits"]
-            following = scores[:, -1].argmax(dim=-1, keepdim=True)  # (n, length, vocabulary) -> (n, 1)
-            tokens = torch.cat([tokens, following], dim=1)
-            if bool((tokens == end).any(dim=1).all()):
-                break
-        return [self._words(row.tolist(), end) for row in tokens[:, 1:]]
+    def captions(pictures: Sequence[Image]) -> list[str]:
+        inputs = processor(images=list(pictures), return_tensors="pt").to(model.device)
+        tokens = model.generate(**inputs, max_new_tokens=MOST_TOKENS, num_beams=BEAMS)
+        said: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
+        return said
 
-    def _words(self, ids: Sequence[int], end: int) -> str:
-        text: str = self.tokenizer.decode(ids[: ids.index(end)] if end in ids else ids)
-        return text
+    return _Model(int(model.config.vision_config.image_size), captions)
 
 
 def _coca(name: str, weights: str, *, hub: Hub) -> Captioner:
@@ -258,9 +196,27 @@ def _coca(name: str, weights: str, *, hub: Hub) -> Captioner:
 
 
 def coca(model: Any, transform: Any) -> Captioner:
-    """A CoCa of open_clip, with the transform that belongs to it, as a captioner."""
+    """A CoCa of open_clip as a captioner, with a decoder of our own: open_clip's needs a transformers before version 5.
+
+    `transform` is the one that belongs to it.
+    """
+    device, tokenizer = choose_device("auto"), library("open_clip").get_tokenizer("coca_ViT-L-14")
+    model.eval().to(device)
+    end = tokenizer.eot_token_id
+
+    @torch.inference_mode()
+    def captions(pictures: Sequence[Image]) -> list[str]:
+        """The likeliest next token, until all captions have ended."""
+        latent, seen = model._encode_image(torch.stack([transform(picture) for picture in pictures]).to(device))
+        tokens = torch.full((len(pictures), 1), tokenizer.sot_token_id, device=device)
+        for _ in range(MOST_TOKENS):
+            scores = model(None, tokens, image_latent=latent, image_embs=seen, output_labels=False)["logits"]
+            following = scores[:, -1].argmax(dim=-1, keepdim=True)  # (n, length, vocabulary) -> (n, 1)
+            tokens = torch.cat([tokens, following], dim=1)
+            if bool((tokens == end).any(dim=1).all()):
+                break
+        rows = tokens[:, 1:].tolist()
+        return [str(tokenizer.decode(row[: row.index(end)] if end in row else row)) for row in rows]
+
     size = model.visual.image_size
-    side = max(size) if isinstance(size, tuple) else int(size)
-    return _Coca(
-        model.eval().to(choose_device("auto")), transform, library("open_clip").get_tokenizer("coca_ViT-L-14"), side
-    )
+    return _Model(max(size) if isinstance(size, tuple) else int(size), captions)

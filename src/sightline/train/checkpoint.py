@@ -33,8 +33,12 @@ def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     path = folder / NAME
     if not path.is_file():
         return None
-    document = read(path)
-    changed = difference(_fixed(json.loads(document["settings"])), _fixed(json.loads(json.dumps(settings))))
+    document = _read(path)
+    before, now = (
+        {name: value for name, value in one.items() if name not in FREE}
+        for one in (json.loads(document["settings"]), json.loads(json.dumps(settings)))
+    )
+    changed = difference(before, now)
     if changed:
         raise TrainingError(
             f"{path} was made with other settings ({'; '.join(changed)}): expected the same; "
@@ -44,21 +48,27 @@ def load(folder: Path, settings: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return state
 
 
-def read(path: Path) -> Mapping[str, Any]:
-    """A checkpoint as it was saved: `state`, and `settings` as JSON. Raises `TrainingError` when it is damaged."""
+def read_weights(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Description and weights of a finished run, or of an unfinished one: the moving average of its last checkpoint.
+
+    Raises `TrainingError` when the file is damaged.
+    """
+    document = _read(path)
+    if "settings" not in document and "model" in document:
+        return document["model"], document["state"]
+    state = document.get("state", {})
+    if "model" not in state:
+        raise TrainingError(f"{path} says nothing of its model: expected a checkpoint of this version; train again")
+    keeps_average = json.loads(document["settings"])["optimiser"]["average_decay"]
+    return state["model"], state["trainer"]["average" if keeps_average else "model"]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
     try:
         document: Mapping[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
         raise TrainingError(f"{path} is damaged ({error}): remove it to start afresh") from error
     return document
-
-
-def read_weights(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """What `save_weights` wrote: description and weights. Raises `TrainingError` when it is damaged."""
-    document = read(path)
-    if "model" not in document:
-        raise TrainingError(f"{path} is damaged (it describes no model): expected weights of a run; train again")
-    return document["model"], document["state"]
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
@@ -73,7 +83,3 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
             f"{path} cannot be written ({error}): expected room for a checkpoint; free some and run the same command, "
             "which goes on from the last good one"
         ) from error
-
-
-def _fixed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in FREE}

@@ -1,8 +1,8 @@
 """A CLIP or SigLIP of open_clip or transformers as a model to train, and the start of its training."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,10 @@ from sightline.encoders.preprocess import Preprocessing
 from sightline.encoders.torch import open_clip, transformers
 from sightline.encoders.torch.towers import Documents, Parts, Towers
 from sightline.errors import TrainingError
-from sightline.train.checkpoint import WEIGHTS, read_weights, save_weights
-from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
-from sightline.train.measure import image_vectors
-from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, export, token_ids
+from sightline.train.checkpoint import WEIGHTS, read_weights
+from sightline.train.config import IMAGE_FROZEN, Mode, Settings
+from sightline.train.model import RateGroup, Start, TwoTowers, choose_device
 from sightline.train.model_folder import Sides
-from sightline.train.pictures import KeptVectors, PictureFiles, Pictures
 
 KIND = "clip"
 LARGEST_SCALE = 100.0  # of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.5)
@@ -29,50 +27,7 @@ SIGMOID_BIAS = -10.0  # of SigLIP at its start (Zhai et al. 2023, arXiv:2303.153
 _LIBRARIES = {open_clip.LIBRARY: open_clip, transformers.LIBRARY: transformers}
 
 
-@dataclass(frozen=True, slots=True)
-class ClipStart:
-    """A CLIP of another library. Each step decodes its pictures, but where the image tower is frozen it runs once."""
-
-    model: "Clip"
-    documents: Documents
-    rebuild: Mapping[str, Any]
-    settings: Settings
-    folder: Path | None = None
-    """The folder of the earlier run that the weights came from."""
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, read as in use."""
-        return token_ids(self.documents, texts)
-
-    def training_pictures(self, data: DataSettings, paths: Sequence[Path], name: str, say: Say) -> Pictures:
-        """Files that are decoded and cropped anew in each step, or the vectors of a frozen tower."""
-        files = PictureFiles(paths, self.documents.preprocessing, self.settings.optimiser.smallest_crop)
-        if self.settings.mode not in IMAGE_FROZEN:
-            return files
-        say(f"{name}: the frozen image tower runs once, {len(paths):,} pictures")
-        return self._kept(files)
-
-    def measuring_pictures(self, paths: Sequence[Path]) -> Pictures:
-        """Files as they are, or the vectors of a frozen tower."""
-        files = PictureFiles(paths, self.documents.preprocessing)
-        return self._kept(files) if self.settings.mode in IMAGE_FROZEN else files
-
-    def write(self, model: TwoTowers, folder: Path, precision: Precision, calibration: Sequence[Path]) -> None:
-        """The model folder, and the torch weights beside it, to train on or to export from."""
-        frozen = self.folder if self.settings.mode in IMAGE_FROZEN else None
-        export(model, self.documents, folder, precision, calibration=calibration, image_tower_of=frozen)
-        save_weights(folder, self.description(), model.state_dict())
-
-    def description(self) -> Mapping[str, Any]:
-        """The library, the model's config there, and the documents."""
-        return {"kind": KIND, "rebuild": dict(self.rebuild), "documents": self.documents.plain()}
-
-    def _kept(self, files: PictureFiles) -> KeptVectors:
-        with torch.no_grad():
-            return KeptVectors(image_vectors(self.model.eval(), files))
-
-
-def open_clip_start(settings: Settings, base: Path, hub: Hub | None = None) -> ClipStart:
+def open_start(settings: Settings, base: Path, hub: Hub | None = None) -> "Start[Clip]":
     """The start that the settings name, on their device: a model of another library or the folder of an earlier run.
 
     Raises `TrainingError` or an `EncoderError`.
@@ -106,23 +61,24 @@ def load_towers(name: str, hub: Hub, base: Path = Path()) -> Towers:
     return towers
 
 
-def start_from(towers: Towers, settings: Settings) -> ClipStart:
+def start_from(towers: Towers, settings: Settings) -> "Start[Clip]":
     """The start that trains these towers, which belong to it from then on. Raises `TrainingError`."""
-    if not towers.rebuild:
+    if not towers.rebuild or towers.text is None:
         raise TrainingError(
             f"{towers.name} is a {type(towers.model).__name__}: expected two towers with one vector each, a CLIP or "
             "SigLIP of open_clip or transformers; start from one of those"
         )
-    documents, library = towers.documents(), _LIBRARIES[towers.rebuild["library"]]
-    return ClipStart(Clip(library.parts(towers.model), documents), documents, towers.rebuild, settings)
+    documents = towers.documents()
+    parts = Parts(towers.image, towers.text.module, towers.logit_scale, towers.logit_bias)
+    description = {"kind": KIND, "rebuild": dict(towers.rebuild), "documents": documents.plain()}
+    return Start(Clip(parts, documents), documents, settings, description)
 
 
-def described(description: Mapping[str, Any], settings: Settings, folder: Path | None = None) -> ClipStart:
+def described(description: Mapping[str, Any], settings: Settings, folder: Path | None = None) -> "Start[Clip]":
     """The start that `description` tells of, with random weights."""
     rebuild, documents = description["rebuild"], Documents(**description["documents"])
-    library = _LIBRARIES[rebuild["library"]]
-    model = Clip(library.parts(library.rebuilt(rebuild["config"])), documents)
-    return ClipStart(model, documents, rebuild, settings, folder)
+    parts = _LIBRARIES[rebuild["library"]].rebuilt(rebuild["config"])
+    return Start(Clip(parts, documents), documents, settings, description, folder)
 
 
 def sides_of(towers: Towers) -> Sides:
@@ -135,10 +91,9 @@ def sides_of(towers: Towers) -> Sides:
     image = PixelSide(cut_attention(towers.image), towers.preprocessing)
     if text is None:
         return Sides(image, None, documents, scores)
-    sizes = ClipShape(int(documents.config["embed_dim"]), text.context_length, 0, masks_padding=True)
     return Sides(
         image=image,
-        text=TokenSide(cut_attention(text.module), sizes, has_adapter=False),
+        text=TokenSide(cut_attention(text.module)),
         documents=documents,
         scores=scores,
         context_length=text.context_length,
@@ -147,17 +102,7 @@ def sides_of(towers: Towers) -> Sides:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class ClipShape:
-    """The sizes of a CLIP. `masks_padding`: padding after a text leaves its vector alone, so that it may be cut."""
-
-    dim: int
-    context_length: int
-    pad_id: int
-    masks_padding: bool
-
-
-class PixelSide(ImageSide):
+class PixelSide(nn.Module):
     """Pixels -> unit vectors."""
 
     scale: Tensor
@@ -171,10 +116,6 @@ class PixelSide(ImageSide):
         self.register_buffer("scale", torch.tensor(scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", torch.tensor(shift).view(1, 3, 1, 1), persistent=False)
 
-    def finish(self, pictures: Tensor) -> Tensor:
-        """(n, 3, height, width) of 0 to 255, or the vectors (n, dim) that a frozen tower gave before -> (n, dim)."""
-        return pictures if pictures.ndim == 2 else self.forward(pictures)
-
     def forward(self, pixels: Tensor) -> Tensor:
         """(n, 3, height, width) of 0 to 255 -> (n, dim), rows of norm 1."""
         vectors: Tensor = self.tower(pixels.float() * self.scale + self.shift)
@@ -182,21 +123,20 @@ class PixelSide(ImageSide):
 
 
 class TokenSide(nn.Module):
-    """Token ids -> unit vectors, by way of the query adapter: a residual linear map that starts as zero."""
+    """Token ids -> unit vectors, by way of the query adapter: a residual linear map that starts as zero.
 
-    def __init__(self, tower: nn.Module, shape: ClipShape, *, has_adapter: bool = True) -> None:
+    `padded_to` is the length, and the token, to which a tower that sees its padding wants texts filled up.
+    """
+
+    def __init__(self, tower: nn.Module, adapter: nn.Linear | None = None, padded_to: tuple[int, int] | None = None):
         super().__init__()
-        self.tower = tower
-        self.shape = shape
-        self.adapter: nn.Linear | None = None
-        if has_adapter:
-            self.adapter = nn.Linear(shape.dim, shape.dim, bias=False)
-            nn.init.zeros_(self.adapter.weight)
+        self.tower, self.adapter, self.padded_to = tower, adapter, padded_to
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """(n, length), padded, and for some towers which of them are no padding -> (n, dim), rows of norm 1."""
-        if not self.shape.masks_padding:
-            ids = functional.pad(ids, (0, self.shape.context_length - ids.shape[1]), value=self.shape.pad_id)
+        if self.padded_to is not None:
+            length, pad_id = self.padded_to
+            ids = functional.pad(ids, (0, length - ids.shape[1]), value=pad_id)
         vectors: Tensor = self.tower(ids) if mask is None else self.tower(ids, mask)
         if self.adapter is not None:
             vectors = vectors + self.adapter(vectors)
@@ -204,9 +144,8 @@ class TokenSide(nn.Module):
 
 
 class Clip(TwoTowers):
-    """Both towers, the sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
+    """Both towers of a CLIP or SigLIP."""
 
-    shape: ClipShape
     image: PixelSide
     text: TokenSide
     adapter = "text.adapter.weight"
@@ -214,19 +153,20 @@ class Clip(TwoTowers):
 
     def __init__(self, parts: Parts, documents: Documents) -> None:
         super().__init__()
-        tokens = documents.tokens
-        self.shape = ClipShape(
-            dim=int(documents.config["embed_dim"]),
-            context_length=tokens.context_length,
-            pad_id=tokens.pad_id,
-            masks_padding=bool(documents.config["text_cfg"].get("masks_padding")),
-        )
+        tokens, self.dim = documents.tokens, int(documents.config["embed_dim"])
+        self.context_length, self.pad_id = tokens.context_length, tokens.pad_id
+        padded_to = None
+        if not documents.config["text_cfg"].get("masks_padding"):
+            padded_to = self.context_length, self.pad_id
+        adapter = nn.Linear(self.dim, self.dim, bias=False)
+        nn.init.zeros_(adapter.weight)
         self.image = PixelSide(cut_attention(parts.image), documents.preprocessing)
-        self.text = TokenSide(cut_attention(parts.text), self.shape)
-        self.log_scale = nn.Parameter(torch.tensor(parts.log_scale))
+        self.text = TokenSide(cut_attention(parts.text), adapter, padded_to)
+        scale = LARGEST_SCALE if parts.scale is None else parts.scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(SIGMOID_BIAS if parts.bias is None else parts.bias))
         self.has_bias = parts.bias is not None
-        self.largest_scale = max(LARGEST_SCALE, 1.1 * math.exp(parts.log_scale))
+        self.largest_scale = max(LARGEST_SCALE, 1.1 * scale)
 
     def train(self, mode: bool = True) -> "Clip":
         """A frozen tower stays as it is in use: no dropout, and batch norms that keep their statistics."""
@@ -244,6 +184,15 @@ class Clip(TwoTowers):
             return "words" if "token_embedding" in name else "text"
         return "image" if name.startswith("image.") else "head"
 
+    def stem(self, mode: Mode) -> Callable[[Tensor], Tensor] | None:
+        """The whole tower where it is frozen."""
+        return self.image if mode in IMAGE_FROZEN else None
+
+    def finish(self, pictures: Tensor) -> Tensor:
+        """(n, 3, height, width) of 0 to 255, or the vectors (n, dim) that a frozen tower gave before -> (n, dim)."""
+        vectors: Tensor = pictures if pictures.ndim == 2 else self.image(pictures)
+        return vectors
+
     def sides(self, documents: Documents) -> Sides:
         """What a model folder is written from. An adapter of zeros is left out."""
         if self.text.adapter is not None and not self.text.adapter.weight.any():
@@ -254,8 +203,8 @@ class Clip(TwoTowers):
             text=self.text,
             documents=documents,
             scores={"logit_scale": math.exp(float(self.log_scale.detach())), **bias},
-            context_length=self.shape.context_length,
-            has_free_length=self.shape.masks_padding,
+            context_length=self.context_length,
+            has_free_length=self.text.padded_to is None,
         )
 
 

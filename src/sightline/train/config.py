@@ -50,34 +50,20 @@ class DataSettings:
 
 @dataclass(frozen=True, slots=True)
 class StartSettings:
-    """Where the weights come from: a model, or published parts for a new one, which recipes/mini puts together."""
+    """Where the weights come from."""
 
     model: str = "mini"
-    """`mini`, the folder of an earlier run, `open_clip:ARCHITECTURE/WEIGHTS`, `hf:NAME` or `hf:./FOLDER`; empty when
-    the parts below are given."""
-    image_weights: str = ""
-    text_weights: str = ""
-    tokenizer: str = ""
-    image_size: int = 256
-    vocabulary_size: int = 19000
-    vocabulary_texts: tuple[str, ...] = ()
-    """Files of texts, one per line, whose words keep their own tokens."""
+    """`mini`, the folder of an earlier run, `open_clip:ARCHITECTURE/WEIGHTS`, `hf:NAME` or `hf:./FOLDER`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherSettings:
-    """What keeps a model general: texts whose vectors should stay, and for a new one, teachers to imitate."""
+    """What keeps a model general: texts whose vectors should stay."""
 
     anchor_texts: tuple[str, ...] = ()
     """Files of texts, one per line, whose vectors should stay."""
     anchor_weight: float = 0.0
     anchors_per_step: int = 24
-    classifier: str = ""
-    """This and the next four are for recipes/mini: a picture classifier and a sentence encoder to imitate."""
-    class_names: str = ""
-    classifier_weight: float = 0.0
-    soft_share: float = 0.0
-    soft_temperature: float = 0.07
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,37 +41,35 @@ def draw(history: History, path: Path, *, exported: Mapping[str, Mapping[str, fl
     measured = [entry for entry in history if entry["recalls"]]
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12, hspace=0.04)  # of inches; of the figure's height
     figure = Figure(figsize=(9, 6.4 if measured else 3.6), dpi=120, facecolor="white", layout=engine)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # its types leave print_png out
     panels = figure.subplots(2 if measured else 1, 1, sharex=True, squeeze=False)[:, 0]
-    _loss(panels[0], history)
+    steps, losses = _series((entry["step"], entry["loss"]) for entry in history)
+    width = max(1, len(losses) // SMOOTH_PARTS)
+    sums, last = np.concatenate([[0.0], np.cumsum(losses)]), np.arange(1, len(losses) + 1)
+    first = np.maximum(last - width, 0)  # the mean of each value and those before it
+    panels[0].plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.8)
+    panels[0].plot(steps, (sums[last] - sums[first]) / (last - first), color=COLOURS[0], linewidth=1.8)
+    panels[0].set_title("Loss" + (f"   (mean of {width} steps, faint: each step)" if width > 1 else ""), **_TITLE)
     if measured:
         _recalls(panels[1], measured, exported or {})
     panels[-1].set_xlabel("step", color=INK)
-    for panel in panels:
-        _plain(panel)
-    _write(canvas, path)
-
-
-def _write(canvas: Any, path: Path) -> None:
-    """A disk that is full costs the picture, never the run."""
+    for panel in panels:  # light rules, no box, no ticks: the lines are what is to be seen
+        panel.grid(axis="y", color=RULE, linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.tick_params(colors=FAINT, length=0, labelsize=9)
+        for side in ("top", "right", "left"):
+            panel.spines[side].set_visible(False)
+        panel.spines["bottom"].set_color(RULE)
     try:
         with replacing(path) as part:
             canvas.print_png(part)
-    except OSError as error:
+    except OSError as error:  # a disk that is full costs the picture, never the run
         log.warning("%s cannot be written (%s): the training goes on without it", path, error)
-
-
-def _loss(panel: "Axes", history: History) -> None:
-    steps, losses = _series((entry["step"], entry["loss"]) for entry in history)
-    width = max(1, len(losses) // SMOOTH_PARTS)
-    panel.plot(steps, losses, color=COLOURS[0], alpha=0.25, linewidth=0.8)
-    panel.plot(steps, _smoothed(losses, width), color=COLOURS[0], linewidth=1.8)
-    panel.set_title(_titled("Loss", f"mean of {width} steps, faint: each step" if width > 1 else ""), **_TITLE)
 
 
 def _recalls(panel: "Axes", measured: History, exported: Mapping[str, Mapping[str, float]]) -> None:
     labels = []
-    for name, colour in zip(measured[-1]["recalls"], _colours(), strict=False):
+    for name, colour in zip(measured[-1]["recalls"], cycle(COLOURS), strict=False):
         pairs = ((entry["step"], entry["recalls"].get(name, {}).get(RECALL)) for entry in measured)
         steps, values = _series(pairs)
         panel.plot(steps, 100 * values, color=colour, linewidth=1.8, marker="o", markersize=4)
@@ -79,13 +78,9 @@ def _recalls(panel: "Axes", measured: History, exported: Mapping[str, Mapping[st
             last = 100 * exported[name][RECALL]
             panel.plot(steps[-1], last, "D", markersize=8, markerfacecolor="white", markeredgecolor=colour, zorder=5)
         labels.append((last, f"{name}  {last:.1f}", colour))
-    note = "diamond: the model that was kept" if exported else ""
-    panel.set_title(_titled("Recall at 10, finding a picture by its text, %", note), **_TITLE)
-    _label_ends(panel, labels)
-
-
-def _label_ends(panel: "Axes", labels: Sequence[tuple[float, str, str]]) -> None:
-    """Each line's name and last value to its right, moved apart where they would overlap."""
+    note = "   (diamond: the model that was kept)" if exported else ""
+    panel.set_title("Recall at 10, finding a picture by its text, %" + note, **_TITLE)
+    # each line's name and last value stand to its right, moved apart where they would overlap
     panel.margins(y=0.12)
     low, high = panel.get_ylim()
     lowest = -np.inf
@@ -104,30 +99,4 @@ def _series(pairs: Any) -> tuple[Any, Any]:
     return np.array(steps), np.array(values, float)
 
 
-def _smoothed(values: Any, width: int) -> Any:
-    """The mean of each value and those before it, `width` in all: (n,) -> (n,)."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - width, 0)
-    return (sums[last] - sums[first]) / (last - first)
-
-
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11, "color": INK, "pad": 8}
-
-
-def _titled(title: str, note: str) -> str:
-    return f"{title}   ({note})" if note else title
-
-
-def _colours() -> Sequence[str]:
-    return COLOURS * 4
-
-
-def _plain(panel: "Axes") -> None:
-    """Light rules, no box, no ticks: the lines are what is to be seen."""
-    panel.grid(axis="y", color=RULE, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(colors=FAINT, length=0, labelsize=9)
-    for side in ("top", "right", "left"):
-        panel.spines[side].set_visible(False)
-    panel.spines["bottom"].set_color(RULE)

@@ -37,53 +37,42 @@ def read_set(settings: DataSettings, base: Path, *, is_held_out: bool = False) -
 
     Raises `SourceError` when nothing is left to use; what is dropped on the way is counted and logged.
     """
-    if settings.kind == "folders":
-        pictures, dropped = _from_folders(settings, base)
-    else:
-        pictures, dropped = _from_table(settings, base)
-    chosen = {key: texts for key, texts in pictures.items() if _is_held(key, settings) == is_held_out}
-    root = base / settings.images
-    used = tuple(Captioned(root / _file(key, settings), tuple(texts)) for key, texts in chosen.items())
+    from_source = _from_folders if settings.kind == "folders" else _from_table
+    pictures, dropped = from_source(settings, base)
     name = settings.table or settings.images
+
+    def is_held(key: str) -> bool:
+        """The same answer in every run and on every machine."""
+        return int(hashlib.sha256(key.encode()).hexdigest(), 16) % 100 < settings.hold_out_percent
+
+    used = tuple(picture for key, picture in pictures if is_held(key) == is_held_out)
     if not used:
-        raise SourceError(f"{name} has no usable picture{_of(settings)}: expected captioned pictures; see {dropped}")
+        split = f" in split '{settings.split}'" if settings.split else ""
+        raise SourceError(f"{name} has no usable picture{split}: expected captioned pictures; see {dropped}")
     for reason, count in dropped.items():
         log.warning("%s: %d %s", name, count, reason)
     return PictureSet(name, used, dropped)
 
 
-def _of(settings: DataSettings) -> str:
-    return f" in split '{settings.split}'" if settings.split else ""
-
-
-def _is_held(key: str, settings: DataSettings) -> bool:
-    """The same answer in every run and on every machine. Of a class folder the class decides, not the picture."""
-    name = key.split("/")[0] if settings.kind == "folders" else key
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100 < settings.hold_out_percent
-
-
-def _file(key: str, settings: DataSettings) -> str:
-    """Folder keys are `words/folder/file`: the words decide what is held out, the rest is the path."""
-    return key.split("/", 1)[1] if settings.kind == "folders" else key
-
-
-def _from_folders(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
+def _from_folders(settings: DataSettings, base: Path) -> tuple[list[tuple[str, Captioned]], dict[str, int]]:
+    """The pictures by their class, which decides what is held out."""
     root = base / settings.images
     if not root.is_dir():
         raise SourceError(f"{root} is no folder: expected one folder per class in it; check `images`")
-    pictures: dict[str, list[str]] = {}
+    pictures: list[tuple[str, Captioned]] = []
     left_out = 0
     for folder in class_folders(root):
         words = settings.names.get(folder.path.name, folder.words)
-        texts = [template.format(words) for template in settings.templates]
-        pictures |= {f"{words}/{folder.path.name}/{file.name}": texts for file in folder.pictures}
+        texts = tuple(template.format(words) for template in settings.templates)
+        pictures += [(words, Captioned(file, texts)) for file in folder.pictures]
         left_out += folder.left_out
     return pictures, {"files are not pictures by their names": left_out} if left_out else {}
 
 
-def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]], dict[str, int]]:
+def _from_table(settings: DataSettings, base: Path) -> tuple[list[tuple[str, Captioned]], dict[str, int]]:
+    """The pictures by their names in the table."""
     root = base / settings.images
-    pictures: dict[str, list[str]] = {}
+    texts_of: dict[str, list[str]] = {}
     missing: set[str] = set()
     repeated = empty = 0
     table, usual = open_rows(base / settings.table), DataSettings()
@@ -97,21 +86,19 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[dict[str, list[str]
     for row in table.of_split(settings.split, settings.split_column):
         image = str(row.get(image_column) or "")
         texts = [text for name in caption_columns if (text := " ".join(str(row.get(name) or "").split()))]
-        if image in missing or not (image in pictures or (root / image).is_file()):
+        if image in missing or not (image in texts_of or (root / image).is_file()):
             missing.add(image)
             continue
-        known = pictures.setdefault(image, [])
+        known = texts_of.setdefault(image, [])
         fresh = [text for text in dict.fromkeys(texts) if text not in known]
         empty += not texts
         repeated += len(texts) - len(fresh)
         known += fresh
-    wordless = [image for image, texts in pictures.items() if not texts]
-    for image in wordless:
-        del pictures[image]
+    pictures = [(image, Captioned(root / image, tuple(texts))) for image, texts in texts_of.items() if texts]
     counts = {
         "captioned pictures do not exist": len(missing),
         "rows have no caption": empty,
         "captions are repeated": repeated,
-        "pictures have no caption": len(wordless),
+        "pictures have no caption": len(texts_of) - len(pictures),
     }
     return pictures, {reason: count for reason, count in counts.items() if count}

@@ -9,37 +9,51 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from sightline.encoders import preprocess
 from sightline.encoders.base import FAMILIES
 from sightline.encoders.catalog import BUNDLED, bundled_folder
 from sightline.encoders.hub import Hub
+from sightline.encoders.onnx import OnnxEncoder
 from sightline.encoders.torch import open_clip
 from sightline.encoders.torch.towers import Towers
-from sightline.errors import TextNotSupported, TrainingError
+from sightline.errors import SourceError, TrainingError
+from sightline.images.read import read
+from sightline.sources.files import is_picture
 from sightline.train import checkpoint, clip, mini
-from sightline.train.config import Precision, Settings
-from sightline.train.model import Start, export, padded
+from sightline.train.config import DataSettings, Precision, Settings
+from sightline.train.data import Captioned, PictureSet, read_set
+from sightline.train.measure import recall_of
+from sightline.train.model import Start, TwoTowers, export, padded
 from sightline.train.model_folder import filled, move_into, write_folder
-from sightline.train.parity import (
-    Both,
-    Original,
-    Sample,
-    compared,
-    generated,
-    recall_on,
-    sample_of,
-    unit,
-    vectors_of_folder,
-    vectors_of_original,
-)
-from sightline.train.pictures import PictureFiles
-from sightline.types import Vector
+from sightline.train.pictures import PictureFiles, without_unreadable
+from sightline.types import Vectors
 
 REPORT = "parity.json"
 SHORT: dict[str, Precision] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 LEAST_COSINE = 0.999  # median of the float32 export; a tracer that took a size for a constant gives far less
+MOST_PICTURES = 500
+TEXTS_OF_EACH = 2
+GENERATED_PICTURES = 24
+WHOLE = 1 << 20  # a side that no picture has: decoded without reducing
+BATCH = 8
+PHRASES = (
+    "a photo of a cat",
+    "a dog runs on the beach",
+    "red shoes",
+    "two people on bicycles in front of a church",
+    "An old man, with a hat.",
+    "snow",
+    "a plate of pasta & tomatoes, 3 for $5!",
+    "sunset over the mountains",
+    "a child who blows out the candles of a birthday cake while the whole family claps",
+    "blue car at night",
+    "un café crème",
+    "3 white cups",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +68,37 @@ class Report:
     recall: dict[str, float] | None
     """Of the torch model; None without captions."""
     precisions: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Real files and texts to compare on. `owners` says whose text each is, where they are captions of the pictures."""
+
+    pictures: Sequence[Path]
+    texts: Sequence[str]
+    owners: NDArray[np.int64] | None
+    is_generated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """A torch model: the vector, of any norm, of one upright picture or of one text, and how it is written.
+
+    `write(folder, precision, calibration)` may take the model apart: it is called after the vectors were taken.
+    """
+
+    encode_image: Callable[[Image.Image], Tensor]
+    encode_text: Callable[[str], Tensor] | None
+    """None for a model of pictures alone."""
+    write: Callable[[Path, Precision, Sequence[Path]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """Vectors (n, dim) of the pictures and of the texts of a sample; no texts of a model of pictures alone."""
+
+    pictures: Vectors
+    texts: Vectors | None
 
 
 def convert(
@@ -73,54 +118,40 @@ def convert(
     is in `output`.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        sample = sample_of(pictures, images) if pictures else generated(Path(scratch))
+        sample = _sample(pictures, images) if pictures else _generated(Path(scratch))
         say(f"loading {name}")
         original = open_original(name, hub)
         say(f"vectors of the torch model: {len(sample.pictures):,} pictures, {len(sample.texts):,} texts")
-        reference = vectors_of_original(original, sample)
+        reference = _vectors_of_original(original, sample)
+        texts = 0 if reference.texts is None else len(sample.texts)
+        recall = _recall(reference, sample)
+        report = Report(name, len(sample.pictures), texts, sample.is_generated, recall, {})
         with filled(output) as work:
-            report = _written(name, original, reference, sample, precision, work, say)
+            for short in dict.fromkeys(("fp32", precision)):  # each in a folder of its own; the last one's files stay
+                with tempfile.TemporaryDirectory(dir=work) as folder:
+                    say(f"{short}: writing and measuring")
+                    one = Path(folder)
+                    original.write(one, SHORT[short], () if sample.is_generated else sample.pictures)
+                    exported = _vectors_of_folder(one, sample)
+                    size_bytes = sum(path.stat().st_size for path in one.rglob("*"))
+                    recall = _recall(exported, sample)
+                    cosines = {
+                        "image": _cosines(reference.pictures, exported.pictures),
+                        "text": _cosines(reference.texts, exported.texts),
+                    }
+                    measured = {f"{what}_cosine": found for what, found in cosines.items()}
+                    report.precisions[short] = {"size_bytes": size_bytes, **measured, "recall": recall}
+                    for what, found in cosines.items() if short == "fp32" else ():
+                        if found and not found["median"] >= LEAST_COSINE:
+                            raise TrainingError(
+                                f"the {what} vectors of the float32 export of {name} have a cosine of "
+                                f"{found['median']:.4f} to the model's own: expected {LEAST_COSINE} or more; this "
+                                "architecture cannot be exported faithfully"
+                            )
+                    if short == precision:
+                        move_into(work, one)
+            (work / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
     return report
-
-
-def _written(
-    name: str,
-    original: Original,
-    reference: Both,
-    sample: Sample,
-    precision: str,
-    work: Path,
-    say: Callable[[str], None],
-) -> Report:
-    """Every precision is written and measured in a folder of its own; the files of the last one stay."""
-    measured: dict[str, dict[str, Any]] = {}
-    calibration = () if sample.is_generated else sample.pictures
-    for short in dict.fromkeys(("fp32", precision)):
-        with tempfile.TemporaryDirectory(dir=work) as folder:
-            say(f"{short}: writing and measuring")
-            one = Path(folder)
-            original.write(one, SHORT[short], calibration)
-            entry = compared(reference, vectors_of_folder(one, sample), sample)
-            measured[short] = {"size_bytes": sum(path.stat().st_size for path in one.rglob("*")), **entry}
-            if short == "fp32":
-                _check(name, entry)
-            if short == precision:
-                move_into(work, one)
-    counts = len(sample.pictures), 0 if reference.texts is None else len(sample.texts)
-    report = Report(name, *counts, sample.is_generated, recall_on(reference, sample), measured)
-    (work / REPORT).write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    return report
-
-
-def _check(name: str, entry: dict[str, Any]) -> None:
-    for what in ("image", "text"):
-        cosines = entry[f"{what}_cosine"]
-        median = cosines["median"] if cosines else 1.0  # no texts: a model of pictures alone
-        if not median >= LEAST_COSINE:
-            raise TrainingError(
-                f"the {what} vectors of the float32 export of {name} have a cosine of {median:.4f} to the model's own: "
-                f"expected {LEAST_COSINE} or more; this architecture cannot be exported faithfully"
-            )
 
 
 def open_original(name: str, hub: Hub | None = None) -> Original:
@@ -131,13 +162,22 @@ def open_original(name: str, hub: Hub | None = None) -> Original:
     if name.partition(":")[0] in FAMILIES:
         return _of_towers(clip.load_towers(name, hub or Hub.from_environment()))
     path = bundled_folder(BUNDLED) if name == BUNDLED else Path(name).expanduser()
-    if path.is_file() or (path / checkpoint.NAME).is_file():
-        return _of_run(*_unfinished(path if path.is_file() else path / checkpoint.NAME))
-    if (path / checkpoint.WEIGHTS).is_file():
-        return _of_run(*checkpoint.read_weights(path / checkpoint.WEIGHTS))
+    files = [path] if path.is_file() else [path / checkpoint.NAME, path / checkpoint.WEIGHTS]
+    if run := next((file for file in files if file.is_file()), None):
+        description, state = checkpoint.read_weights(run)
+        start: Start[TwoTowers]
+        if description["kind"] == mini.KIND:
+            start = mini.described(description, Settings())
+        else:
+            start = clip.described(description, Settings())
+        start.model.load_state_dict(state)
+        return _of_start(start)
     if (path / open_clip.CONFIG).is_file():
         return open_original(f"open_clip:{path.resolve()}", hub)
-    config = _config(path)
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        config = {}
     if "model_type" in config:
         return open_original(f"hf:{path.resolve()}", hub)
     if "shape" in config.get("sightline", {}):
@@ -148,71 +188,109 @@ def open_original(name: str, hub: Hub | None = None) -> Original:
     )
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        document: Mapping[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return document
-
-
-def _unfinished(path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """Description and weights of an unfinished run: the moving average of its last checkpoint."""
-    if path.name == checkpoint.WEIGHTS:
-        return checkpoint.read_weights(path)
-    document = checkpoint.read(path)
-    state = document["state"]
-    if "model" not in state:
-        raise TrainingError(f"{path} says nothing of its model: expected a checkpoint of this version; train again")
-    keeps_average = json.loads(document["settings"])["optimiser"]["average_decay"]
-    return state["model"], state["trainer"]["average" if keeps_average else "model"]
-
-
-def _of_run(description: Mapping[str, Any], state: Mapping[str, Any]) -> Original:
-    kind = mini if description["kind"] == mini.KIND else clip
-    start: Start = kind.described(description, Settings())
-    start.model.load_state_dict(state)
-    return _of_start(start)
-
-
-def _of_start(start: Start) -> Original:
+def _of_start(start: Start[TwoTowers]) -> Original:
     """A model of our own training."""
     model, documents = start.model.eval(), start.documents
     config, tokens = documents.preprocessing, documents.tokens
 
-    @torch.no_grad()
-    def encode_image(image: Image.Image) -> Vector:
-        return unit(model.image(torch.from_numpy(preprocess.pixels(image, config).copy())[None]))
-
-    @torch.no_grad()
-    def encode_text(text: str) -> Vector:
-        return unit(model.text(padded(tokens.ids([text]), tokens.pad_id)))
-
     def write(folder: Path, precision: Precision, calibration: Sequence[Path]) -> None:
         export(model, documents, folder, precision, calibration=calibration)
 
-    return Original(encode_image, encode_text, write)
+    return Original(
+        encode_image=lambda image: model.image(torch.from_numpy(preprocess.pixels(image, config).copy())[None]),
+        encode_text=lambda text: model.text(padded(tokens.ids([text]), tokens.pad_id)),
+        write=write,
+    )
 
 
 def _of_towers(towers: Towers) -> Original:
     """A model of another library: with the library's own preprocessing, where it has one, and its tokenizer."""
     config, text = towers.preprocessing, towers.text
 
-    @torch.no_grad()
-    def encode_image(image: Image.Image) -> Vector:
+    def encode_image(image: Image.Image) -> Tensor:
         if towers.transform is not None:
-            return unit(towers.image(towers.transform(image)[None]))
-        stack = preprocess.pixels(image, config)[None]
-        return unit(towers.image(torch.from_numpy(preprocess.normalised(stack, config, np.float32))))
-
-    @torch.no_grad()
-    def encode_text(words: str) -> Vector:
-        if text is None:
-            raise TextNotSupported(f"{towers.name} has no text encoder")
-        return unit(text.module(*text.tokens([words])))
+            pixels = towers.transform(image)[None]
+        else:
+            stack = preprocess.pixels(image, config)[None]
+            pixels = torch.from_numpy(preprocess.normalised(stack, config, np.float32))
+        vectors: Tensor = towers.image(pixels)
+        return vectors
 
     def write(folder: Path, precision: Precision, calibration: Sequence[Path]) -> None:
         pixels = PictureFiles(calibration, config).batch(0, len(calibration)).numpy() if calibration else None
         write_folder(clip.sides_of(towers), folder, precision, calibration=pixels)
 
-    return Original(encode_image, encode_text if text else None, write)
+    return Original(encode_image, (lambda words: text.module(*text.tokens([words]))) if text else None, write)
+
+
+def _generated(folder: Path) -> Sample:
+    """For want of better: pictures of soft colours, written into `folder`, and a dozen phrases."""
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.jpg" for number in range(GENERATED_PICTURES)]
+    for path in paths:
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
+        coarse.resize((448, 320), Image.Resampling.BICUBIC).save(path, quality=90)
+    return Sample(paths, PHRASES, None, is_generated=True)
+
+
+def _sample(pictures: Path, images: Path | None) -> Sample:
+    """From a folder of pictures, or from a captions table with its pictures in `images` (else beside it).
+
+    At most 500 pictures, evenly spread, with two captions each. Raises `SourceError`.
+    """
+    if pictures.is_dir():
+        paths = sorted(path for path in pictures.rglob("*") if is_picture(path.name))
+        if not paths:
+            raise SourceError(f"{pictures} holds no picture: expected some to compare on; check --pictures")
+        found = PictureSet(str(pictures), tuple(Captioned(path, ()) for path in paths), {})
+    else:
+        root = (images or pictures.parent).resolve()
+        found = read_set(DataSettings(table=str(pictures.resolve()), images=str(root)), Path())
+    step = -(-len(found.pictures) // MOST_PICTURES)
+    kept = without_unreadable(PictureSet(found.name, found.pictures[::step], {})).pictures
+    files = [one.path for one in kept]
+    if pictures.is_dir():
+        return Sample(files, PHRASES, None, is_generated=False)
+    texts = [picture.texts[:TEXTS_OF_EACH] for picture in kept]
+    owners = np.repeat(np.arange(len(kept)), [len(some) for some in texts])
+    return Sample(files, [text for some in texts for text in some], owners, is_generated=False)
+
+
+@torch.no_grad()
+def _vectors_of_original(original: Original, sample: Sample) -> Both:
+    """As the library itself makes them, one at a time, from pictures that are decoded whole."""
+
+    def unit(vectors: Sequence[Tensor]) -> Vectors:
+        rows = np.stack([vector.float().cpu().numpy().reshape(-1) for vector in vectors])
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+    pictures = unit([original.encode_image(read(path.read_bytes(), image_size=WHOLE)) for path in sample.pictures])
+    encode_text = original.encode_text
+    return Both(pictures, unit([encode_text(text) for text in sample.texts]) if encode_text else None)
+
+
+def _vectors_of_folder(folder: Path, sample: Sample) -> Both:
+    """As searches make them."""
+    encoder = OnnxEncoder(folder)
+    rows = []
+    for start in range(0, len(sample.pictures), BATCH):
+        few = sample.pictures[start : start + BATCH]
+        images = [read(path.read_bytes(), image_size=encoder.image_size) for path in few]
+        rows.append(encoder.encode_images(np.stack([encoder.preprocess(image) for image in images])))
+    both = Both(np.concatenate(rows), encoder.encode_texts(sample.texts) if encoder.knows_words else None)
+    encoder.unload()
+    return both
+
+
+def _recall(vectors: Both, sample: Sample) -> dict[str, float] | None:
+    """Recall at 1, 5, 10 in both directions; None without captions."""
+    if sample.owners is None or vectors.texts is None:
+        return None
+    return recall_of(torch.from_numpy(vectors.texts @ vectors.pictures.T), torch.from_numpy(sample.owners))
+
+
+def _cosines(one: Vectors | None, other: Vectors | None) -> Mapping[str, float] | None:
+    if one is None or other is None:
+        return None
+    low, percentile_1, median = np.quantile(np.einsum("nd,nd->n", one, other), (0, 0.01, 0.5))
+    return {"min": float(low), "percentile_1": float(percentile_1), "median": float(median)}

@@ -1,6 +1,6 @@
 """Recall at k of a model, and the best mixture of its start and what was trained that forgets no more than allowed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sightline.train.data import Captioned
 from sightline.train.model import TwoTowers, device_of, padded
 from sightline.train.pictures import Pictures
 
@@ -21,16 +20,11 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A set made ready once: its pictures, the ids of its texts, and whose text each is."""
+    """A set made ready once: its pictures, the ids of its texts, and for each of these the place of its picture."""
 
     pictures: Pictures
     ids: Sequence[Sequence[int]]
     owners: NDArray[np.int64]
-
-
-def owners_of(pictures: Sequence[Captioned]) -> NDArray[np.int64]:
-    """For every text of all pictures in order, the number of its picture."""
-    return np.repeat(np.arange(len(pictures)), [len(picture.texts) for picture in pictures])
 
 
 def recall(model: TwoTowers, measured: Measured) -> dict[str, float]:
@@ -45,32 +39,31 @@ def recall(model: TwoTowers, measured: Measured) -> dict[str, float]:
 
 def recall_of(scores: Tensor, owners: Tensor) -> dict[str, float]:
     """The same from scores (texts, pictures). Of equal scores half count as better, as if shuffled."""
+
+    def better(scores: Tensor, reference: Tensor) -> Tensor:
+        return (scores > reference).float() + 0.5 * (scores == reference).float()
+
     own = scores[torch.arange(len(owners)), owners]
-    rank_of_picture = _better(scores, own[:, None]).sum(dim=1) - 0.5  # the picture itself is equal to itself
+    rank_of_picture = better(scores, own[:, None]).sum(dim=1) - 0.5  # the picture itself is equal to itself
     best = torch.full((scores.shape[1],), -torch.inf).scatter_reduce(0, owners, own, "amax")
     is_other = owners[:, None] != torch.arange(scores.shape[1])
-    rank_of_text = (_better(scores, best) * is_other).sum(dim=0)
+    rank_of_text = (better(scores, best) * is_other).sum(dim=0)
     found = {f"text_to_image@{k}": float((rank_of_picture < k).float().mean()) for k in CUTS}
     return found | {f"image_to_text@{k}": float((rank_of_text < k).float().mean()) for k in CUTS}
-
-
-def _better(scores: Tensor, reference: Tensor) -> Tensor:
-    """1 where a score is above the reference, one half where it equals it."""
-    return (scores > reference).float() + 0.5 * (scores == reference).float()
 
 
 def image_vectors(model: TwoTowers, pictures: Pictures) -> Tensor:
     """N pictures -> (n, dim), in batches."""
     device = device_of(model.image)
     batches = (pictures.batch(start, start + BATCH) for start in range(0, len(pictures), BATCH))
-    return torch.cat([model.image.finish(batch.to(device)).cpu() for batch in batches])
+    return torch.cat([model.finish(batch.to(device)).cpu() for batch in batches])
 
 
 def text_vectors(model: TwoTowers, ids: Sequence[Sequence[int]]) -> Tensor:
     """N texts -> (n, dim), in batches of like length, since padding to the longest of all doubles the cost."""
     order = np.argsort([len(row) for row in ids], kind="stable")
     batches = (order[start : start + BATCH] for start in range(0, len(order), BATCH))
-    device, pad_id = device_of(model.text), model.shape.pad_id
+    device, pad_id = device_of(model.text), model.pad_id
     vectors = torch.cat([model.text(padded([ids[n] for n in batch], pad_id).to(device)).cpu() for batch in batches])
     return vectors[torch.from_numpy(np.argsort(order))]
 
@@ -90,13 +83,6 @@ def mixture(start: Weights, tuned: Weights, share: float) -> dict[str, Tensor]:
         name: start[name].lerp(value, share) if value.is_floating_point() else value  # a batch norm counts its steps
         for name, value in tuned.items()
     }
-
-
-def mixtures(
-    start: Weights, tuned: Weights, recalls: Callable[[Weights], tuple[float, float]], shares: Sequence[float] = SHARES
-) -> list[Point]:
-    """The points between start and tuned; `recalls` measures a state in domain and in general."""
-    return [Point(share, *recalls(mixture(start, tuned, share))) for share in shares]
 
 
 def best(points: Sequence[Point], *, largest_loss: float) -> Point | None:

@@ -6,7 +6,7 @@ arXiv:1810.04805) with mean pooling.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.encoders.catalog import BUNDLED, bundled_folder
+from sightline.encoders.preprocess import Mode as PixelMode
+from sightline.encoders.preprocess import Preprocessing, as_config
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import ModelDamaged, ModelNotFound
-from sightline.train.config import IMAGE_FROZEN, DataSettings, Precision, Settings
-from sightline.train.model import ImageSide, RateGroup, Say, TwoTowers, choose_device, device_of, export, token_ids
+from sightline.train.config import Mode, Settings
+from sightline.train.model import RateGroup, Start, TwoTowers, choose_device
 from sightline.train.model_folder import Sides
-from sightline.train.pictures import CachedMaps, Maps, PictureFiles, Pictures
 
 KIND = "two towers"
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -41,9 +42,6 @@ FEATURES = 1280
 # of .982 and recall@10 52.2 instead of 51.3 (float 52.5), at no measurable cost in speed.
 FLOAT_NODES = ("/first/", "/blocks.0/", "/blocks.1/", "/blocks.2/", "/pool/score/")
 FLOAT_ALONE = ("/Clip", "/Add")  # the activation of the first convolution, and the sum of the two heads
-SMALLEST_AREA = 0.5  # of the crops that are cached
-COLOUR_JITTER = 0.3
-STEM_BATCH = 16
 TABLES = ("words.", "positions.")  # kept as they are in a graph: rows are picked, not multiplied
 Array = NDArray[Any]
 Block = tuple[int, int, int, int, int]
@@ -64,11 +62,6 @@ class Network:
     float_nodes: tuple[str, ...] = ()
     float_alone: tuple[str, ...] = ()
     """Nodes of the graph that stay float in 8 bits, by the start of their names and by their whole names."""
-
-    @property
-    def stem_channels(self) -> int:
-        """Of the map that is cached."""
-        return self.blocks[self.stem_blocks][0]
 
 
 def _stages(*stages: tuple[int, int, int, int, int]) -> tuple[Block, ...]:
@@ -109,62 +102,30 @@ NETWORKS: Mapping[str, Network] = {
 """By timm's names. A picture tower of one of these can be trained further from a model folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class MiniStart:
-    """Our two towers. The first blocks of the image tower are frozen: they run once for each picture and view."""
-
-    model: "MiniTowers"
-    documents: Documents
-    settings: Settings
-    folder: Path | None = None
-    """The model folder that the weights came from; None for a new model."""
-
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, cut to the model's length."""
-        return token_ids(self.documents, texts)
-
-    def training_pictures(self, data: DataSettings, paths: Sequence[Path], name: str, say: Say) -> Pictures:
-        """Every view of every picture after the first blocks: the whole picture, and random crops."""
-        files = PictureFiles(paths, self.documents.preprocessing, SMALLEST_AREA, COLOUR_JITTER)
-        views = []
-        for number in range(data.views):
-            say(f"{name}: view {number + 1} of {data.views}, {len(paths):,} pictures")
-            views.append(stem_maps(self.model.image.eval(), files, (self.settings.seed, number) if number else None))
-        return CachedMaps(views, self.settings.optimiser.window_slack)
-
-    def measuring_pictures(self, paths: Sequence[Path]) -> Pictures:
-        """Whole pictures after the first blocks."""
-        files = PictureFiles(paths, self.documents.preprocessing)
-        return CachedMaps([stem_maps(self.model.image.eval(), files, None)], 0)
-
-    def write(self, model: TwoTowers, folder: Path, precision: Precision, calibration: Sequence[Path]) -> None:
-        """The model folder, which can be trained further, with the start's own image tower where that was frozen."""
-        frozen = self.folder if self.settings.mode in IMAGE_FROZEN else None
-        export(model, self.documents, folder, precision, calibration=calibration, image_tower_of=frozen)
-
-    def description(self) -> Mapping[str, Any]:
-        """Sizes and tokenizer."""
-        return {"kind": KIND, "shape": asdict(self.model.shape), "tokenizer": self.documents.tokenizer}
-
-
-def open_mini_start(settings: Settings, base: Path) -> MiniStart:
+def open_start(settings: Settings, base: Path) -> "Start[MiniTowers]":
     """The bundled model or a model folder, on the device that the settings name."""
     torch.manual_seed(settings.seed)
     name, device = settings.start.model, choose_device(settings.device)
-    folder = bundled_folder(BUNDLED) if name == BUNDLED else base / name
-    start = restored(folder, settings)
+    start = restored(bundled_folder(BUNDLED) if name == BUNDLED else base / name, settings)
     start.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return start
 
 
-def described(description: Mapping[str, Any], settings: Settings) -> MiniStart:
+def described(description: Mapping[str, Any], settings: Settings) -> "Start[MiniTowers]":
     """The start that `description` tells of, with random weights."""
-    shape = Shape(**description["shape"])
-    return MiniStart(MiniTowers(shape), documents_of(shape, description["tokenizer"]), settings)
+    return start_of(MiniTowers(Shape(**description["shape"])), description["tokenizer"], settings)
 
 
-def restored(folder: Path, settings: Settings) -> MiniStart:
-    """The model in a folder that `write` made, 8-bit too. Raises `ModelNotFound` or `ModelDamaged`.
+def start_of(
+    model: "MiniTowers", tokenizer: str, settings: Settings, folder: Path | None = None
+) -> "Start[MiniTowers]":
+    """The start of these towers; `tokenizer` is the text of tokenizer.json, `folder` where they came from."""
+    description = {"kind": KIND, "shape": asdict(model.shape), "tokenizer": tokenizer}
+    return Start(model, documents_of(model.shape, tokenizer), settings, description, folder)
+
+
+def restored(folder: Path, settings: Settings) -> "Start[MiniTowers]":
+    """The model in a folder that training wrote, 8-bit too. Raises `ModelNotFound` or `ModelDamaged`.
 
     An 8-bit weight is scale times integer, so the float weights come back within half a step of what was trained;
     a model of 20 MB therefore needs no second copy of 80 MB to be trained further.
@@ -178,13 +139,17 @@ def restored(folder: Path, settings: Settings) -> MiniStart:
             f"{folder} cannot be trained: expected a model of this program with a picture tower of "
             f"{' or '.join(NETWORKS)}; start from mini, open_clip: or hf:"
         )
-    shape = Shape(**config["sightline"]["shape"])
-    model = MiniTowers(shape, settings.optimiser.dropout)
+    model = MiniTowers(Shape(**config["sightline"]["shape"]), settings.optimiser.dropout)
     for tower, part in ((model.image, "visual"), (model.text, "textual")):
-        _load(tower, folder / part / "model.onnx")
+        graph = folder / part / "model.onnx"
+        weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(graph).graph.initializer}
+        state = {name: _weight(weights, name, value) for name, value in tower.state_dict().items()}
+        if missing := next((name for name, value in state.items() if value is None), None):
+            raise ModelDamaged(f"{graph} lacks {missing}: expected every weight of the tower; fetch the model again")
+        tower.load_state_dict({name: value for name, value in state.items() if value is not None})
     model.log_scale.data.fill_(float(np.log(config["logit_scale"])))
     tokenizer = (folder / "textual" / "tokenizer.json").read_text(encoding="utf-8")
-    return MiniStart(model, documents_of(shape, tokenizer), settings, folder)
+    return start_of(model, tokenizer, settings, folder)
 
 
 def documents_of(shape: "Shape", tokenizer: str) -> Documents:
@@ -203,33 +168,12 @@ def documents_of(shape: "Shape", tokenizer: str) -> Documents:
         },
         "sightline": {"shape": asdict(shape)},
     }
-    preprocess = {  # in open_clip's keys; the graph takes uint8 pixels and holds mean and deviation itself
-        "size": [shape.image_size, shape.image_size],
-        "mode": "RGB",
-        "mean": NETWORKS[shape.network].mean,
-        "std": NETWORKS[shape.network].std,
-        "interpolation": "bicubic",
-        "resize_mode": shape.resize_mode,
-        "fill_color": 0,
-    }
+    net = NETWORKS[shape.network]  # the graph takes uint8 pixels and holds mean and deviation itself
+    pixels = Preprocessing(shape.image_size, shape.image_size, net.mean, net.std, 3, shape.resize_mode, 0)
     tokens = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     other = {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True}
-    return Documents(config, preprocess, tokenizer, {**other, "model_max_length": shape.context_length, **tokens})
-
-
-@torch.no_grad()
-def stem_maps(tower: "ImageTower", files: PictureFiles, view: tuple[int, int] | None) -> Maps:
-    """(n, c, side / 16, side / 16) float16: what the first blocks make of each picture, whole or a crop for `view`."""
-    side = files.preprocessing.height // 16
-    maps = np.empty((len(files), tower.network.stem_channels, side, side), np.float16)
-    device = device_of(tower)
-    for start in range(0, len(files), STEM_BATCH):
-        stop = min(start + STEM_BATCH, len(files))
-        batch = files.batch(start, stop) if view is None else files.crops(range(start, stop), view)
-        # Channels last is 1.4 times faster here: 2.7 against 3.7 ms a picture on two cores (batches of 8).
-        tensor = batch.contiguous(memory_format=torch.channels_last)
-        maps[start:stop] = tower.stem(tensor.to(device)).cpu().numpy()
-    return maps
+    length = {"model_max_length": shape.context_length}
+    return Documents(config, as_config(pixels), tokenizer, {**other, **length, **tokens})
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +192,7 @@ class Shape:
     pad_id: int = 0
     network: str = "mobilenetv2_100"
     """The picture tower, one of `NETWORKS`."""
-    resize_mode: str = "squash"
+    resize_mode: PixelMode = "squash"
 
 
 class UnevenConvolution(nn.Conv2d):
@@ -329,7 +273,7 @@ class AttentionPool(nn.Module):
         return torch.einsum("nhp,nhwp->nhw", weights, values).flatten(1)
 
 
-class ImageTower(ImageSide):
+class ImageTower(nn.Module):
     """Pictures -> vectors. `stem` gives the map that is cached when the first blocks are frozen; `finish` the rest."""
 
     mean: Tensor
@@ -350,20 +294,20 @@ class ImageTower(ImageSide):
         nn.init.zeros_(self.pool_projection.weight)  # the average alone at first
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """(n, 3, side, side), 0 to 255 -> (n, stem_channels, side / 16, side / 16)."""
+        """(n, 3, side, side), 0 to 255 -> (n, c, side / 16, side / 16)."""
         maps = functional.relu6(self.first((pixels.float() - self.mean) / self.std))
         for block in self.blocks[: self.network.stem_blocks]:
             maps = block(maps)
         return maps
 
     def features(self, maps: Tensor) -> Tensor:
-        """(n, stem_channels, h, w) -> (n, 1280, h / 2, w / 2)."""
+        """(n, c, h, w) -> (n, 1280, h / 2, w / 2)."""
         for block in self.blocks[self.network.stem_blocks :]:
             maps = block(maps)
         return functional.relu6(self.last(maps))
 
     def finish(self, maps: Tensor) -> Tensor:
-        """(n, stem_channels, h, w) -> (n, dim)."""
+        """(n, c, h, w) -> (n, dim)."""
         features = self.features(maps)
         average = self.projection(self.dropout(features.mean(dim=(2, 3))))
         attended = self.pool_projection(self.dropout(self.pool(features)))
@@ -430,26 +374,27 @@ class TextTower(nn.Module):
 
 
 class MiniTowers(TwoTowers):
-    """Both towers, the learned sharpness of their scores (its logarithm), and the bias that the sigmoid loss adds."""
+    """Both towers. The first blocks of the image tower never move: they run once for each picture and view."""
 
-    shape: Shape
     image: ImageTower
     text: TextTower
     adapter = "text.projection.weight"
     casts_pictures = False
     has_bias = True
     largest_scale = 60.0
+    smallest_crop = 0.5
+    colour_jitter = 0.3
 
     def __init__(self, shape: Shape, dropout: float = 0.0) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.dim, self.pad_id = shape, shape.dim, shape.pad_id
         self.image = ImageTower(shape, dropout)
         self.text = TextTower(shape, dropout)
         self.log_scale = nn.Parameter(torch.tensor(20.0).log())
         self.bias = nn.Parameter(torch.tensor(-10.0))
 
     def rate_group(self, name: str) -> RateGroup:
-        """Which rate a parameter moves at. The first image blocks never move: their maps are kept."""
+        """Which rate a parameter moves at."""
         if "projection" in name or "pool." in name or name in ("log_scale", "bias"):
             return "head"
         if name.startswith("text."):
@@ -457,6 +402,14 @@ class MiniTowers(TwoTowers):
         network = self.image.network
         late = tuple(f"image.blocks.{n}." for n in range(network.stem_blocks, len(network.blocks)))
         return "image" if name.startswith((*late, "image.last.")) else "still"
+
+    def stem(self, mode: Mode) -> Callable[[Tensor], Tensor]:
+        """The first blocks, in every mode."""
+        return self.image.stem
+
+    def finish(self, pictures: Tensor) -> Tensor:
+        """Maps of the first blocks -> (n, dim)."""
+        return self.image.finish(pictures)
 
     def sides(self, documents: Documents) -> Sides:
         """What a model folder is written from; its weights keep their names, so that it can be trained further."""
@@ -473,45 +426,25 @@ class MiniTowers(TwoTowers):
         )
 
 
-def _load(tower: nn.Module, path: Path) -> None:
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    state = {name: _weight(weights, name, value) for name, value in tower.state_dict().items()}
-    missing = [name for name, value in state.items() if value is None]
-    if missing:
-        raise ModelDamaged(f"{path} lacks {missing[0]}: expected every weight of the tower; fetch the model again")
-    tower.load_state_dict({name: value for name, value in state.items() if value is not None})
-
-
 def _weight(weights: Mapping[str, Array], name: str, like: Tensor) -> Tensor | None:
-    """One weight in float and in torch's order: linear layers are (in, out) in the graph and (out, in) here."""
-    array = weights.get(name)
-    if array is None:
-        array = _dequantised(weights, name)
+    """One weight in float and in torch's order: linear layers are (in, out) in the graph and (out, in) here.
+
+    One of 8 bits is (integer - zero point) * scale. Channels come first, but last in the matrices of linear layers.
+    """
+
+    def found(*names: str) -> Array | None:
+        return next((weights[one] for one in names if one in weights), None)
+
+    is_linear = like.ndim == 2 and not name.startswith(TABLES)
+    array, scale = found(name), found(f"{name}_scale", f"{name}_quantized_scale")
+    if array is None and (integers := found(f"{name}_quantized")) is not None and scale is not None:
+        zero = found(f"{name}_zero_point", f"{name}_quantized_zero_point")
+        per_channel = () if scale.size == 1 else (-1,) if is_linear else (-1, *[1] * (integers.ndim - 1))
+        centred = integers.astype(np.float64)
+        if zero is not None:
+            centred = centred - zero.astype(np.float64).reshape(() if zero.size == 1 else per_channel)
+        array = centred * scale.reshape(per_channel)
     if array is None:
         return None
-    if like.ndim == 2 and not name.startswith(TABLES):
-        array = array.T
-    return torch.from_numpy(np.array(array, np.float32)) if array.shape == tuple(like.shape) else None
-
-
-def _dequantised(weights: Mapping[str, Array], name: str) -> Array | None:
-    """(integer - zero point) * scale. Channels come first, but last in the (in, out) matrices of linear layers."""
-    integers = weights.get(f"{name}_quantized")
-    scale = next((weights[key] for key in (f"{name}_scale", f"{name}_quantized_scale") if key in weights), None)
-    if integers is None or scale is None:
-        return None
-    zero = next(
-        (weights[key] for key in (f"{name}_zero_point", f"{name}_quantized_zero_point") if key in weights), None
-    )
-    axis = -1 if integers.ndim == 2 and not name.startswith(TABLES) else 0
-    centred = integers.astype(np.float64)
-    if zero is not None:
-        centred = centred - _along(zero.astype(np.float64), axis, integers.ndim)
-    return np.asarray(centred * _along(scale, axis, integers.ndim), np.float32)
-
-
-def _along(values: Array, axis: int, ndim: int) -> Array:
-    """Per-channel values, or one for all, shaped to be multiplied along `axis` of an array with `ndim` axes."""
-    if values.size == 1:
-        return values.reshape(())
-    return values if axis == -1 else values.reshape(-1, *[1] * (ndim - 1))
+    array = np.array(array.T if is_linear else array, np.float32)
+    return torch.from_numpy(array) if array.shape == tuple(like.shape) else None

@@ -1,9 +1,9 @@
 """A model folder in the open_clip ONNX layout, written from torch modules by tracing, in 32, 16 or 8 bits."""
 
-import logging
 import shutil
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from torch import Tensor, nn
 
+from sightline.encoders.torch.libraries import quietly
 from sightline.encoders.torch.towers import Documents
 from sightline.errors import TrainingError
 from sightline.train.config import Precision
@@ -76,18 +77,14 @@ def write_folder(
                 if path.is_file():
                     shutil.copy(path, work / "visual" / path.name)
         if sides.text is not None:
-            graph = _text_graph(sides, sides.text, work)
+            length = min(sides.context_length, EXAMPLE_TOKENS) if sides.has_free_length else sides.context_length
+            ids = torch.ones((2, length), dtype=torch.int64 if sides.takes_mask else torch.int32)
+            texts = {"text": ids, "attention_mask": torch.ones_like(ids)} if sides.takes_mask else {"text": ids}
+            axes = {0: "batch", 1: "length"} if sides.has_free_length else {0: "batch"}
+            graph = traced(sides.text, texts, axes, work, keeps_names=sides.keeps_names)
             _write_graph(graph, work / "textual" / "model.onnx", precision)
         ours = {**sides.documents.config.get("sightline", {}), "precision": precision, "pixels": "uint8"}
         sides.documents.write(work, {**sides.scores, "sightline": ours})
-
-
-def _text_graph(sides: Sides, text: nn.Module, work: Path) -> onnx.ModelProto:
-    length = min(sides.context_length, EXAMPLE_TOKENS) if sides.has_free_length else sides.context_length
-    axes = {0: "batch", 1: "length"} if sides.has_free_length else {0: "batch"}
-    ids = torch.ones((2, length), dtype=torch.int64 if sides.takes_mask else torch.int32)
-    examples = {"text": ids, "attention_mask": torch.ones_like(ids)} if sides.takes_mask else {"text": ids}
-    return traced(text, examples, axes, work, keeps_names=sides.keeps_names)
 
 
 @contextmanager
@@ -153,9 +150,7 @@ def traced(
             "that torch can export; choose another architecture"
         ) from error
     graph = onnx.load(folder / "graph")
-    for stale in folder.iterdir():
-        stale.unlink()  # the graph, and its weights where they were too many for one file
-    folder.rmdir()
+    shutil.rmtree(folder)  # the graph, and its weights where they were too many for one file
     if keeps_names:
         _name_weights(graph)
     return graph
@@ -174,15 +169,21 @@ def _write_graph(
     8 bits are dynamic for a transformer and static for a convolutional net, for which `calibration`, pictures of shape
     (n, 3, height, width), is needed; nodes of that net for whose name `is_float` holds stay as they are.
     """
+    if precision == "float16":  # weights and arithmetic, not inputs and outputs; for GPUs: a CPU computes in 32 bits
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        graph = convert_float_to_float16(graph, keep_io_types=True)
     if precision != "int8":
-        _save(_halved(graph) if precision == "float16" else graph, path)
+        _save(graph, path)
         return
     exact = path.with_name("exact.onnx")
     _save(graph, exact)
-    if _count(graph, "Conv") > _count(graph, "MatMul", "Gemm"):
-        _quantize_convolutions(graph, exact, path, calibration, is_float)
-    else:
-        _quantize_linears(graph, exact, path)
+    operations = Counter(node.op_type for node in graph.graph.node)
+    with quietly():
+        if operations["Conv"] > operations["MatMul"] + operations["Gemm"]:
+            _quantize_convolutions(graph, exact, path, calibration, is_float)
+        else:
+            _quantize_linears(graph, exact, path)
     for stale in path.parent.glob("exact*"):
         stale.unlink()
 
@@ -214,14 +215,6 @@ def _turn(tensor: onnx.TensorProto) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(tensor).T), tensor.name))
 
 
-def _halved(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """16-bit weights and arithmetic; inputs and outputs stay as they are. For GPUs: a CPU computes in 32 bits."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model: onnx.ModelProto = convert_float_to_float16(graph, keep_io_types=True)
-    return model
-
-
 def _save(graph: onnx.ModelProto, path: Path) -> None:
     """Writes a graph; the weights of a large one beside it."""
     if graph.ByteSize() > LARGEST_BYTES:
@@ -230,15 +223,10 @@ def _save(graph: onnx.ModelProto, path: Path) -> None:
         onnx.save(graph, path)
 
 
-def _count(graph: onnx.ModelProto, *operations: str) -> int:
-    return sum(node.op_type in operations for node in graph.graph.node)
-
-
 def _quantize_linears(graph: onnx.ModelProto, exact: Path, target: Path) -> None:
     """Dynamic. Convolutions of a transformer (the patches) keep float: dynamic 8 bits has no fast kernel for them."""
     options: dict[str, Any] = {"op_types_to_quantize": ["MatMul"], "weight_type": QuantType.QInt8, "per_channel": True}
-    with _without_advice():
-        quantize_dynamic(exact, target, use_external_data_format=graph.ByteSize() > LARGEST_BYTES, **options)
+    quantize_dynamic(exact, target, use_external_data_format=graph.ByteSize() > LARGEST_BYTES, **options)
     rounded = onnx.load(target)
     rows = {tensor.name: tensor.dims[0] for tensor in rounded.graph.initializer if len(tensor.dims) == 2}
     picks = [
@@ -265,18 +253,17 @@ def _quantize_convolutions(
             "the image tower is convolutional, and its 8 bits need pictures to measure ranges on: expected --pictures; "
             "give some dozens like those to be searched"
         )
-    with _without_advice():
-        quantize_static(
-            exact,
-            target,
-            _Batches(calibration),
-            quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Relu", "Clip", "Add", "AveragePool", "GlobalAveragePool"],
-            nodes_to_exclude=[node.name for node in graph.graph.node if is_float(node.name)],
-            per_channel=True,
-        )
+    quantize_static(
+        exact,
+        target,
+        _Batches(calibration),
+        quant_format=QuantFormat.QDQ,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Relu", "Clip", "Add", "AveragePool", "GlobalAveragePool"],
+        nodes_to_exclude=[node.name for node in graph.graph.node if is_float(node.name)],
+        per_channel=True,
+    )
     rounded = onnx.load(target)
     weights = {tensor.name for tensor in rounded.graph.initializer if len(tensor.dims) == 2}
     layers = {
@@ -284,8 +271,10 @@ def _quantize_convolutions(
         for node in rounded.graph.node
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights
     }
-    for name, axis in layers.items():
-        _keep_weight_in_8_bits(rounded, name, axis=axis)
+    for name, axis in layers.items():  # the runtime multiplies them out once, when it loads the graph
+        names = _put_rounded(rounded, name, axis)
+        node = helper.make_node("DequantizeLinear", names, [name], name=f"{name}.restored", axis=axis)
+        rounded.graph.node.insert(0, node)
     _save(rounded, target)
 
 
@@ -305,26 +294,6 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime carr
         return None if batch is None else {"image": batch}
 
 
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """The quantiser advises on the root logger to pre-process the graph first; ours has nothing left to fold."""
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return "pre-processing" not in record.getMessage()
-
-    logging.getLogger().addFilter(is_news)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeFilter(is_news)
-
-
-def _keep_weight_in_8_bits(model: onnx.ModelProto, name: str, *, axis: int) -> None:
-    """The runtime multiplies it out once, when it loads the graph."""
-    names = _put_rounded(model, name, axis)
-    model.graph.node.insert(0, helper.make_node("DequantizeLinear", names, [name], name=f"{name}.restored", axis=axis))
-
-
 def _keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:
     """Rows are picked as integers and only those are multiplied out, so that the table stays small in memory.
 
@@ -336,17 +305,16 @@ def _keep_table_in_8_bits(model: onnx.ModelProto, pick: onnx.NodeProto) -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.array([2], np.int64), axes))
     place = list(model.graph.node).index(pick)
     model.graph.node.remove(pick)
-    steps: tuple[tuple[str, list[str], str, dict[str, Any]], ...] = (
-        ("Gather", [integers, ids], f"{name}.integers", {}),
-        ("Cast", [f"{name}.integers"], f"{name}.float", {"to": onnx.TensorProto.FLOAT}),
-        ("Gather", [scale, ids], f"{name}.scale", {}),
-        ("Unsqueeze", [f"{name}.scale", axes], f"{name}.scales", {}),
-        ("Mul", [f"{name}.float", f"{name}.scales"], name, {}),
+    steps = (
+        ("Gather", [integers, ids], f"{name}.integers"),
+        ("Cast", [f"{name}.integers"], f"{name}.float"),
+        ("Gather", [scale, ids], f"{name}.scale"),
+        ("Unsqueeze", [f"{name}.scale", axes], f"{name}.scales"),
+        ("Mul", [f"{name}.float", f"{name}.scales"], name),
     )
-    for offset, (operation, inputs, output, attributes) in enumerate(steps):
-        model.graph.node.insert(
-            place + offset, helper.make_node(operation, inputs, [output], name=output, **attributes)
-        )
+    for offset, (operation, inputs, output) in enumerate(steps):
+        options: dict[str, Any] = {"to": onnx.TensorProto.FLOAT} if operation == "Cast" else {}
+        model.graph.node.insert(place + offset, helper.make_node(operation, inputs, [output], name=output, **options))
 
 
 def _put_rounded(model: onnx.ModelProto, name: str, axis: int) -> tuple[str, str]:

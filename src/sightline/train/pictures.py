@@ -1,8 +1,9 @@
-"""The pictures of a set as a model takes them in: files decoded for each step, cached maps, or vectors kept."""
+"""The pictures of a set as a model takes them in: files decoded for each step, or what frozen layers made of them."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,8 @@ from sightline.images.read import read
 from sightline.train.data import Captioned, PictureSet
 
 Indices = NDArray[np.int64]
-Maps = NDArray[np.float16]
+Kept = NDArray[np.float16] | NDArray[np.float32]
+"""Maps, (n, channels, h, w), or vectors, (n, dim)."""
 UNREADABLE = "pictures cannot be read"
 
 
@@ -62,32 +64,30 @@ class PictureFiles:
         return self._stacked(indices, seed)
 
     def _stacked(self, indices: Sequence[int], seed: tuple[int, ...] | None) -> Tensor:
-        with ThreadPoolExecutor() as pool:
-            return torch.from_numpy(np.stack(list(pool.map(lambda index: self._pixels(index, seed), indices))))
+        how, jitter = self.preprocessing, self.colour_jitter
 
-    def _pixels(self, index: int, seed: tuple[int, ...] | None) -> NDArray[np.uint8]:
-        image = read(
-            self.paths[index].read_bytes(), image_size=max(self.preprocessing.height, self.preprocessing.width)
-        )
-        if seed is None:
-            return preprocess.pixels(image, self.preprocessing)
-        rng = np.random.default_rng((*seed, index))
-        crop = random_crop(image, self.preprocessing, self.smallest_area, rng)
-        for enhance in (
-            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if self.colour_jitter else ()
-        ):
-            crop = enhance(crop).enhance(rng.uniform(1 - self.colour_jitter, 1 + self.colour_jitter))
-        return np.asarray(crop, np.uint8).transpose(2, 0, 1)
+        def pixels(index: int) -> NDArray[np.uint8]:
+            image = read(self.paths[index].read_bytes(), image_size=max(how.height, how.width))
+            if seed is None:
+                return preprocess.pixels(image, how)
+            rng = np.random.default_rng((*seed, index))
+            crop = random_crop(image, how, self.smallest_area, rng)
+            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color) if jitter else ():
+                crop = enhance(crop).enhance(rng.uniform(1 - jitter, 1 + jitter))
+            return np.asarray(crop, np.uint8).transpose(2, 0, 1)
+
+        with ThreadPoolExecutor() as pool:
+            return torch.from_numpy(np.stack(list(pool.map(pixels, indices))))
 
 
 @dataclass(frozen=True, slots=True)
-class CachedMaps:
-    """Maps of frozen first blocks, (n, channels, h, w) for each view; a step sees a random window of one.
+class KeptPictures:
+    """What frozen layers made of each view of the pictures; of maps a step sees a random window of one view.
 
-    A crop of the cached map costs nothing and lifted recall@10 by about 2 points (docs/decisions).
+    A crop of a map that is kept costs nothing and lifted recall@10 by about 2 points (docs/decisions).
     """
 
-    views: Sequence[Maps]
+    views: Sequence[Kept]
     slack: int
     """How much smaller than the map a window may be on each side."""
 
@@ -95,37 +95,22 @@ class CachedMaps:
         return len(self.views[0])
 
     def augmented(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """(n, channels, k, k): one window for all, perhaps mirrored."""
-        maps = self.views[int(rng.integers(len(self.views)))][indices]
-        side = maps.shape[2]
+        """Maps (n, channels, k, k), one window for all, perhaps mirrored, or vectors (n, dim)."""
+        kept = self.views[int(rng.integers(len(self.views)))][indices]
+        if kept.ndim == 2:
+            return torch.from_numpy(kept)
+        side = kept.shape[2]
         size = int(rng.integers(max(1, side - self.slack), side + 1))
         top, left = rng.integers(0, side - size + 1, 2)
-        cut = torch.from_numpy(maps[:, :, top : top + size, left : left + size]).float()
+        window = torch.from_numpy(kept[:, :, top : top + size, left : left + size]).float()
         if rng.random() < 0.5:
-            cut = cut.flip(3)
-        return cut.contiguous(memory_format=torch.channels_last)
+            window = window.flip(3)
+        return window.contiguous(memory_format=torch.channels_last)
 
     def batch(self, start: int, stop: int) -> Tensor:
-        """(n, channels, h, w)."""
-        return torch.from_numpy(self.views[0][start:stop]).float().contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True, slots=True)
-class KeptVectors:
-    """Vectors (n, dim) of a frozen image tower, which runs once for each picture."""
-
-    vectors: Tensor
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def augmented(self, indices: Indices, rng: np.random.Generator) -> Tensor:
-        """(n, dim), the same each time."""
-        return self.vectors[torch.from_numpy(indices)]
-
-    def batch(self, start: int, stop: int) -> Tensor:
-        """(n, dim)."""
-        return self.vectors[start:stop]
+        """(n, channels, h, w) or (n, dim)."""
+        kept = torch.from_numpy(self.views[0][start:stop]).float()
+        return kept.contiguous(memory_format=torch.channels_last) if kept.ndim == 4 else kept
 
 
 def random_crop(
@@ -149,23 +134,20 @@ def random_crop(
 
 def without_unreadable(pictures: PictureSet) -> PictureSet:
     """The set without files that are no pictures, which are counted: one of them must not stop a run of hours."""
+
+    def is_readable(picture: Captioned) -> bool:
+        try:
+            read(picture.path.read_bytes(), image_size=1)
+        except (ImageError, OSError):
+            return False
+        return True
+
     with ThreadPoolExecutor() as pool:
-        is_readable = list(pool.map(_is_readable, pictures.pictures))
-    bad = is_readable.count(False)
-    if not bad:
-        return pictures
-    kept = tuple(one for one, is_good in zip(pictures.pictures, is_readable, strict=True) if is_good)
+        kept = tuple(compress(pictures.pictures, pool.map(is_readable, pictures.pictures)))
+    bad = len(pictures.pictures) - len(kept)
     if not kept:
         raise SourceError(
             f"none of the {bad:,} pictures of {pictures.name} can be read: expected pictures; "
             f"look at {pictures.pictures[0].path}"
         )
-    return replace(pictures, pictures=kept, dropped={**pictures.dropped, UNREADABLE: bad})
-
-
-def _is_readable(picture: Captioned) -> bool:
-    try:
-        read(picture.path.read_bytes(), image_size=1)
-    except (ImageError, OSError):
-        return False
-    return True
+    return replace(pictures, pictures=kept, dropped={**pictures.dropped, UNREADABLE: bad}) if bad else pictures

@@ -19,7 +19,7 @@ from sightline.errors import TrainingError
 from sightline.train import checkpoint, curve
 from sightline.train.config import Settings
 from sightline.train.loop import Trainer, trainer
-from sightline.train.measure import RECALL, Point, Weights, best, mixture, mixtures, recall
+from sightline.train.measure import RECALL, SHARES, Point, Weights, best, mixture, recall
 from sightline.train.model import TwoTowers
 from sightline.train.prepare import Prepared, StartRecipe, prepare
 
@@ -73,7 +73,7 @@ def train(
     unfinished = checkpoint.load(folder, document)  # before the minutes of preparation
     prepared = prepare(settings, base, lambda note: listen(Progress(note=note)), hub, recipe)
     start = {name: value.clone() for name, value in prepared.model.state_dict().items()}
-    runner = trainer(prepared.model, settings, prepared.sources, prepared.anchors)
+    runner = trainer(prepared.model, settings, prepared.sources, prepared.anchors, prepared.lesson)
     history: list[dict[str, Any]] = []
     if unfinished is not None:
         runner.load(unfinished["trainer"])
@@ -84,7 +84,16 @@ def train(
     recalls = _recalls(final, prepared) if points else dict(history[-1]["recalls"])
     curve.draw(history, folder / curve.NAME, exported=recalls)
     prepared.start.write(final, folder, settings.precision, prepared.calibration)
-    _write_record(folder, document, prepared, history, recalls, points, share)
+    record = {
+        "settings": document,
+        "recalls": recalls,
+        "path": [asdict(point) for point in points],
+        "share_of_tuned_weights": share,
+        "dropped": prepared.dropped,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "history": history,
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (folder / checkpoint.NAME).unlink(missing_ok=True)
     return Outcome(folder, recalls, tuple(points), share)
 
@@ -108,7 +117,7 @@ def _run(runner: Trainer, prepared: Prepared, history: list[dict[str, Any]], fol
         remaining_s = (time.monotonic() - began) / (runner.step - first) * (steps - runner.step)
         listen(Progress(step=runner.step, steps=steps, loss=loss, remaining_s=remaining_s, recalls=recalls))
         if runner.step % settings.checkpoint_every_steps == 0 or is_last:
-            state = {"trainer": runner.state(), "history": history, "model": prepared.start.description()}
+            state = {"trainer": runner.state(), "history": history, "model": prepared.start.description}
             checkpoint.save(folder, state, document)
 
 
@@ -119,13 +128,11 @@ def _choose(
     tuned = runner.averaged()
     if prepared.general is None or not prepared.measures:
         return tuned, [], 1.0
-    in_domain, general = prepared.measures[0][1], prepared.general
-
-    def recalls(state: Weights) -> tuple[float, float]:
-        model = _with(prepared.model, state)
-        return recall(model, in_domain)[RECALL], recall(model, general)[RECALL]
-
-    points = mixtures(start, tuned, recalls)
+    points = []
+    for share in SHARES:
+        model = _with(prepared.model, mixture(start, tuned, share))
+        found = [recall(model, measured)[RECALL] for measured in (prepared.measures[0][1], prepared.general)]
+        points.append(Point(share, *found))
     limit = runner.settings.largest_general_loss
     point = best(points, largest_loss=limit)
     if point is None and may_forget:
@@ -144,34 +151,12 @@ def _with(model: TwoTowers, state: Weights) -> TwoTowers:
     """A second model with these weights, so that measuring leaves the one in training alone."""
     twin: TwoTowers = copy.deepcopy(model)
     twin.load_state_dict(dict(state))
-    twin.eval()
-    return twin
+    return twin.eval()
 
 
 def _recalls(model: TwoTowers, prepared: Prepared) -> Recalls:
     general = [] if prepared.general is None else [("general", prepared.general)]
     return {name: recall(model, measured) for name, measured in [*prepared.measures, *general]}
-
-
-def _write_record(
-    folder: Path,
-    document: dict[str, Any],
-    prepared: Prepared,
-    history: list[dict[str, Any]],
-    recalls: Recalls,
-    points: list[Point],
-    share: float,
-) -> None:
-    record = {
-        "settings": document,
-        "recalls": recalls,
-        "path": [asdict(point) for point in points],
-        "share_of_tuned_weights": share,
-        "dropped": prepared.dropped,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "history": history,
-    }
-    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def keep_freed_memory() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sightline.encoders.preprocess import VERSION, normalised, pixels
-from sightline.encoders.torch.towers import TextHead, Towers
+from sightline.encoders.torch.towers import Towers
 from sightline.errors import EncoderError, TextNotSupported, UsageError
 from sightline.types import Pixels, Vectors
 
@@ -43,36 +43,35 @@ class TorchEncoder:
 
     def encode_images(self, pixels: Pixels) -> Vectors:
         """(n, 3, height, width) of uint8 -> (n, dim), rows of norm 1."""
-        height, width = self.towers.preprocessing.height, self.towers.preprocessing.width
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, height, width):
+        config = self.towers.preprocessing
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, config.height, config.width):
             raise UsageError(
-                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {height}, {width}): "
-                "stack what preprocess gives"
+                f"pixels are {pixels.dtype}{list(pixels.shape)}, expected uint8 (n, 3, {config.height}, "
+                f"{config.width}): stack what preprocess gives"
             )
-        return _unit(self._run(pixels)) if len(pixels) else np.empty((0, self.dim), np.float32)
+        if not len(pixels):
+            return np.empty((0, self.dim), np.float32)
+        batch = torch.from_numpy(normalised(pixels, config, np.float32)).to(self._device)
+        with torch.inference_mode():
+            return _unit(self.towers.image(batch))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Texts -> (n, dim), rows of norm 1. What a text has beyond the model's length is ignored."""
-        if self.towers.text is None:
+        text = self.towers.text
+        if text is None:
             raise TextNotSupported(
                 f"model {self.name!r} has no text encoder: search by a picture instead, "
                 "or index with a two-tower model, such as --model mini, to search by words"
             )
-        sound = [_sound(text) for text in texts]
-        parts = [self._read(self.towers.text, sound[at : at + _TEXTS]) for at in range(0, len(sound), _TEXTS)]
-        return np.concatenate(parts) if parts else np.empty((0, self.dim), np.float32)
-
-    def _run(self, pixels: Pixels) -> Vectors:
-        batch = torch.from_numpy(normalised(pixels, self.towers.preprocessing, np.float32)).to(self._device)
-        with torch.inference_mode():
-            return _array(self.towers.image(batch))
-
-    def _read(self, text: TextHead, texts: list[str]) -> Vectors:
-        with self._reading:
-            tokens = text.tokens(texts)
-        with torch.inference_mode():
-            rows = text.module(*(values.to(self._device) for values in tokens))
-        return _unit(_array(rows))
+        # a file name may bring half a character, which no tokenizer takes
+        sound = [one[:_CHARACTERS].encode("utf-16", "surrogatepass").decode("utf-16", "replace") for one in texts]
+        rows = [np.empty((0, self.dim), np.float32)]
+        for at in range(0, len(sound), _TEXTS):
+            with self._reading:
+                tokens = text.tokens(sound[at : at + _TEXTS])
+            with torch.inference_mode():
+                rows.append(_unit(text.module(*(values.to(self._device) for values in tokens))))
+        return np.concatenate(rows)
 
 
 def _device(provider: str | None) -> str:
@@ -84,11 +83,8 @@ def _device(provider: str | None) -> str:
     return provider or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _array(rows: Tensor) -> Vectors:
-    return np.asarray(rows.float().cpu().numpy(), np.float32)
-
-
-def _unit(rows: Vectors) -> Vectors:
+def _unit(vectors: Tensor) -> Vectors:
+    rows = vectors.float().cpu().numpy()
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (np.isfinite(norms).all() and norms.all()):
         raise EncoderError(
@@ -96,11 +92,6 @@ def _unit(rows: Vectors) -> Vectors:
             "check that its weights were trained and loaded whole"
         )
     return np.asarray(rows / norms, np.float32)
-
-
-def _sound(text: str) -> str:
-    """Text that every tokenizer takes: a file name may bring half a character."""
-    return text[:_CHARACTERS].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _fingerprint(towers: Towers, names: tuple[str, ...]) -> str:

@@ -3,7 +3,6 @@
 import argparse
 import importlib
 import logging
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +14,18 @@ from typing import Any
 
 import torch
 
-from sightline.encoders.hub import Hub
+from sightline.encoders.hub import Hub, forbids_commercial_use
 from sightline.encoders.torch import needed
 from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
-_FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECASE)  # cc-by-nc-4.0, apple-amlr
 _NESTED = ("state_dict", "model_state_dict", "model", "state", "net", "module")  # where trainers keep the weights
 _WRAPPERS = ("module.", "_orig_mod.")  # of data-parallel and compiled models
 _SHOWN = 3
 _HARMLESS_LOGS = (
     "No pretrained weights loaded for model",  # open_clip, of an architecture whose weights we put in, or want random
+    "pre-processing before quantization",  # onnxruntime; a graph of ours has nothing left to fold
 )
 _HARMLESS_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, "Importing from timm.models"),  # an older open_clip with a newer timm
@@ -36,27 +35,24 @@ _log = logging.getLogger(__name__)
 
 
 def library(name: str) -> Any:
-    """The package, imported when it is first needed; raises `ExtraMissing`."""
+    """The package, imported when it is first needed; raises `ExtraMissing`.
+
+    A torchvision that was built for another torch is imported too: its transforms do without compiled operators.
+    """
     needed(name)
-    _mend_torchvision()
-    with quietly():
-        return importlib.import_module(name)
-
-
-def _mend_torchvision() -> None:
-    """Lets a torchvision that was built for another torch be imported: its transforms do without compiled operators."""
-    if find_spec("torchvision") is None:
-        return
     try:
-        importlib.import_module("torchvision")
+        if find_spec("torchvision") is not None:
+            importlib.import_module("torchvision")
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
+        for module in [one for one in sys.modules if one.partition(".")[0] == "torchvision"]:
+            del sys.modules[module]
         for operator in ("nms", "qnms"):
             _OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         importlib.import_module("torchvision")
+    with quietly():
+        return importlib.import_module(name)
 
 
 @contextmanager
@@ -104,7 +100,18 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
 
     is_here = any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
     if not is_here:
-        _ask(repository, hub)
+        try:
+            answer = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S)).ask(repository)
+        except (HubUnreachable, ModelNotFound) as error:
+            happened = str(error).partition(": ")[0]
+            raise HubUnreachable(
+                f"{repository} is not on this disk and {happened}: run `hf download {repository}` where there is a "
+                "network, or name a folder or a checkpoint"
+            ) from error
+        card = answer.get("cardData") if isinstance(answer, dict) else None
+        licence = str((card or {}).get("license") or "")
+        if forbids_commercial_use(licence):
+            _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = is_here or before
     try:
@@ -113,20 +120,9 @@ def files_of(repository: str, files: Sequence[str], hub: Hub) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _ask(repository: str, hub: Hub) -> None:
-    """See that the hub has it, and who may use it."""
-    try:
-        answer = replace(hub, answer_s=min(hub.answer_s, _ANSWER_S)).ask(repository)
-    except (HubUnreachable, ModelNotFound) as error:
-        happened = str(error).partition(": ")[0]
-        raise HubUnreachable(
-            f"{repository} is not on this disk and {happened}: run `hf download {repository}` where there is a "
-            "network, or name a folder or a checkpoint"
-        ) from error
-    card = answer.get("cardData") if isinstance(answer, dict) else None
-    licence = str((card or {}).get("license") or "")
-    if _FORBIDS.search(licence):
-        _log.warning("the licence of %s, %s, forbids commercial use", repository, licence)
+def is_path(name: str) -> bool:
+    """Whether the name of a model is written as the path of a folder."""
+    return name.startswith((".", "/", "~"))
 
 
 def split_state(name: str, base: Path = Path()) -> tuple[str, Path | None]:
@@ -140,7 +136,11 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelNotFound(f"there is no file {path}, expected the weights of a model: check the path after the @")
     try:
-        values: Any = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+        if path.suffix == ".safetensors":
+            values: Any = importlib.import_module("safetensors.torch").load_file(path)
+        else:  # tensors and plain values alone: no code in the file is run; Lightning keeps its options in a Namespace
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises of every kind
         first = str(error).strip().partition("\n")[0][:200]
         raise ModelDamaged(
@@ -177,26 +177,14 @@ def fit(model: Any, state: Mapping[str, Any], what: str, *, may_lack: bool, unus
         if name in own and value.shape != own[name].shape
     ]
     reasons = {"it lacks": lacking, "the model does not know": unknown, "of another shape are": shapes}
-    if told := "; ".join(f"{reason} {_some(names)}" for reason, names in reasons.items() if names):
+    faults = []
+    for reason, names in reasons.items():
+        if names:
+            more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+            faults.append(f"{reason} {', '.join(names[:_SHOWN])}{more}")
+    if faults:
         raise ModelDamaged(
-            f"the weights of {what} do not fit: {told}; expected the keys of that architecture: "
+            f"the weights of {what} do not fit: {'; '.join(faults)}; expected the keys of that architecture: "
             "name the model that the weights were trained with"
         )
     model.load_state_dict({**own, **given})
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _pickled(path: Path) -> Any:
-    """Tensors and plain values alone: no code in the file is run. Lightning keeps its options in a Namespace."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(path)

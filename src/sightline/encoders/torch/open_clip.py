@@ -7,16 +7,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import preprocessing
-from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
+from sightline.encoders.torch.libraries import files_of, fit, is_path, library, loading, read_state, split_state
 from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, byte_pair_tokenizer, scale_and_bias
 from sightline.errors import ModelNotFound
 
 LIBRARY = "open_clip"
 CONFIG = "open_clip_config.json"
+_OF_TEXT = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
 _FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
@@ -27,7 +26,7 @@ def load(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     Raises an `EncoderError`.
     """
     name, state = split_state(rest, base)
-    if state is None and "/" not in name and not _is_path(name):
+    if state is None and "/" not in name and not is_path(name):
         open_clip = library(LIBRARY)
         _check_architecture(open_clip, name)
         raise ModelNotFound(
@@ -43,7 +42,7 @@ def load_or_make(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     name, state = split_state(rest, base)
     options: dict[str, Any] = {}
     there: AbstractContextManager[None] = nullcontext()
-    has_weights = _is_path(name)
+    has_weights = is_path(name)
     if has_weights:
         folder = (base / Path(name).expanduser()).resolve()
         if not (folder / CONFIG).is_file():
@@ -53,19 +52,28 @@ def load_or_make(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     else:
         architecture, _, weights = name.partition("/")
         _check_architecture(open_clip, architecture)
-        if weights and not open_clip.get_pretrained_cfg(architecture, weights):
+        published = open_clip.get_pretrained_cfg(architecture, weights) if weights else None
+        if weights and not published:
             name, state = architecture, _checkpoint(open_clip, architecture, weights, base, state)
-        elif weights:
+        elif published:
             has_weights, options = True, options_of(open_clip, architecture, weights)
-            there = _files(open_clip, architecture, weights, hub)
+            repository, _, file = (published.get("hf_hub") or "").rpartition("/")
+            if repository:  # open_clip itself fetches the others from where their authors put them
+                there = files_of(repository, [file] if file else _FILES, hub)
     shown = f"open_clip:{name}"
     with loading(shown):
-        config = _config(open_clip, architecture)
+        if has_weights and not options.get("pretrained"):
+            config = dict(json.loads((Path(name) / CONFIG).read_text(encoding="utf-8"))["model_cfg"])
+        else:
+            config = dict(open_clip.get_model_config(architecture))
         with there:
             model = open_clip.create_model(architecture, force_custom_text=True, **options)
         tokenizer = open_clip.get_tokenizer(architecture)
     if state is not None:
-        fit(model, _renamed(open_clip, model, read_state(state)), shown, may_lack=has_weights)
+        tensors = read_state(state)
+        if isinstance(model, open_clip.CustomTextCLIP):  # the older kind has no prefix for its text tower's weights
+            tensors = {f"text.{key}" if key.startswith(_OF_TEXT) else key: value for key, value in tensors.items()}
+        fit(model, tensors, shown, may_lack=has_weights)
         shown += f"@{state}"
     if options.get("force_quick_gelu"):
         config["quick_gelu"] = True
@@ -81,27 +89,15 @@ def options_of(open_clip: Any, architecture: str, tag: str) -> dict[str, Any]:
     return {"pretrained": tag, "force_quick_gelu": bool(published.get("quick_gelu"))}
 
 
-def rebuilt(config: Mapping[str, Any]) -> nn.Module:
-    """The model of `Towers.rebuild` with random weights."""
-    open_clip = library(LIBRARY)
-    model: nn.Module = open_clip.CustomTextCLIP(**{key: value for key, value in config.items() if key != "custom_text"})
-    return model
-
-
-def parts(model: Any) -> Parts:
-    """The two towers of such a model."""
-    bias = model.logit_bias
-    return Parts(
-        image=model.visual,
-        text=model.text,
-        log_scale=float(model.logit_scale.detach().reshape(-1)[0]),
-        bias=None if bias is None else float(bias.detach().reshape(-1)[0]),
-    )
+def rebuilt(config: Mapping[str, Any]) -> Parts:
+    """The towers of the model of `Towers.rebuild` with random weights."""
+    options = {key: value for key, value in config.items() if key != "custom_text"}
+    model = library(LIBRARY).CustomTextCLIP(**options)
+    return Parts(model.visual, model.text, *scale_and_bias(model))
 
 
 def _towers(open_clip: Any, name: str, model: Any, tokenizer: Any, config: dict[str, Any]) -> Towers:
     preprocess = open_clip.get_model_preprocess_cfg(model)
-    transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**preprocess), is_train=False)
     activations = sorted({type(module).__name__ for module in model.modules() if "GELU" in type(module).__name__})
     has_two_towers = isinstance(model, open_clip.CustomTextCLIP)
     is_custom = bool(config.get("custom_text")) or "hf_model_name" in config["text_cfg"]
@@ -111,26 +107,20 @@ def _towers(open_clip: Any, name: str, model: Any, tokenizer: Any, config: dict[
         architecture=f"open_clip {type(model.visual).__name__} {' '.join(activations)}",
         model=model,
         preprocessing=preprocessing(preprocess),
-        image=model.visual if has_two_towers else TowerPart(model, _image_of_captioner),
+        image=model.visual
+        if has_two_towers
+        else TowerPart(model, lambda captioner, *inputs: captioner.encode_image(*inputs)),
         text=_text(model, tokenizer, config["text_cfg"], has_two_towers=has_two_towers),
         picture_weights=("visual.",),
         moved_prefix="" if is_custom else "text.",
         logit_scale=scale,
         logit_bias=bias,
-        transform=transform,
+        transform=open_clip.transform.image_transform_v2(
+            open_clip.transform.PreprocessCfg(**preprocess), is_train=False
+        ),
         config={key: value for key, value in config.items() if key != "text_cfg"},
         rebuild={"library": LIBRARY, "config": json.loads(json.dumps(config))} if has_two_towers else {},
     )
-
-
-def _image_of_captioner(model: Any, pixels: Tensor) -> Tensor:
-    vectors: Tensor = model.encode_image(pixels)
-    return vectors
-
-
-def _text_of_captioner(model: Any, ids: Tensor) -> Tensor:
-    vectors: Tensor = model.encode_text(ids)
-    return vectors
 
 
 def _text(model: Any, tokenizer: Any, config: Mapping[str, Any], *, has_two_towers: bool) -> TextHead:
@@ -142,52 +132,23 @@ def _text(model: Any, tokenizer: Any, config: Mapping[str, Any], *, has_two_towe
     else:
         inner = tokenizer.tokenizer
         tokenizer_config = {"pad_token": inner.pad_token, "sep_token": inner.sep_token, "model_max_length": length}
+
+    def tokenizer_json() -> str:
+        if not hasattr(tokenizer, "bpe_ranks"):
+            return str(tokenizer.tokenizer.backend_tokenizer.to_str())
+        merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+        return str(byte_pair_tokenizer(list(tokenizer.byte_encoder.values()), merges).to_str())
+
     return TextHead(
-        module=tower if has_two_towers else TowerPart(model, _text_of_captioner),
+        module=tower if has_two_towers else TowerPart(model, lambda captioner, ids: captioner.encode_text(ids)),
         tokens=lambda texts: (tokenizer(texts),),
         context_length=length,
         masks_padding=is_causal,
         takes_mask=False,
         config={**config, "context_length": length, **({"masks_padding": True} if is_causal else {})},
         tokenizer_config=tokenizer_config,
-        tokenizer=lambda: _tokenizer_json(tokenizer),
+        tokenizer=tokenizer_json,
     )
-
-
-def _tokenizer_json(tokenizer: Any) -> str:
-    """From the tokenizer that open_clip itself uses."""
-    if not hasattr(tokenizer, "bpe_ranks"):
-        return str(tokenizer.tokenizer.backend_tokenizer.to_str())
-    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
-    return str(byte_pair_tokenizer(list(tokenizer.byte_encoder.values()), merges).to_str())
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~"))
-
-
-def _config(open_clip: Any, architecture: str) -> dict[str, Any]:
-    """The `model_cfg` of an architecture or a folder."""
-    folder = architecture.removeprefix("local-dir:")
-    if folder != architecture:
-        document: dict[str, Any] = json.loads((Path(folder) / CONFIG).read_text(encoding="utf-8"))["model_cfg"]
-        return document
-    return dict(open_clip.get_model_config(architecture))
-
-
-def _files(open_clip: Any, architecture: str, tag: str, hub: Hub) -> AbstractContextManager[None]:
-    published = open_clip.get_pretrained_cfg(architecture, tag)
-    repository, _, file = (published.get("hf_hub") or "").rpartition("/")
-    # open_clip itself fetches the others from where their authors put them
-    return files_of(repository, [file] if file else _FILES, hub) if repository else nullcontext()
-
-
-def _renamed(open_clip: Any, model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """A state dict of the older kind of model, whose text tower's weights have no prefix."""
-    if not isinstance(model, open_clip.CustomTextCLIP):
-        return state
-    parts = ("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final.")
-    return {f"text.{name}" if name.startswith(parts) else name: value for name, value in state.items()}
 
 
 def _check_architecture(open_clip: Any, architecture: str) -> None:

@@ -7,7 +7,7 @@ MoCo's (`encoder_q.`), and torchvision's own names.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sightline.encoders.hub import Hub
 from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
-from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
+from sightline.encoders.torch.libraries import files_of, fit, is_path, library, loading, read_state, split_state
 from sightline.encoders.torch.towers import Towers
 from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
 
@@ -35,21 +35,28 @@ def load(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     """
     timm = library("timm")
     model_name, state = split_state(rest, base)
-    if model_name.startswith((".", "/", "~")):
+    there: AbstractContextManager[None] = nullcontext()
+    if is_path(model_name):
         model_name = f"local-dir:{(base / Path(model_name).expanduser()).resolve()}"
     else:
         _check_name(timm, model_name)
-    if state is None and not model_name.startswith("local-dir:"):
-        model = _published(timm, model_name, hub)
-        model_name = f"{model_name.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # the usual weights change
-    else:
-        with loading(f"timm:{model_name}"):
-            model = timm.create_model(model_name, pretrained=state is None, num_classes=0)
+        published = timm.get_pretrained_cfg(model_name) if state is None else None
+        if state is None and (published is None or not published.has_weights):
+            raise ModelNotFound(
+                f"timm publishes no weights of {model_name}, expected a file with some: name it "
+                f"({model_name}@state.pt), or choose another (timm.list_pretrained())"
+            )
+        if published and published.hf_hub_id:  # timm itself fetches the others from where their authors put them
+            files = [published.hf_hub_filename] if published.hf_hub_filename else list(_FILES)
+            there = files_of(published.hf_hub_id, files, hub)
+    with there, loading(f"timm:{model_name}"):
+        model = timm.create_model(model_name, pretrained=state is None, num_classes=0)
     if state is not None:
         head = model.pretrained_cfg.get("classifier") or ()
-        heads = (head,) if isinstance(head, str) else tuple(head)
-        unused = [f"{name}." for name in heads]
+        unused = [f"{name}." for name in ((head,) if isinstance(head, str) else head)]
         fit(model, read_state(state), f"timm:{model_name}@{state}", may_lack=False, unused=unused)
+    elif not model_name.startswith("local-dir:"):
+        model_name = f"{model_name.partition('.')[0]}.{model.pretrained_cfg['tag']}"  # the usual weights change
     name = f"timm:{model_name.removeprefix('local-dir:')}" + (f"@{state}" if state else "")
     architecture = f"timm {model.pretrained_cfg.get('architecture') or model_name.partition('.')[0]}"
     config = timm.data.resolve_model_data_config(model)
@@ -60,7 +67,14 @@ def load_simclr(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     """A checkpoint of SimCLR. Raises an `EncoderError` that names the keys which do not fit a ResNet."""
     timm = library("timm")
     path = (base / Path(rest).expanduser()).resolve()
-    state = _of_encoder(read_state(path), path)
+    state = read_state(path)
+    prefix = next((one for one in _PREFIXES if one + _FIRST in state), None)
+    if prefix is None:
+        raise ModelDamaged(
+            f"{path} holds no {_FIRST} but {', '.join(sorted(state)[:3])}, expected a ResNet below one of "
+            f"{', '.join(one for one in _PREFIXES if one)} or on its own: save the encoder's state dict"
+        )
+    state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     network = _network(state, path)
     is_for_small = state[_FIRST].shape[-1] == 3
     with loading(f"simclr:{path}"):
@@ -118,21 +132,6 @@ def _check_name(timm: Any, base: str) -> None:
         )
 
 
-def _published(timm: Any, base: str, hub: Hub) -> Any:
-    """With the weights that timm names, from its cache or a hub."""
-    config = timm.get_pretrained_cfg(base)
-    if config is None or not config.has_weights:
-        raise ModelNotFound(
-            f"timm publishes no weights of {base}, expected a file with some: name it ({base}@state.pt), "
-            "or choose another (timm.list_pretrained())"
-        )
-    files = [config.hf_hub_filename] if config.hf_hub_filename else list(_FILES)
-    # timm itself fetches the others from where their authors put them
-    there = files_of(config.hf_hub_id, files, hub) if config.hf_hub_id else nullcontext()
-    with there, loading(f"timm:{base}"):
-        return timm.create_model(base, pretrained=True, num_classes=0)
-
-
 def _preprocessing(config: Mapping[str, Any], name: str) -> Preprocessing:
     """As timm's own evaluation does it."""
     _, height, width = config["input_size"]
@@ -154,17 +153,6 @@ def _preprocessing(config: Mapping[str, Any], name: str) -> Preprocessing:
         fill=0,
         resized=resized[0] if resized[0] != height else None,
     )
-
-
-def _of_encoder(state: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The weights of the network alone, in torchvision's names."""
-    prefix = next((one for one in _PREFIXES if one + _FIRST in state), None)
-    if prefix is None:
-        raise ModelDamaged(
-            f"{path} holds no {_FIRST} but {', '.join(sorted(state)[:3])}, expected a ResNet below one of "
-            f"{', '.join(one for one in _PREFIXES if one)} or on its own: save the encoder's state dict"
-        )
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _network(state: dict[str, Any], path: Path) -> str:

@@ -125,11 +125,11 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What training needs of a two-tower model: from normalised pixels and from ids to (n, dim)."""
+    """What training needs of a two-tower model: from normalised pixels and from ids to (n, dim), scale and bias."""
 
     image: nn.Module
     text: nn.Module
-    log_scale: float
+    scale: float | None
     bias: float | None
 
 

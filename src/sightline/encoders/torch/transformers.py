@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sightline.encoders.hub import Hub
-from sightline.encoders.preprocess import RESAMPLING, Mode, Preprocessing
-from sightline.encoders.torch.libraries import files_of, fit, library, loading, read_state, split_state
+from sightline.encoders.preprocess import preprocessing_of
+from sightline.encoders.torch.libraries import files_of, fit, is_path, library, loading, read_state, split_state
 from sightline.encoders.torch.towers import Parts, TextHead, TowerPart, Towers, scale_and_bias
 from sightline.errors import EncoderError, ModelDamaged, ModelNotFound
 
@@ -26,7 +26,6 @@ _DINOV2: Mapping[str, str] = {
 _DINOV2_OF_PAPER = {"vits14": "small", "vitb14": "base", "vitl14": "large", "vitg14": "giant"}
 _SENTENCE_OWNER = "sentence-transformers"
 _HARMLESS = ("Normalize",)  # modules of sentence-transformers: our vectors have norm 1 anyway
-_BILINEAR = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +64,13 @@ def load(rest: str, hub: Hub, base: Path = Path()) -> Towers:
     """
     transformers = library(LIBRARY)
     name, state = split_state(rest, base)
-    folder = base / Path(name).expanduser()
-    if not folder.is_dir() and not _is_path(name):
-        with files_of(name, _WEIGHTS, hub), loading(f"hf:{name}"), _without_bars(transformers):
-            return _loaded(transformers, name, state)
-    folder = folder.resolve()
-    if not (folder / "config.json").is_file():
+    folder = (base / Path(name).expanduser()).resolve()
+    is_folder = is_path(name) or folder.is_dir()
+    if is_folder and not (folder / "config.json").is_file():
         raise ModelNotFound(f"{folder} holds no config.json, expected a folder that transformers saved: check the path")
-    with loading(f"hf:{folder}"), _without_bars(transformers):
-        return _loaded(transformers, str(folder), state)
+    source = str(folder) if is_folder else name
+    with nullcontext() if is_folder else files_of(name, _WEIGHTS, hub), _loading(transformers, f"hf:{source}"):
+        return _loaded(transformers, source, state)
 
 
 def load_dinov2(rest: str, hub: Hub, base: Path = Path()) -> Towers:
@@ -81,7 +78,7 @@ def load_dinov2(rest: str, hub: Hub, base: Path = Path()) -> Towers:
 
     Each also `with-registers-`, or `./folder`. Raises an `EncoderError`.
     """
-    if _is_path(rest):
+    if is_path(rest):
         return load(rest, hub, base)
     rest = _DINOV2_OF_PAPER.get(rest, rest)
     if rest not in _DINOV2:
@@ -99,19 +96,13 @@ def load_sentence_transformer(rest: str, hub: Hub, base: Path = Path()) -> Tower
     Raises an `EncoderError`.
     """
     sentence_transformers, transformers = library("sentence_transformers"), library(LIBRARY)
-    if _is_path(rest):
-        folder = (base / Path(rest).expanduser()).resolve()
-        if not (folder / "modules.json").is_file():
-            raise ModelNotFound(
-                f"{folder} holds no modules.json, expected a folder of {_SENTENCE_OWNER}: check the path"
-            )
-        name = f"st:{folder}"
-        with loading(name), _without_bars(transformers):
-            model = sentence_transformers.SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-    else:
-        name, repository = f"st:{rest}", rest if "/" in rest else f"{_SENTENCE_OWNER}/{rest}"
-        with files_of(repository, ["modules.json"], hub), loading(name), _without_bars(transformers):
-            model = sentence_transformers.SentenceTransformer(repository, device="cpu")
+    folder, is_folder = (base / Path(rest).expanduser()).resolve(), is_path(rest)
+    if is_folder and not (folder / "modules.json").is_file():
+        raise ModelNotFound(f"{folder} holds no modules.json, expected a folder of {_SENTENCE_OWNER}: check the path")
+    source = str(folder) if is_folder else rest if "/" in rest else f"{_SENTENCE_OWNER}/{rest}"
+    name = f"st:{folder if is_folder else rest}"
+    with nullcontext() if is_folder else files_of(source, ["modules.json"], hub), _loading(transformers, name):
+        model = sentence_transformers.SentenceTransformer(source, device="cpu", local_files_only=is_folder)
     first, *others = list(model)
     kinds = [type(module).__name__ for module in others if type(module).__name__ not in _HARMLESS]
     processor = getattr(getattr(first, "processor", None), "image_processor", None)
@@ -123,40 +114,26 @@ def load_sentence_transformer(rest: str, hub: Hub, base: Path = Path()) -> Tower
     return _towers(name, first.model, processor, first.tokenizer)
 
 
-def rebuilt(config: Mapping[str, Any]) -> nn.Module:
-    """The model of `Towers.rebuild` with random weights."""
+def rebuilt(config: Mapping[str, Any]) -> Parts:
+    """The towers of the model of `Towers.rebuild` with random weights."""
     kind = _kind(str(config["model_type"]), "the model of this run")
     model_class = getattr(library(LIBRARY), kind.model)
-    model: nn.Module = model_class(model_class.config_class(**config))
-    return model
-
-
-def parts(model: Any) -> Parts:
-    """The two towers of a CLIP or SigLIP."""
-    kind = KINDS[model.config.model_type]
-    bias = getattr(model, "logit_bias", None)
-    return Parts(
-        image=kind.image(model),
-        text=kind.text(model) if kind.text else nn.Identity(),
-        log_scale=float(model.logit_scale.detach().reshape(-1)[0]),
-        bias=None if bias is None else float(bias.detach().reshape(-1)[0]),
-    )
-
-
-def _is_path(name: str) -> bool:
-    return name.startswith((".", "/", "~"))
+    model = model_class(model_class.config_class(**config))
+    return Parts(kind.image(model), kind.text(model) if kind.text else nn.Identity(), *scale_and_bias(model))
 
 
 @contextmanager
-def _without_bars(transformers: Any) -> Iterator[None]:
-    """Without the library's progress bars."""
-    was_on = transformers.utils.logging.is_progress_bar_enabled()
-    transformers.utils.logging.disable_progress_bar()
+def _loading(transformers: Any, name: str) -> Iterator[None]:
+    """While the library loads the model of that name: without progress bars, and its errors are ours."""
+    log = transformers.utils.logging
+    was_on = log.is_progress_bar_enabled()
+    log.disable_progress_bar()
     try:
-        yield
+        with loading(name):
+            yield
     finally:
         if was_on:
-            transformers.utils.logging.enable_progress_bar()
+            log.enable_progress_bar()
 
 
 def _loaded(transformers: Any, source: str, state: Path | None) -> Towers:
@@ -256,67 +233,8 @@ def _text(model: Any, kind: Kind, module: nn.Module, tokenizer: Any) -> TextHead
     )
 
 
-def preprocessing_of(processor: Mapping[str, Any], name: str) -> Preprocessing:
-    """What preprocessor_config.json says; raises `EncoderError` where the two cannot agree.
-
-    Theirs crops from the whole pixel below the middle.
-    """
-    size, crop = processor.get("size") or {}, processor.get("crop_size") or {}
-    is_cropped = bool(processor.get("do_center_crop"))
-    short = size.get("shortest_edge")
-    sides = [short] * 2 if short else [size.get("height"), size.get("width")]
-    wanted: list[Any] = [crop.get("height"), crop.get("width")] if is_cropped else sides
-    resample = int(processor.get("resample", _BILINEAR))
-    is_odd = None in (*sides, *wanted) or "crop_pct" in processor or resample not in RESAMPLING.values()
-    if is_odd or (short and not is_cropped) or (is_cropped and sides[0] != sides[1]):
-        raise EncoderError(
-            f"{name} resizes pictures to {dict(size)} and cuts {dict(crop)}, expected a square, or a short side and a "
-            "square cut from the middle: change preprocessor_config.json if the model bears it"
-        )
-    mean, std = _mean_and_std(processor)
-    mode: Mode = "shortest" if short else "squash"
-    return Preprocessing(
-        height=wanted[0],
-        width=wanted[1],
-        mean=mean,
-        std=std,
-        resample=resample,
-        mode=mode,
-        fill=0,
-        resized=sides[0] if sides != wanted else None,
-        crops_down=True,
-    )
-
-
-def _mean_and_std(processor: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Of values 0 to 1. Theirs are of `pixel * factor - offset`, and EfficientNet's may be divided twice."""
-    ones = (1.0, 1.0, 1.0)
-    factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
-    offset = 1.0 if processor.get("rescale_offset") else 0.0
-    is_normal = processor.get("do_normalize", True)
-    means = processor["image_mean"] if is_normal else (0.0, 0.0, 0.0)
-    stds = processor["image_std"] if is_normal else ones
-    again = processor["image_std"] if processor.get("include_top") else ones
-    span = 255 * factor  # a pixel of 255 comes to this before the offset
-    mean = [(offset + value) / span for value in means]
-    std = [one * two / span for one, two in zip(stds, again, strict=True)]
-    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-
-
-def _projected(model: Any) -> nn.Module:
-    return Pooled(model.vision_model, getattr(model, "visual_projection", None))
-
-
-def _text_projected(model: Any) -> nn.Module:
-    return Pooled(model.text_model, getattr(model, "text_projection", None))
-
-
-def _features_of_image(model: Any, pixels: Tensor) -> Tensor:
-    return _pooled(model.get_image_features(pixel_values=pixels))
-
-
-def _features_of_text(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    return _pooled(model.get_text_features(input_ids=ids, attention_mask=mask))
+def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
+    return lambda model: TowerPart(model, run)
 
 
 def _pooled(output: Any) -> Tensor:
@@ -327,7 +245,8 @@ def _pooled(output: Any) -> Tensor:
 
 def _blip_image(model: Any, pixels: Tensor) -> Tensor:
     """What BLIP's retrieval compares (`use_itm_head=False`): the projection of the first token."""
-    vectors: Tensor = model.vision_proj(model.vision_model(pixel_values=pixels).last_hidden_state[:, 0])
+    tokens = model.vision_model(pixel_values=pixels).last_hidden_state
+    vectors: Tensor = model.vision_proj(tokens[:, 0])
     return vectors
 
 
@@ -337,32 +256,25 @@ def _blip_text(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return vectors
 
 
-def _first_token(model: Any, pixels: Tensor) -> Tensor:
-    """DINOv2 and ViT: the class token after the last norm."""
-    vectors: Tensor = model(pixel_values=pixels).last_hidden_state[:, 0]
-    return vectors
-
-
-def _average(model: Any, pixels: Tensor) -> Tensor:
-    """Convolutional networks: the average over the last map."""
-    vectors: Tensor = model(pixel_values=pixels).pooler_output.flatten(1)
-    return vectors
-
-
-def _part(run: Callable[..., Tensor]) -> Callable[[Any], nn.Module]:
-    return lambda model: TowerPart(model, run)
-
-
-_FEATURES = _part(_features_of_image), _part(_features_of_text)
+_PROJECTED = (
+    lambda model: Pooled(model.vision_model, getattr(model, "visual_projection", None)),
+    lambda model: Pooled(model.text_model, getattr(model, "text_projection", None)),
+)
+_FEATURES = (
+    _part(lambda model, pixels: _pooled(model.get_image_features(pixel_values=pixels))),
+    _part(lambda model, ids, mask: _pooled(model.get_text_features(input_ids=ids, attention_mask=mask))),
+)
+_FIRST_TOKEN = _part(lambda model, pixels: model(pixel_values=pixels).last_hidden_state[:, 0])  # after the last norm
+_AVERAGE = _part(lambda model, pixels: model(pixel_values=pixels).pooler_output.flatten(1))  # over the last map
 KINDS: Mapping[str, Kind] = {
-    "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), _projected, _text_projected, takes_mask=False),
-    "siglip": Kind("SiglipModel", ("vision_model.",), _projected, _text_projected, takes_mask=False, pads_fully=True),
+    "clip": Kind("CLIPModel", ("vision_model.", "visual_projection."), *_PROJECTED, takes_mask=False),
+    "siglip": Kind("SiglipModel", ("vision_model.",), *_PROJECTED, takes_mask=False, pads_fully=True),
     "blip": Kind("BlipForImageTextRetrieval", ("vision_model.", "vision_proj."), _part(_blip_image), _part(_blip_text)),
     "align": Kind("AlignModel", ("vision_model.",), *_FEATURES),
     "chinese_clip": Kind("ChineseCLIPModel", ("vision_model.", "visual_projection."), *_FEATURES),
-    "dinov2": Kind("Dinov2Model", (), _part(_first_token)),
-    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _part(_first_token)),
-    "vit": Kind("ViTModel", (), _part(_first_token), options={"add_pooling_layer": False}),
-    "resnet": Kind("ResNetModel", (), _part(_average)),
+    "dinov2": Kind("Dinov2Model", (), _FIRST_TOKEN),
+    "dinov2_with_registers": Kind("Dinov2WithRegistersModel", (), _FIRST_TOKEN),
+    "vit": Kind("ViTModel", (), _FIRST_TOKEN, options={"add_pooling_layer": False}),
+    "resnet": Kind("ResNetModel", (), _AVERAGE),
 }
 """What `model_type` of config.json says -> how such a model is used."""

@@ -159,7 +159,13 @@ def check_last_batch(connection: sqlite3.Connection, folder: Path, dim: int) -> 
 def repair(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -> list[Corruption]:
     """Rebuild damaged codes, and remove the records whose vectors are lost; gives what was damaged."""
     state, dim = read_state(connection), quantiser.dim
-    for path, row_bytes in zip(files_of(folder, state.generation), (dim, dim * VECTOR.itemsize), strict=True):
+    files = files_of(folder, state.generation)
+    (known,) = connection.execute("SELECT coalesce(max(first + count), 0) FROM batches").fetchone()
+    rows = max([known, *(path.stat().st_size // dim for path in files if path.exists())])
+    is_other = any(folder.glob("vectors-*")) and not any(path.exists() for path in files)
+    if state.slots > rows or is_other:  # to go by them would cost every vector
+        raise damaged_database(folder, "its counters")
+    for path, row_bytes in zip(files, (dim, dim * VECTOR.itemsize), strict=True):
         with path.open("ab") as file:  # missing files and missing ends, of zeros, so that every slot can be mapped
             file.truncate(max(file.tell(), state.slots * row_bytes))
     sync_folder(folder)
@@ -311,11 +317,7 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
 
 
 def _append(
-    connection: sqlite3.Connection,
-    folder: Path,
-    generation: int,
-    slot: int,
-    blocks: Iterable[tuple[Codes, Vectors]],
+    connection: sqlite3.Connection, folder: Path, generation: int, slot: int, blocks: Iterable[tuple[Codes, Vectors]]
 ) -> None:
     """Write blocks of codes and vectors to both files from a slot on, each with its checksums."""
     with appending(folder, generation) as (codes_file, vectors_file):

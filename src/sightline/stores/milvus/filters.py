@@ -44,16 +44,13 @@ def filter_row(payload: Payload) -> dict[str, Any]:
         else:
             names.append(_PREFIXES[where.kind_of(value)] + key)
             fields[names[-1]] = _stored(value)
-    typed = {name: payload.get(name, []) for name in TYPED}
     keyed = payload.get(KEYED, "")
     is_key = isinstance(keyed, str) and len(keyed.encode()) <= _LONGEST_KEY
     return {
         "fields": fields,
         "names": names,
         "words": sorted(payload_words(payload)),
-        **{
-            name: [one] if isinstance(one, str) else one if isinstance(one, list) else [] for name, one in typed.items()
-        },
+        **{name: _texts(payload.get(name)) for name in TYPED},
         KEYED: keyed if is_key else _SEVERAL if isinstance(keyed, str | list) else "",
     }
 
@@ -182,6 +179,10 @@ def _stored(value: Any) -> Any:
 
 def _literal(value: Scalar) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(_stored(value))
+
+
+def _texts(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
 def _path(key: str) -> str:

@@ -137,11 +137,10 @@ class PineconeEngine:
             matches = self._query(
                 self.namespace, pushed, limit, vector=values, include_metadata=limit <= _WITH_METADATA
             ).matches
-            missing = [match.id for match in matches if match.metadata is None]
-            known = (
-                {match.id: match for match in matches} | dict.fromkeys(missing) | self._fetch(self.namespace, missing)
-            )
-            return [hit_of(known[one.id], max(-1.0, min(1.0, one.score))) for one in matches if known[one.id]]
+            fetched = self._fetch(self.namespace, [match.id for match in matches if match.metadata is None])
+            entries = [fetched.get(match.id) if match.metadata is None else match for match in matches]
+            found = zip(entries, matches, strict=True)
+            return [hit_of(entry, max(-1.0, min(1.0, match.score))) for entry, match in found if entry is not None]
 
         return self._workers.map(of_query, queries.tolist())
 

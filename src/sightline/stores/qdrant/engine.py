@@ -22,15 +22,7 @@ from sightline.filters.where import Node
 from sightline.stores.qdrant import schema
 from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_value, looked_into, path, push
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
-from sightline.stores.remote import (
-    Calls,
-    TunableStore,
-    Workers,
-    batches,
-    check_format,
-    check_marker,
-    missing_index,
-)
+from sightline.stores.remote import Calls, TunableStore, Workers, batches, check_format, check_marker, missing_index
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 

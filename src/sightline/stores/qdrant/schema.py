@@ -100,7 +100,8 @@ def parse_collection(url: str | StoreUrl) -> Collection:
         )
     consistency: models.ReadConsistencyType | int | None = None
     try:
-        consistency = int(word) or None if word.isdecimal() else models.ReadConsistencyType(word) if word else None
+        if word:
+            consistency = int(word) or None if word.isdecimal() else models.ReadConsistencyType(word)
     except ValueError:
         raise UsageError(
             f"consistency={word} of {address.text} is unknown, expected one of majority, quorum, all, or a number"
