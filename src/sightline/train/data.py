@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SourceError
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.folder import class_folders
-from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
+from sightline.sources.rows import open_rows
 from sightline.train.config import DataSettings
 
 log = logging.getLogger(__name__)
