@@ -92,6 +92,7 @@ def verify(options: argparse.Namespace) -> int:
         named = ", ".join(printable(uri) for uri in verdict.named[fault])
         rest = ", ..." if number > len(verdict.named[fault]) else ""
         rows.append([fault, f"{number:,}: {named}{rest}" if number else "0"])
+    rows.append(["line", "the same" if verdict.has_same_line else "another one: hits are judged otherwise"])
     lines = [table(rows), ""]
     answers = [["queries", "asked", "recall@10, source", "target", "overlap", "same order"]]
     for kind, found in verdict.answers.items():
