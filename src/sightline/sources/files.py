@@ -18,7 +18,7 @@ _RARER = (".heic", ".heics", ".heif", ".heifs", ".hif", ".tif", ".tiff", ".bmp",
 SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm", ".jxl"))
 """The ends, in lower case, of the file names that are taken for pictures."""
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".token", ".json", ".jsonl", ".ndjson", ".parquet")
 """The ends of the names of tables; text may be packed with gzip (.csv.gz)."""
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
