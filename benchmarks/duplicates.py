@@ -89,7 +89,9 @@ def nearest(images: list[Image.Image]) -> Iterator[tuple[Image.Image, Image.Imag
     scores = small @ small.T  # (n, 256) @ (256, n) -> (n, n)
     np.fill_diagonal(scores, -1)
     for first, others in enumerate(np.argsort(-scores, axis=1)[:, :3]):
-        yield from ((images[first], images[second]) for second in others)
+        for second in others:
+            if images[first].tobytes() != images[second].tobytes():  # else two products have one and the same picture
+                yield images[first], images[second]
 
 
 def main() -> None:

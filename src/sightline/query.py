@@ -219,12 +219,17 @@ def _text_vectors(
 ) -> dict[str, Vector | SightlineError]:
     """The vector of each text, or why it has none."""
     found: dict[str, Vector | SightlineError] = {}
-    fresh = list[str]()
+    fresh, reads = list[str](), getattr(encoder, "reads", None)
     for text in dict.fromkeys(str(term.value).strip() for term in terms if term.kind == "text"):
         if not text:
             found[text] = UsageError(_EMPTY)
         elif known_texts is not None and (vector := known_texts.get(text)) is not None:
             found[text] = vector
+        elif reads and not reads(text):
+            found[text] = UsageError(
+                f"{text[:60]!r} is not text that model {encoder.name!r} can read: use words of its language (mini: "
+                "English), a picture, or a model of more languages (sightline models)"
+            )
         else:
             fresh.append(text)
     try:

@@ -203,7 +203,7 @@ def page(results: Sequence[Hits], *, title: str) -> str:
     return _page(title, has_heading=len(results) > 1, searches=[_search(hits) for hits in results])
 
 
-def groups_page(groups: Sequence[tuple[str, str, Sequence[Hit]]], *, title: str) -> str:
+def groups_page(groups: Sequence[tuple[str, str, Sequence[Hit | Record]]], *, title: str) -> str:
     """A page of groups of pictures, each with a heading, a line of facts, and the pictures with their scores."""
     shown = [
         {"heading": heading, "facts": facts, "pictures": [_picture(hit) for hit in hits]}

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.pictures import scene
 from tests.serving import Server, serving
 
 from sightline.cli.main import main
+from sightline.errors import UsageError
 from sightline.index import Index
 from sightline.query import Term
 
@@ -56,3 +58,54 @@ def test_signs_in_a_text_do_what_terms_do(url: str) -> None:
     with Index(url) as index:
         terms = [Term("text", "a red circle"), Term("text", "a blue square", -1.0)]
         assert index.search("a red circle - a blue square").hits == index.search(terms=terms).hits
+
+
+@pytest.mark.parametrize("text", ["собака", "🐶 🐱", "犬が走る", "x" * 1500])
+def test_text_that_the_model_cannot_read_is_said(
+    text: str, url: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "is not text that model 'mini' can read"
+    with Index(url) as index, pytest.raises(UsageError, match=said):
+        index.search(text)
+    assert main(["search", text, "--index", url]) == 2
+    assert said in capsys.readouterr().err
+    answer = server.ask("/api/search", {"text": text})
+    assert answer.status == 422
+    assert said in answer.body.decode()
+
+
+@pytest.mark.parametrize("text", ["a dog 🐶", "café", "2024", "naïve art in Zürich"])
+def test_text_that_the_model_reads_mostly_is_searched(text: str, url: str) -> None:
+    with Index(url) as index:
+        assert len(index.search(text)) == 4
+
+
+def test_a_copy_takes_the_line_along_and_verify_compares_it(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = str(tmp_path / "copy.index")
+    assert main(["copy", url, copied, "--quiet"]) == 0
+    with Index(url) as one, Index(copied) as other:
+        assert one.store.notes("line")
+        assert other.search("a red circle").to_dict()["hits"] == one.search("a red circle").to_dict()["hits"]
+    assert main(["verify", url, copied, "--sample", "3"]) == 0
+    with Index(copied) as other:
+        other.store.write_notes("line", {"line": None})
+    assert main(["verify", url, copied, "--sample", "3"]) == 1
+    assert "another one: hits are judged otherwise" in capsys.readouterr().out
+
+
+def test_a_filter_alone_lists_what_passes(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "--where", "width>=10", "-k", "3", "--index", url, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["total"], len(answer["hits"])) == (4, 3)
+    assert main(["search", "--where", "width>=1000", "--index", url]) == 1
+    assert "no picture passes the filter" in capsys.readouterr().out
+    assert main(["search", "--where", "width>=10", "--fold", "--index", url]) == 2
+    assert main(["search", "--index", url]) == 2
+    assert "the query is empty" in capsys.readouterr().err
+
+
+def test_a_list_by_filter_goes_to_other_programs(url: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["search", "--where", "name=2.png", "--index", url, "--paths"]) == 0
+    assert capfdbinary.readouterr().out == f"{Path(url).parent / '2.png'}\n".encode()

@@ -98,3 +98,8 @@ def test_class_folders_are_queries(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_used_says_why(folder: Path, text: str, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         load(table(folder, text))
+
+
+def test_names_are_matched_as_the_index_matches_them(folder: Path) -> None:
+    judged = load(table(folder, "image\tcaption\nA.PNG\tone\n.\\b.png\ttwo\n"))
+    assert ([path.name for path in judged.images], judged.missing) == (["a.png", "b.png"], 0)

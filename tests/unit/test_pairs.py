@@ -7,7 +7,7 @@ from tests.pictures import encoded, scene
 
 from sightline.evaluate.judgements import load
 from sightline.sources.base import open_source
-from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.train.config import DataSettings
 from sightline.train.data import read_set
 

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from tests.pictures import (
     COLOURED,
     GREY_RAMPS,
@@ -123,6 +123,27 @@ def test_heic_without_its_package_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"pip install 'sightline\[heic\]'"):
         read(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), image_size=64)
+
+
+def test_jpeg_xl_is_read_when_its_package_is_there() -> None:
+    pytest.importorskip("pillow_jxl", reason="the jxl extra is not installed")
+    picture = open_picture(encoded(quarters(), "JXL", quality=95), image_size=64)
+    assert corners(picture.image) == [RED, GREEN, BLUE, YELLOW]
+    assert picture.payload["format"] == "jxl"
+
+
+def test_jpeg_xl_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_jxl.JpegXLImagePlugin", None)
+    with pytest.raises(ImageError, match=r"JPEG XL.*pillow-jxl.*pip install 'sightline\[jxl\]'"):
+        read(b"\xff\x0a" + bytes(100), image_size=64)
+
+
+def test_the_thumbnail_of_a_raw_photograph_is_not_taken_for_it() -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[50706] = b"\1\4\0\0"  # DNGVersion
+    tags.tagtype[50706] = 1
+    with pytest.raises(ImageError, match="RAW photograph"):
+        read(encoded(quarters(), "TIFF", tiffinfo=tags), image_size=64)
 
 
 @pytest.mark.parametrize("size", [(1600, 1200), (1201, 1607), (3000, 301), (317, 2500), (900, 899), (200, 150)])
@@ -269,6 +290,6 @@ def test_every_suffix_that_is_looked_for_belongs_to_a_format_that_is_read() -> N
         "PPM": {".ppm", ".pgm", ".pbm", ".pnm", ".pfm"},
         "AVIF": {".avif", ".avifs"},
     }
-    assert SUFFIXES - {".heic", ".heics", ".heif", ".heifs", ".hif"} == set().union(*names.values())
+    assert SUFFIXES - {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"} == set().union(*names.values())
     for file_format in names:
         assert read(encoded(quarters(), file_format), image_size=64).mode == "RGB"

@@ -64,9 +64,12 @@ def add_commands(commands: Commands) -> None:
         "always hold go into a file .sightlineignore in the folder",
     )
     table = indexing.add_argument_group("tables (.csv, .tsv, .jsonl, .parquet)")
-    table.add_argument("--image-column", metavar="NAME", help="the column with paths or URLs (default: by its name)")
+    table.add_argument(
+        "--image-column", metavar="NAME", help="the column with paths or URLs, or of shards the ending: seg.png"
+    )
     table.add_argument("--caption-column", metavar="NAME", help="the column with captions (default: by its name)")
     table.add_argument("--images", metavar="DIR", help="where relative paths start (default: the table's folder)")
+    table.add_argument("--encoding", metavar="NAME", help="of text that is not UTF-8: cp1251, gb18030 ...")
     table.add_argument("--no-cache", action="store_true", help="do not keep what is fetched from the web")
     part = indexing.add_argument_group("a part of the source; what is left out stays in the index as it is")
     part.add_argument(
@@ -202,6 +205,7 @@ def _opening(options: argparse.Namespace) -> "Opening":
         image=given.get("image_column"),
         caption=given.get("caption_column"),
         base=Path(given["images"]) if given.get("images") else None,
+        encoding=given.get("encoding"),
         archives=given.get("archives", False),
         exclude=tuple(given.get("exclude", ())),
         headers=tuple(options.header),
@@ -290,10 +294,11 @@ def _suggest_other_source(root: str) -> str:
 
     folder = file_of(root)
     names = sorted(folder.iterdir()) if folder and "#" not in root and folder.is_dir() else []
+    no_tables = (".txt", ".json")  # more often something else
     kinds = (
         ("archive", is_archive, "take the pictures in them with --archives"),
         ("video", is_video, "index their scenes with sightline index {}"),
-        ("table", lambda path: is_table(path) and path.suffix != ".txt", "index it with sightline index {}"),
+        ("table", lambda path: is_table(path) and path.suffix not in no_tables, "index it with sightline index {}"),
     )
     for noun, is_one, advice in kinds:
         if found := [path for path in names if is_one(path)]:

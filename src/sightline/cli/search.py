@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,18 +85,22 @@ def search(options: argparse.Namespace) -> int:
       sightline search "2:golden retriever" + ./pool.jpg - fruit
       sightline search --image ./photo.jpg --index meaning.index --index look.index --weight 0.7 --weight 0.3
       sightline search beach --under ~/Pictures/2024 --html beach.html
+      sightline search --where "taken>=2024-06" -k 50      all that pass a filter, without words
     """
     from sightline.query import SearchQuery, Term, parse
 
     words = list(options.query)
     for sign, queries in (("+", options.add), ("-", options.subtract)):
         words += [part for query in queries for part in (sign, query)]
-    terms = parse(words) if words or not options.image else []
+    is_filtered = bool(options.where or options.under or options.match)
+    terms = parse(words) if words or not (options.image or is_filtered) else []
     terms += [Term("image", picture) for picture in options.image]
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
         with open_at(index_url(options), options.model) as index:
+            if not terms:
+                return _list(index, options)
             (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
@@ -118,6 +123,36 @@ def similar(options: argparse.Namespace) -> int:
     """Find pictures like one that is indexed."""
     with open_index(options) as index:
         return _print_hits(index.similar(options.picture, **_wanted(index, options)), options)
+
+
+def _list(index: "Index", options: argparse.Namespace) -> int:
+    """Print the pictures that pass the filter, without a query and so without scores; 1 where there are none."""
+    from sightline.results import groups_page, location, plain
+
+    if options.min_score is not None or options.fold:
+        raise UsageError("--min-score and --fold need a query, expected words or a picture: add some or leave them out")
+    if options.k < 1 or options.offset < 0:
+        raise UsageError(f"k is {options.k} and offset is {options.offset}: k must be at least 1, offset at least 0")
+    where = _wanted(index, options)["where"]
+    records = list(islice(index.store.scan(where), options.offset, options.offset + options.k))
+    total = index.store.count(where)
+    if options.html:
+        write_page(options.html, groups_page([(count(total, "picture"), "", records)], title="Sightline"))
+    if options.json:
+        hits = [{"id": record.id, "uri": record.uri, "payload": plain(record.payload)} for record in records]
+        print(json.dumps({"total": total, "hits": hits}, indent=2))
+    elif options.paths or options.nul or records:
+        sys.stdout.flush()
+        end = b"\0" if options.nul else b"\n"
+        for record in records:  # as the bytes that the file system knows, whatever their encoding
+            name = location(record) if options.paths or options.nul else shown_path(record)
+            sys.stdout.buffer.write(os.fsencode(name) + end)
+        sys.stdout.buffer.flush()
+    else:
+        print("nothing found: no picture passes the filter")
+    if sys.stdout.isatty() and records and not options.json:
+        print(f"{len(records):,} of {count(total, 'picture')}: -k N shows more, --offset N goes on", file=sys.stderr)
+    return 0 if records else 1
 
 
 def _wanted(index: "Index", options: argparse.Namespace) -> dict[str, Any]:

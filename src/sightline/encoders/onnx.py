@@ -107,6 +107,10 @@ class OnnxEncoder:
         graph = self._texts.latency_session()
         return np.concatenate([graph(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)])
 
+    def reads(self, text: str) -> bool:
+        """Whether the model knows at least half of what a text holds; all unknown scripts look alike to it."""
+        return self._texts is None or self._texts.latency_session().tokens.reads(text)
+
     def unload(self) -> None:
         """Give back the memory of both towers; the next call loads them again."""
         self._images.unload()
@@ -210,7 +214,7 @@ class TextGraph:
             )
         self._input, shape = others[0].name, others[0].shape
         length = shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
-        self._tokens = Tokens(config, length)
+        self.tokens = Tokens(config, length)
         self.runs_short = length is None and config.sees_padding is False
         if length is None and config.sees_padding is None:  # some graphs only claim that any length fits
             whole = self([_TRIAL])
@@ -226,17 +230,17 @@ class TextGraph:
         Where the graph allows, texts of one length run together without any padding: 64 captions take 400 ms so, 590 ms
         padded to the longest of them and 2,170 ms padded to 77, for a float32 ViT-B/32 on two busy cores.
         """
-        ids, dtypes = self._tokens.ids(texts), self._graph.dtypes
+        ids, dtypes = self.tokens.ids(texts), self._graph.dtypes
         by_length: dict[int, list[int]] = {}
         for at, one in enumerate(ids):
-            by_length.setdefault(len(one) if self.runs_short else self._tokens.context_length, []).append(at)
+            by_length.setdefault(len(one) if self.runs_short else self.tokens.context_length, []).append(at)
         vectors = np.empty((len(ids), self._graph.dim), np.float32)
         for length, places in by_length.items():
-            table = np.full((len(places), length), self._tokens.pad_id, dtypes[self._input])
+            table = np.full((len(places), length), self.tokens.pad_id, dtypes[self._input])
             real = np.zeros((len(places), length), bool)
             for row, at in enumerate(places):
                 count = len(ids[at])
-                columns = slice(length - count, length) if self._tokens.pads_left else slice(0, count)
+                columns = slice(length - count, length) if self.tokens.pads_left else slice(0, count)
                 table[row, columns], real[row, columns] = ids[at], True
             inputs = {self._input: table}
             inputs |= {name: real.astype(dtypes[name]) for name in self._masks}

@@ -2,6 +2,7 @@
 
 import html
 import logging
+import re
 import string
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ Ids: TypeAlias = list[int]
 
 _log = logging.getLogger(__name__)
 _CHARACTERS = 100  # more than any token has; a megabyte without a space takes seconds to tokenise
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # what some tokenizers spell unknown characters with
 _SHOWN = 40  # characters of a long text in the note about it
 
 
@@ -77,6 +79,7 @@ class Tokens:
         self.pad_id = int(stored.get("pad_id", 0) if token_id is None else token_id)
         self.pads_left = config.pads_left
         self._separator = self._tokenizer.token_to_id(config.drops_separator) if config.drops_separator else None
+        self._unknown = {self._tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")} - {None}
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(self.context_length)
 
@@ -92,6 +95,16 @@ class Tokens:
             others = f", and so are {len(long) - 1} more texts" if len(long) > 1 else ""
             _log.warning("%r... is too long: the model reads %d tokens of it%s", long[0], self.context_length, others)
         return rows
+
+    def reads(self, text: str) -> bool:
+        """Whether at least half of a text is known: not in a script, nor of signs, that the model never saw."""
+        ready = cleaned(text, self._clean)[: _CHARACTERS * self.context_length]
+        encoding = self._tokenizer.encode(ready, add_special_tokens=False)
+        unknown = sum(
+            token in self._unknown or bool(_BYTE.fullmatch(piece))
+            for token, piece in zip(encoding.ids, encoding.tokens, strict=True)
+        )
+        return 2 * unknown <= len(encoding.ids)
 
 
 def cleaned(text: str, how: str) -> str:

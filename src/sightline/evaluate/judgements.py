@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import SourceError
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.folder import class_folders
-from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
+from sightline.sources.rows import open_rows
+from sightline.sources.table import FileFinder
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +77,15 @@ def _joined(
 
     The same caption of two pictures is two queries, as the published tables count; the same judged query is one.
     """
-    here = {name: (folder / name).is_file() for name in dict.fromkeys(image for _, image, _ in triples)}
-    images = {name: position for position, name in enumerate(name for name in here if here[name])}
+    finder = FileFinder(folder)
+    files = {name: finder.path(name) for name in dict.fromkeys(image for _, image, _ in triples)}
+    here = {name: path for name, path in files.items() if path.is_file()}
+    images = {name: position for position, name in enumerate(here)}
     queries: dict[tuple[str, str], int] = {}
     graded: dict[tuple[int, int], float] = {}
     for text, image, grade in triples:
         value = _grade(grade, path)
-        if here[image] and value > 0:
+        if image in here and value > 0:
             query = queries.setdefault((text.strip(), image if is_captions else ""), len(queries))
             graded[query, images[image]] = value
     if not graded:
@@ -90,9 +94,9 @@ def _joined(
     pairs = np.array(list(graded), np.int64)
     grades = np.array(list(graded.values()), np.float64)
     name = f"{path.stem}:{split}" if split else path.stem
-    missing = len(here) - len(images)
+    missing = len(files) - len(here)
     texts = [text for text, _ in queries]
-    return Judgements(name, [folder / image for image in images], texts, pairs, grades, missing=missing)
+    return Judgements(name, list(here.values()), texts, pairs, grades, missing=missing)
 
 
 def _class_folders(root: Path) -> Judgements:

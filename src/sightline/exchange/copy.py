@@ -23,6 +23,7 @@ _WAITING = 2  # batches in memory besides: 16 MB each
 _K = 10
 _NAMED = 10  # URIs that are named of each fault
 _KINDS = ("index", "root", "imported", FAILURE)  # make an index; what a store measured of itself stays behind
+_MEASURED = ("line", "duplicates")  # what was measured of the pictures, whatever store they are in
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,12 @@ class Verdict:
     different: int
     named: Mapping[str, list[str]]
     answers: Mapping[str, Answers]
+    has_same_line: bool = True
 
     @property
     def is_same(self) -> bool:
-        """Whether both hold the same records."""
-        return not (self.missing or self.extra or self.different)
+        """Whether both hold the same records, and the same line below which chance explains a hit."""
+        return not (self.missing or self.extra or self.different) and self.has_same_line
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -95,6 +97,8 @@ def copy(
         for kind in _KINDS:
             kept, old = source.store.notes(kind), target.notes(kind)
             target.write_notes(kind, {**dict.fromkeys(old), **kept})
+        for kind in _MEASURED:
+            target.write_notes(kind, dict(source.store.notes(kind)))
     finally:
         target.close()
     return copied
@@ -168,7 +172,8 @@ def verify(source: Store, target: Store, queries: Mapping[str, Vectors]) -> Verd
         if len(named[fault]) < _NAMED:
             named[fault].append(uri)
     answers = {kind: _compare(source, target, vectors) for kind, vectors in queries.items() if len(vectors)}
-    return Verdict(source.count(), target.count(), **counts, named=named, answers=answers)
+    has_same_line = source.notes("line") == target.notes("line")
+    return Verdict(source.count(), target.count(), **counts, named=named, answers=answers, has_same_line=has_same_line)
 
 
 def _write(records: list[Record], target: Store, *, is_empty: bool) -> tuple[int, int]:

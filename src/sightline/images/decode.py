@@ -213,7 +213,7 @@ def _bytes_a_pixel(file: ImageFile) -> float:
         return max(4.0, 1 + sum(2 * layer[1] * layer[2] for layer in file.layer) / (across * down))
     if isinstance(file, TiffPicture):
         return file.bytes_a_pixel
-    return {"WEBP": _WEBP_BYTES, "AVIF": 10.0, "HEIF": 10.0, "HEIC": 10.0}.get(str(file.format), 4.0)
+    return {"WEBP": _WEBP_BYTES, "AVIF": 10.0, "HEIF": 10.0, "HEIC": 10.0, "JXL": 16.0}.get(str(file.format), 4.0)
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:

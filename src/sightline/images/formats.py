@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from io import BytesIO
 
 from PIL import (
@@ -37,7 +38,12 @@ _OPENERS: tuple[tuple[str, re.Pattern[bytes], Opener], ...] = (
     (
         "heic",
         re.compile(rb"....ftyp(?:.{4}){0,16}(?:hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL),
-        lambda file: _heic(file),
+        lambda file: _plugged(file, "pillow_heif.HeifImageFile", "heic"),
+    ),
+    (
+        "jxl",
+        re.compile(rb"\0\0\0\x0cJXL \r\n\x87\n|\xff\x0a"),
+        lambda file: _plugged(file, "pillow_jxl.JpegXLImagePlugin.JXLImageFile", "jxl"),
     ),
 )
 
@@ -51,7 +57,6 @@ _STRANGERS: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("a Git LFS pointer, not the file that it stands for", re.compile(rb"version https://git-lfs")),
     ("a Photoshop document", re.compile(rb"8BPS")),
     ("a JPEG 2000 picture", re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51")),
-    ("a JPEG XL picture", re.compile(rb"\0\0\0\x0cJXL |\xff\x0a")),
     ("an icon", re.compile(rb"\0\0[\1\2]\0")),
     ("a video", re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ", re.DOTALL)),
     ("text", re.compile(rb"[^\0-\x08\x0e-\x1a\x1c-\x1f\x7f]+\Z")),
@@ -65,7 +70,7 @@ def recognise(data: bytes) -> tuple[str, Opener]:
             return name, opener
     raise ImageError(
         f"not a picture but {_stranger(data[:PREFIX_BYTES])}: "
-        "expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or HEIC; convert the file or leave it out"
+        "expected JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, HEIC or JPEG XL; convert the file or leave it out"
     )
 
 
@@ -73,13 +78,18 @@ def _stranger(prefix: bytes) -> str:
     return next((name for name, pattern in _STRANGERS if pattern.match(prefix)), "bytes of an unknown kind")
 
 
-def _heic(file: BytesIO) -> ImageFile:
+def _plugged(file: BytesIO, opener: str, extra: str) -> ImageFile:
+    """A picture of a format whose plug-in for Pillow is an extra."""
+    module, _, name = opener.rpartition(".")
     try:
-        from pillow_heif import HeifImageFile
+        plugged: Opener = getattr(import_module(module), name)
     except ImportError as error:
+        package = module.partition(".")[0].replace("_", "-")
         raise ImageError(
-            "a HEIC picture, which needs an optional package: expected pillow-heif to be installed; "
-            "pip install 'sightline[heic]'"
+            f"a {_NAMES[extra]} picture, which needs an optional package: expected {package} to be installed; "
+            f"pip install 'sightline[{extra}]'"
         ) from error
-    opener: Opener = HeifImageFile
-    return opener(file)
+    return plugged(file)
+
+
+_NAMES = {"heic": "HEIC", "jxl": "JPEG XL"}

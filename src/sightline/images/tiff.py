@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
+from sightline.errors import ImageError
 from sightline.images.deep import Samples
 
 _MOST_PAGES = 64
@@ -53,6 +54,8 @@ class TiffPicture(TiffImageFile):
 
     def find_picture(self) -> None:
         """Go to the largest page where the first is a thumbnail: marked as one, or of less than half the pixels."""
+        if 50706 in self.tag_v2 or (330 in self.tag_v2 and self.tag_v2.get(254, 0) == 1):  # DNG, and NEF and its like
+            raise ImageError("a RAW photograph, of which this would be the thumbnail: expected a picture; export it")
         pages = list[tuple[int, int]]()
         with suppress(EOFError, SyntaxError, TypeError, ValueError, KeyError, OSError):  # of a page behind the first
             for page in range(_MOST_PAGES):

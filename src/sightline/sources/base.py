@@ -3,6 +3,7 @@
 import glob
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -39,15 +40,16 @@ class Opening:
     """How to open sources, all those of a run alike.
 
     `cache` is the folder that keeps what is fetched from the web, None keeps nothing. Of tables, `image` and `caption`
-    name columns, and relative paths start from `base`. With `archives` the pictures in the archives of a folder are
-    taken too, and without what the patterns of `exclude` match. `headers` (name, value) go with each request for a
-    picture on the web.
+    name columns, relative paths start from `base`, and `encoding` is that of their text; of shards `image` names the
+    ending of the pictures, `seg.png`. With `archives` the pictures in the archives of a folder are taken too, and
+    without what the patterns of `exclude` match. `headers` (name, value) go with each request for a picture on the web.
     """
 
     cache: Path | None = None
     image: str | None = None
     caption: str | None = None
     base: Path | None = None
+    encoding: str | None = None
     archives: bool = False
     exclude: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -133,9 +135,11 @@ class Several:
     root: str
     places: Callable[[], list[Path]]
     opened: Callable[[Path], Source]
+    left_out: Counter[str] = field(default_factory=Counter, compare=False)
 
     def __iter__(self) -> Iterator[Item]:
         """The items of all; a part that cannot be opened is an item that says so."""
+        left_out = Counter[str]()
         for place in self.places():
             try:
                 part = self.opened(place)
@@ -146,6 +150,9 @@ class Several:
                 folders = item.payload.get("folders", [])
                 known = folders if isinstance(folders, list) else []
                 yield replace(item, payload={**item.payload, "folders": [self.root, *known]})
+            left_out.update(getattr(part, "left_out", {}))
+        self.left_out.clear()
+        self.left_out.update(left_out)
 
 
 def expand(pattern: str) -> list[Path]:
@@ -186,7 +193,7 @@ def item_at(uri: str, opening: Opening) -> Item:
         from sightline.sources.table import row_item
 
         return row_item(path, fragment, opening)
-    raise SourceError(f"{uri} is no picture, expected a file that holds several: check the URI")
+    raise SourceError(f"{uri} is not a picture, expected a file that holds several: check the URI")
 
 
 def _remote(url: str, opening: Opening) -> Source:
@@ -211,7 +218,7 @@ def _local(path: Path, opening: Opening) -> Source:
     if is_archive(path) and not path.is_dir():
         from sightline.sources.archive import open_archive
 
-        return open_archive(absolute(path))
+        return open_archive(absolute(path), opening.image)
     if is_video(path) and not path.is_dir():
         from sightline.sources.video import open_video
 

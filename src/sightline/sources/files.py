@@ -15,10 +15,10 @@ from sightline.types import Item
 
 _COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".avif", ".avifs")
 _RARER = (".heic", ".heics", ".heif", ".heifs", ".hif", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm", ".pbm", ".pnm")
-SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm"))
+SUFFIXES = frozenset((*_COMMON, *_RARER, ".pfm", ".jxl"))
 """The ends, in lower case, of the file names that are taken for pictures."""
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".token", ".json", ".jsonl", ".ndjson", ".parquet")
 """The ends of the names of tables; text may be packed with gzip (.csv.gz)."""
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -26,7 +26,7 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".wm
 
 OTHER_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f "
-    ".ai .eps .jp2 .jxl .pdf .psb .psd .svg .svgz .xcf .mts .aac .flac .m4a .mp3 .ogg .wav .7z .bz2 .gz .rar .xz "
+    ".ai .eps .jp2 .pdf .psb .psd .svg .svgz .xcf .mts .aac .flac .m4a .mp3 .ogg .wav .7z .bz2 .gz .rar .xz "
     ".doc .docx .htm .html .ini .db .json .log .md .ppt .pptx .py .xls .xlsx .xml .yaml .yml .part .crdownload "
     ".tmp".split()
 ).union(TABLES, ARCHIVES, VIDEOS)

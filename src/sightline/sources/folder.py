@@ -94,6 +94,7 @@ class Folder:
                 linked += filter(None, [place.behind_link(name) for name in names.linked_folders])
         for archive in archives:
             yield from archive
+            left_out.update(archive.left_out)
         self.left_out.clear()  # whole, for the source may be walked twice at the same time
         self.left_out.update(+left_out)
 

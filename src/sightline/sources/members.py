@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -44,6 +45,17 @@ class Member:
 def members(path: str) -> Iterator[Member]:
     """Every file in an archive; `SourceError` if it is none, and where it breaks off."""
     return _zip_members(path) if path.lower().endswith(".zip") else _tar_members(path)
+
+
+def small_contents(path: str, is_wanted: Callable[[str], bool], limit_bytes: int) -> dict[str, bytes]:
+    """What the files of a tar archive hold whose names are wanted and that are small, from one pass over it."""
+    found = dict[str, bytes]()
+    with suppress(SourceError):  # what lies before it breaks off
+        for info, file in _walk(path):
+            if is_wanted(info.name) and info.size <= limit_bytes:
+                file.seek(info.offset_data)
+                found[info.name.removeprefix("./")] = file.read(info.size)
+    return found
 
 
 def _zip_members(path: str) -> Iterator[Member]:

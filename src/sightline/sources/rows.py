@@ -1,35 +1,21 @@
 """The rows of a table file, one at a time (delimited text, JSON lines or Parquet), and cells as values of a payload."""
 
-import codecs
-import csv
-import gzip
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from sightline.errors import ExtraMissing, SourceError
-from sightline.sources.files import is_picture, unreadable
+from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.sources.delimited import is_picture_cell, open_delimited, opened
+from sightline.sources.files import unreadable
 from sightline.text import printable
 from sightline.types import Value
 
-IMAGE_COLUMNS = (
-    *("image", "image_url", "image_path", "url", "picture", "photo", "img", "image_name", "file_name", "filename"),
-    *("path", "file", "filepath", "link", "jpg"),
-)
-"""Names of the column that holds the picture, the likeliest first; case does not matter."""
-
-CAPTION_COLUMNS = ("caption", "captions", "comment", "text", "alt_text", "description", "title")
-"""Names of the column that is taken for the caption, the likeliest first."""
-
-DELIMITERS = ("\t", ",", ";", "|")
-_CHUNK_BYTES = 1 << 20
-_LONGEST_CELL = 1 << 24
 _ROWS_AT_ONCE = 1024
 _OURS = ("folders", "stamp", "sha256", "width", "height", "size_bytes", "modified", "taken", "camera", "name")
 _LARGEST_INTEGER = 2**53 - 1
@@ -89,78 +75,35 @@ class Rows:
         return ", ".join(printable(column) for column in self.columns if column.strip()) or "(none)"
 
 
-def open_rows(path: Path) -> Rows:
-    """The rows of a table; raises `SourceError` if it cannot be read and `ExtraMissing` for Parquet without pyarrow.
+def open_rows(path: Path, encoding: str | None = None) -> Rows:
+    """The rows of a table; `encoding` is that of a text file, if it is known.
 
-    Delimiter and encoding are read off the file: UTF-8, UTF-16 with its mark, else Windows-1252, which old spreadsheets
-    write. A first line with a URL or the name of a picture in it is no header: its columns are then called url or
-    image, caption, column3 and so on.
+    Raises `SourceError` if it cannot be read, and `ExtraMissing` for Parquet without pyarrow.
     """
     name = path.name.lower().removesuffix(".gz")
     try:
         if name.endswith(".parquet"):
             return _parquet(path)
-        return _json_lines(path) if name.endswith((".jsonl", ".ndjson")) else _delimited(path)
+        if name.endswith((".jsonl", ".ndjson")):
+            return _json_lines(path)
+        if name.endswith(".json"):
+            return _json_document(path)
+        table = open_delimited(path, encoding)
     except OSError as error:  # gzip's BadGzipFile is one
         raise unreadable(path, error) from error
     except EOFError as error:
         raise SourceError(f"{path} ends too early, expected the rest of a gzip file: fetch it again") from error
 
+    def read() -> Iterator[Row | SourceError]:
+        for cells in table.rows():
+            yield cells if isinstance(cells, SourceError) else dict(zip(table.columns, cells, strict=False))
 
-def _delimited(path: Path) -> Rows:
-    encoding = _encoding(path)
-    with _opened(path, encoding) as file:
-        first = file.readline()
-    delimiter = max(DELIMITERS, key=first.count)
-    # Tabs are never inside a caption and quotation marks often are; with other delimiters quoting is needed.
-    is_plain = delimiter == "\t" and '"' not in first
-    csv.field_size_limit(_LONGEST_CELL)
-
-    def lists() -> Iterator[list[str]]:
-        with _opened(path, encoding) as file:
-            lines = (line.replace("\0", "") for line in file)
-            try:
-                yield from csv.reader(
-                    lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
-                )
-            except csv.Error as error:
-                raise SourceError(
-                    f"{path} cannot be read as a table ({error}), expected columns separated by {delimiter!r}: mend it"
-                ) from error
-
-    header = next(lists(), [])
-    is_headless = any(_is_url(cell) or is_picture(cell.strip()) for cell in header)
-    columns = _positions(header) if is_headless else tuple(cell.strip() for cell in header)
-
-    def read() -> Iterator[Row]:
-        for row in islice(lists(), 0 if is_headless else 1, None):
-            if any(row):
-                yield dict(zip(columns, row, strict=False))
-
-    return Rows(str(path), columns, read)
-
-
-def _positions(first: list[str]) -> tuple[str, ...]:
-    """Names for the columns of a table without a header."""
-    names, is_captioned = list[str](), False
-    for number, cell in enumerate(first, 1):
-        if (_is_url(cell) or is_picture(cell.strip())) and "url" not in names and "image" not in names:
-            names.append("url" if _is_url(cell) else "image")
-        elif not is_captioned and not cell.replace(".", "").isdecimal():
-            is_captioned = True
-            names.append("caption")
-        else:
-            names.append(f"column{number}")
-    return tuple(names)
-
-
-def _is_url(cell: str) -> bool:
-    return cell.strip().lower().startswith(("http://", "https://"))
+    return Rows(str(path), table.columns, read)
 
 
 def _json_lines(path: Path) -> Rows:
     def read() -> Iterator[Row | SourceError]:
-        with _opened(path, "utf-8-sig") as file:
+        with opened(path, "utf-8-sig", "replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _json_row(path, number, line)
@@ -176,8 +119,50 @@ def _json_row(path: Path, number: int, line: str) -> Row | SourceError:
     except (ValueError, RecursionError) as error:
         return SourceError(f"{path}, line {number} is not JSON ({error}), expected one object a line: mend it")
     if not isinstance(row, dict):
-        return SourceError(f"{path}, line {number} is {printable(line[:40])}, expected a JSON object: mend it")
+        return _no_object(f"{path}, line {number}", line)
     return row
+
+
+def _json_document(path: Path) -> Rows:
+    """A list of objects, or the captions of COCO (images and annotations) or of Karpathy's splits (sentences)."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is not JSON ({error}), expected a list of pictures: fetch it again") from error
+    rows = document
+    if isinstance(document, dict) and isinstance(rows := document.get("images"), list):
+        captions = dict[Any, list[Any]]()
+        for annotation in document.get("annotations", []):
+            if isinstance(annotation, dict) and "caption" in annotation:
+                captions.setdefault(annotation.get("image_id"), []).append(annotation["caption"])
+        rows = [_captioned(row, captions) if isinstance(row, dict) else row for row in rows]
+    elif isinstance(document, dict) and isinstance(rows := document.get("data"), list):
+        pass
+    elif isinstance(document, dict) and all(is_picture_cell(name) for name in document):
+        rows = [{"image": name, "caption": captions} for name, captions in document.items()]
+    if not isinstance(rows, list):
+        raise SourceError(
+            f"{path} holds no list of pictures, expected one of objects, or COCO's images: check the file"
+        )
+    good = [row for row in rows if isinstance(row, dict)]
+    columns = dict.fromkeys(name for row in good[:100] for name in row)
+
+    def read() -> Iterator[Row | SourceError]:
+        for number, row in enumerate(rows, 1):
+            yield dict(row) if isinstance(row, dict) else _no_object(f"{path}, row {number}", str(row))
+
+    return Rows(str(path), tuple(columns), read)
+
+
+def _captioned(row: Row, captions: dict[Any, list[Any]]) -> Row:
+    said = captions.get(row.get("id"), [])
+    for sentence in row.get("sentences") or []:
+        said = [*said, sentence.get("raw") if isinstance(sentence, dict) else sentence]
+    return {**{name: cell for name, cell in row.items() if name != "sentences"}, **({"caption": said} if said else {})}
+
+
+def _no_object(what: str, text: str) -> SourceError:
+    return SourceError(f"{what} is {printable(text[:40])}, expected a JSON object: mend it")
 
 
 def _parquet(path: Path) -> Rows:
@@ -191,36 +176,17 @@ def _parquet(path: Path) -> Rows:
     try:
         columns = tuple(parquet.ParquetFile(path).schema_arrow.names)
     except pyarrow.ArrowException as error:
-        raise SourceError(f"{path} is no Parquet file ({error}), expected one: fetch it again") from error
+        raise SourceError(f"{path} is not a valid Parquet file ({error}), expected one: fetch it again") from error
 
-    def read() -> Iterator[Row]:
+    def read() -> Iterator[Row | SourceError]:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+            try:
+                for batch in file.iter_batches(_ROWS_AT_ONCE):
+                    yield from batch.to_pylist()
+            except (pyarrow.ArrowException, OSError, ValueError) as error:
+                yield SourceError(f"{path} breaks off ({summary(error)}), expected the rest of it: fetch it again")
 
     return Rows(str(path), columns, read)
-
-
-def _opened(path: Path, encoding: str) -> IO[str]:
-    if path.name.lower().endswith(".gz"):
-        return gzip.open(path, "rt", encoding=encoding, errors="replace", newline="")
-    return path.open(encoding=encoding, errors="replace", newline="")
-
-
-def _encoding(path: Path) -> str:
-    """From one pass over the bytes, with constant memory."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
-        file.seek(0, os.SEEK_SET)
-        try:
-            while data := file.read(_CHUNK_BYTES):
-                decoder.decode(data)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "cp1252"
-    return "utf-8-sig"
 
 
 def field_of(column: str) -> str:
@@ -229,17 +195,34 @@ def field_of(column: str) -> str:
     return f"{name}_given" if name in _OURS else name
 
 
+def fields_of(row: Row) -> dict[str, Value]:
+    """What a row says, as fields of a payload: of a struct each part has a field, `size.width`."""
+    fields = dict[str, Value]()
+    for column, cell in row.items():
+        if isinstance(cell, dict):
+            fields |= fields_of({f"{column}.{part}": value for part, value in cell.items()})
+        elif (value := value_of(cell)) is not None:
+            fields[field_of(column)] = value
+    return fields
+
+
 def value_of(cell: Any) -> Value | None:
     """A cell as a payload's value; None for what says nothing. Text that is written like a number becomes one."""
     match cell:
-        case None | "" | [] | {}:
+        case None | "" | [] | {} | bytes():
             return None
-        case bool() | datetime():
-            return cell if isinstance(cell, bool) or cell.tzinfo else cell.replace(tzinfo=UTC)
+        case bool():
+            return cell
+        case datetime():
+            return cell if cell.tzinfo else cell.replace(tzinfo=UTC)
+        case date():
+            return datetime(cell.year, cell.month, cell.day, tzinfo=UTC)
+        case timedelta():
+            return cell.total_seconds()
         case int():
             return cell if abs(cell) <= _LARGEST_INTEGER else str(cell)
-        case float():
-            return cell if math.isfinite(cell) else None
+        case float() | Decimal():
+            return float(cell) if math.isfinite(cell) else None
         case list() | tuple():
             return [text_of(element) for element in cell]
         case str():
@@ -264,6 +247,7 @@ def _read_text(text: str) -> Value | None:
 
 
 def text_of(value: object) -> str:
-    """Valid text: a string as it is, anything else as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    """Valid text: a string as it is, lists, mappings, true, false and null as JSON, anything else as it prints."""
+    is_json = isinstance(value, dict | list | tuple | bool | None)
+    text = json.dumps(value, default=str, ensure_ascii=False) if is_json else str(value)
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")

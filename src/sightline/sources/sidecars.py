@@ -22,15 +22,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sightline.errors import SourceError
+from sightline.errors import SourceError, summary
 from sightline.sources.files import suffix_of
-from sightline.sources.rows import field_of, open_rows, text_of, value_of
+from sightline.sources.rows import fields_of, open_rows, text_of
+from sightline.text import printable
 from sightline.types import Value
 from sightline.xmp import payload_of
 
 _TEXTS = {".xmp": 0, ".json": 1, ".cls": 2, ".caption": 3, ".txt": 4}  # in the order in which the later one wins
 _FIELDS = {".cls": "label", ".caption": "caption", ".txt": "caption"}
-_LARGEST_BYTES = 1 << 20
+LARGEST_BYTES = 1 << 20
 _NOT_KEPT = frozenset({"exif", "status", "error_message"})  # what img2dataset notes of its own work
 _TAKEOUT = frozenset({"photoTakenTime", "geoData", "creationTime", "googlePhotosOrigin"})
 _SUPPLEMENT = ".supplemental-metadata"  # which Takeout cuts, so that name and it have 46 characters together
@@ -88,10 +89,12 @@ def read_sidecars(files: Iterable[Sidecar]) -> Beside:
     """What the files beside one picture tell of it. A broken one tells nothing: the picture is still good."""
     beside = Beside()
     for file in sorted(files, key=lambda file: (_TEXTS[suffix_of(file.name)], file.name)):
-        if file.size_bytes > _LARGEST_BYTES:
-            continue
-        with suppress(SourceError, OSError, ValueError, RecursionError):
+        try:
+            if file.size_bytes > LARGEST_BYTES:
+                raise SourceError(f"it has {file.size_bytes:,} bytes, expected at most {LARGEST_BYTES:,}")
             _read_into(beside, file)
+        except (SourceError, OSError, ValueError, RecursionError) as error:
+            _log.warning("%s tells nothing of the picture beside it: %s", printable(file.name), summary(error))
     return beside
 
 
@@ -159,12 +162,10 @@ def _read_into(beside: Beside, file: Sidecar) -> None:
 
 
 def _fields(told: Mapping[str, Any]) -> dict[str, Value]:
-    values = {
-        field_of(name): cell if name == "caption" and isinstance(cell, str) else value_of(cell)
-        for name, cell in told.items()
-        if name not in _NOT_KEPT
-    }
-    return {name: value for name, value in values.items() if value not in (None, "")}
+    fields = fields_of({name: cell for name, cell in told.items() if name not in _NOT_KEPT})
+    if isinstance(caption := told.get("caption"), str) and caption:  # of words, and of a year too
+        fields["caption"] = text_of(caption)
+    return {name: value for name, value in fields.items() if value != ""}
 
 
 def _takeout(told: Mapping[str, Any]) -> dict[str, Value]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,21 +11,20 @@ from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 
-from sightline.errors import SourceError
+from sightline.errors import SourceError, summary
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.files import absolute, is_picture, is_skipped, path_of, unreadable_item
 from sightline.sources.folder import SingleFile
 from sightline.sources.rows import (
-    CAPTION_COLUMNS,
-    IMAGE_COLUMNS,
     Row,
     Rows,
-    field_of,
+    fields_of,
     open_rows,
     text_of,
-    value_of,
 )
 from sightline.sources.web import Downloader, is_url, url_item
 from sightline.types import Item, Value
@@ -111,8 +111,10 @@ class TableSource:
             cell = good[0].get(self.image_column)
             if cell not in (None, ""):
                 yield self._item(number, cell, self._payload(good))
-        except SourceError as error:
-            yield unreadable_item(f"{self.root}#{number}", error, name=f"row {number}", folders=[self.root])
+        except (SourceError, ValueError, RecursionError) as error:  # also a NUL in a path, lone surrogates, deep lists
+            what = f"{self.rows.name}, row {number}"
+            told = error if isinstance(error, SourceError) else SourceError(f"{what} ({summary(error)}): mend it")
+            yield unreadable_item(f"{self.root}#{number}", told, name=f"row {number}", folders=[self.root])
 
     def _item(self, number: int, cell: Any, payload: dict[str, Value]) -> Item:
         uri = f"{self.root}#{number}"
@@ -145,19 +147,21 @@ class TableSource:
         return Item(item.uri, stamp, item.read, {**payload, **of_file, "folders": folders}, is_slow=item.is_slow)
 
     def _payload(self, rows: Sequence[Row]) -> dict[str, Value]:
+        """The fields of all the rows of one picture; where they differ, a field has all its values."""
+        said = [fields_of(self._renamed(row)) for row in rows]
         payload = dict[str, Value]()
-        for column in self.rows.columns:
-            if column == self.image_column:
-                continue
-            is_caption = column == self.caption_column and column.lower() != "title"  # a title is looked into as one
-            name = "caption" if is_caption else field_of(column)
-            values = [value for row in rows if (value := value_of(row.get(column))) is not None]
+        for name in dict.fromkeys(name for fields in said for name in fields):
+            values = [fields[name] for fields in said if name in fields]
             if name == "caption":  # of words, and of a year too
                 values = [value if isinstance(value, list) else text_of(value) for value in values]
             different = dict.fromkeys(tuple(value) if isinstance(value, list) else value for value in values)
-            if values:
-                payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
+            payload[name] = values[0] if len(different) == 1 else [text_of(value) for value in different]
         return payload
+
+    def _renamed(self, row: Row) -> Row:
+        is_title = (self.caption_column or "").lower() == "title"  # a title is looked into as one
+        caption = None if is_title else self.caption_column
+        return {"caption" if name == caption else name: row[name] for name in row if name != self.image_column}
 
 
 def open_table(path: Path, opening: "Opening") -> TableSource:
@@ -165,7 +169,7 @@ def open_table(path: Path, opening: "Opening") -> TableSource:
 
     Raises `SourceError` if no column holds pictures.
     """
-    return table_of(path.as_uri(), open_rows(path), opening, base=opening.base or path.parent)
+    return table_of(path.as_uri(), open_rows(path, opening.encoding), opening, base=opening.base or path.parent)
 
 
 def table_of(root: str, rows: Rows, opening: "Opening", *, base: Path, is_stream: bool = False) -> TableSource:
@@ -191,8 +195,9 @@ def row_item(path: Path, fragment: str, opening: "Opening") -> Item:
 class FileFinder:
     """Finds pictures below a folder: by the path that is written, without its suffix, or by its last name alone.
 
-    Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders. These are
-    looked through once, when the first file is not where it is said to be; a name that two files have names neither.
+    Downloads come with `id` 1163 for images/1163.jpg, or with tables that name files of nested folders, with the
+    slashes, accents and cases of another system. The folders are looked through once, when the first file is not where
+    it is said to be; a name that two files have names neither.
     """
 
     def __init__(self, base: Path) -> None:
@@ -200,23 +205,46 @@ class FileFinder:
 
     def path(self, text: str) -> Path:
         """The file; where nothing is found the path as it is written, so that reading it tells."""
-        written = self._base / Path(text).expanduser()
-        try:
-            if written.exists() or written.is_symlink():
-                return written
-        except (OSError, ValueError):
-            return written
-        candidates = [] if is_picture(written.name) else [written.with_name(written.name + s) for s in _SUFFIXES]
-        beside = next((path for path in candidates if path.exists()), None)
-        return beside or self._named.get(written.name) or written
+        meant = [text, unquote(text)]
+        meant = list(dict.fromkeys([*meant, *(name.replace("\\", "/") for name in meant)]))
+        for name in meant:
+            path = self._base / Path(name).expanduser()
+            suffixes = ("",) if is_picture(path.name) else ("", *_SUFFIXES)
+            try:
+                for candidate in (path.with_name(path.name + suffix) for suffix in suffixes):
+                    if candidate.exists() or candidate.is_symlink():
+                        return candidate
+            except (OSError, ValueError):
+                continue
+        return next(filter(None, map(self._alike, meant)), self._base / Path(text).expanduser())
+
+    def _alike(self, name: str) -> Path | None:
+        """The one file that is called so, whatever its case and how its accents are written."""
+        folded = _folded(name)
+        found = self._named.get(folded.rpartition("/")[2], ())
+        for is_meant in (
+            lambda path: _folded(path.with_suffix("").as_posix()).endswith(f"/{_stem(folded)}"),
+            lambda path: path.as_posix().endswith(f"/{name}"),
+        ):
+            if len(found) > 1:
+                found = tuple(filter(is_meant, found)) or found
+        return found[0] if len(found) == 1 else None
 
     @cached_property
-    def _named(self) -> dict[str, Path | None]:
-        found = dict[str, Path | None]()
+    def _named(self) -> dict[str, tuple[Path, ...]]:
+        found = dict[str, tuple[Path, ...]]()
         for parent, folders, names in os.walk(self._base):
             folders[:] = sorted(name for name in folders if not is_skipped(name))
             for name in names:
                 if is_picture(name) and not name.startswith("."):
-                    for called in (name, os.path.splitext(name)[0]):  # noqa: PTH122
-                        found[called] = None if called in found else Path(parent, name)
+                    for called in (_folded(name), _folded(os.path.splitext(name)[0])):  # noqa: PTH122
+                        found[called] = (*found.get(called, ()), Path(parent, name))
         return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0] if is_picture(name) else name  # noqa: PTH122
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import SourceError
+from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.folder import class_folders
-from sightline.sources.rows import CAPTION_COLUMNS, IMAGE_COLUMNS, open_rows
+from sightline.sources.rows import open_rows
 from sightline.train.config import DataSettings
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def _from_folders(settings: DataSettings, base: Path) -> tuple[list[tuple[str, C
     """The pictures by their class, which decides what is held out."""
     root = base / settings.images
     if not root.is_dir():
-        raise SourceError(f"{root} is no folder: expected one folder per class in it; check `images`")
+        raise SourceError(f"{root} is not a folder: expected one folder per class in it; check `images`")
     pictures: list[tuple[str, Captioned]] = []
     left_out = 0
     for folder in class_folders(root):
