@@ -93,13 +93,14 @@ def serving(
 
 @contextmanager
 def serving_with(index: Path | str, settings: str, *, cache: Path, **environment: str) -> Iterator[Server]:
-    """The same with settings that the command line does not offer: Python's keyword arguments of `Settings`."""
+    """The same with settings that the command line does not offer: Python's keyword arguments of `ServerSettings`."""
     port = free_port()
     code = (
         "from sightline.server.app import serve\n"
-        "from sightline.server.settings import Limits, Settings\n"
+        "from sightline.server.settings import Limits, ServerSettings\n"
         "from sightline.stores.url import StoreUrl\n"
-        f"serve(Settings(indexes=(StoreUrl({str(index)!r}),), {settings}), host='127.0.0.1', port={port}, workers=1)"
+        f"settings = ServerSettings(indexes=(StoreUrl({str(index)!r}),), {settings})\n"
+        f"serve(settings, host='127.0.0.1', port={port}, workers=1)"
     )
     with _running([sys.executable, "-c", code], port, cache, is_ready=True, **environment) as server:
         yield server

@@ -175,7 +175,8 @@ class Index:
             raise UsageError(f"the source is of type {type(source).__name__}, expected a folder, pictures or items")
         else:
             given = cast("Iterable[Item | Picture]", source)
-            items = cast("Source", source) if hasattr(source, "root") else items_of(given)
+            is_source = hasattr(source, "root") or hasattr(source, "part_of")
+            items = cast("Source", source) if is_source else items_of(given)
         store = self._open_or_create()
         seen: set[str] = set()
         summary = (by or ingest)(items, self.encoder, store, options=options or Options(), seen=seen)

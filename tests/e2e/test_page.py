@@ -341,7 +341,7 @@ def test_indexes_stand_side_by_side_and_judgements_can_be_exported(new_page: Cal
     page.wait_for_selector("#show-compare")
     page.keyboard.press("c")
     page.wait_for_function("() => document.querySelectorAll('.column').length === 2")
-    page.get_by_text("This model knows no words").wait_for()
+    page.get_by_text("This model has no text encoder").wait_for()
     first = page.locator(".column").first
     first.locator(".mark-good").nth(0).click(force=True)
     first.locator(".mark-bad").nth(1).click(force=True)

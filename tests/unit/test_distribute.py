@@ -132,7 +132,7 @@ def test_an_address_becomes_a_cluster() -> None:
     ["ray://", "http://head:1", "ray://head:no", "ray://head?cpu=2", "ray://head?cpus=two", "ray://h?cpus=-1"],
 )
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(UsageError, match="no cluster"):
+    with pytest.raises(UsageError, match="not a cluster"):
         open_cluster(address, SERVER)
 
 

@@ -84,12 +84,12 @@ def serve(options: argparse.Namespace) -> int:
         raise ExtraMissing(
             f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
         ) from error
-    from sightline.server.settings import LOOPBACK, Limits, Settings, check_address, check_public_url
+    from sightline.server.settings import LOOPBACK, Limits, ServerSettings, check_address, check_public_url
 
     if options.make_key:
         _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
-    settings = Settings(
+    settings = ServerSettings(
         indexes=(index_url(options), *options.compare),
         model=model_for(index_url(options), options.model),
         hub=hub(),

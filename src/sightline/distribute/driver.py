@@ -101,9 +101,11 @@ def open_cluster(address: str, url: str | StoreUrl, hub: Hub | None = None) -> C
         port = parts.port or _PORT
         numbers = {name: int(text) for name, text in given.items()}
     except ValueError as error:
-        raise UsageError(f"{address} is no cluster ({error}), expected one like {_EXAMPLE}: correct it") from error
+        raise UsageError(f"{address} is not a cluster ({error}), expected one like {_EXAMPLE}: correct it") from error
     if parts.scheme != "ray" or not parts.hostname or unknown or min(numbers.values(), default=1) < 0:
-        raise UsageError(f"{address} is no cluster, expected a number of threads, or one like {_EXAMPLE}: correct it")
+        raise UsageError(
+            f"{address} is not a cluster, expected a number of threads, or one like {_EXAMPLE}: correct it"
+        )
     if not url.is_remote:
         raise UsageError(
             f"{url} is on this machine alone, expected a server that every node of {address} can write to, such as "

@@ -217,8 +217,8 @@ def _folder(path: Path) -> Saved:
                     yield str(row["uri"]), row["payload"]  # type: ignore[misc]
                 except (ValueError, KeyError, TypeError, RecursionError) as error:
                     raise SourceError(
-                        f"line {number} of {path / RECORDS} is no record ({summary(error)}), expected JSON with uri "
-                        "and payload: write it again"
+                        f"line {number} of {path / RECORDS} is not a valid record ({summary(error)}), expected "
+                        "JSON with uri and payload: write it again"
                     ) from error
 
     return Saved(vectors.shape[1], lambda: _joined(path, vectors, rows()), identity)

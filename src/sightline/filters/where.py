@@ -240,4 +240,4 @@ def _unknown(operator: object, known: Sequence[str], also: Sequence[str]) -> Whe
         return WhereError(f"{operator} stands in the wrong place, expected it {place}: move it there")
     nearest = get_close_matches(str(operator), known, n=1, cutoff=0.3)
     advice = f"did you mean {nearest[0]}?" if nearest else "use one of those"
-    return WhereError(f"{operator!r} is no operator, expected one of {' '.join(known)}: {advice}")
+    return WhereError(f"{operator!r} is not a valid operator, expected one of {' '.join(known)}: {advice}")

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.server.answers import Problem, overloaded, problem_response
 from sightline.server.metrics import Metrics
-from sightline.server.settings import Settings
+from sightline.server.settings import ServerSettings
 
 COOKIE = "sightline"
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -51,7 +51,7 @@ _HEADERS = {
 class AccessControl:
     """An ASGI application around another one, which gets only what passes."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, is_full: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, metrics: Metrics, is_full: Callable[[], bool]) -> None:
         self._app, self._settings, self._metrics, self._is_full = app, settings, metrics, is_full
         self._read = digests([*settings.read_keys, *settings.write_keys])
         self._write = digests(settings.write_keys)

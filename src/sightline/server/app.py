@@ -29,7 +29,7 @@ from sightline.server.access import OPEN, AccessControl
 from sightline.server.answers import ProblemDocument, answer_errors, problems_of
 from sightline.server.incoming import remove_abandoned
 from sightline.server.schemas import ClassifyRequest, EmbeddingsRequest, Query, SearchRequest
-from sightline.server.settings import Settings, check_address
+from sightline.server.settings import ServerSettings, check_address
 from sightline.server.state import AppState, ServedIndex
 
 _STATIC = Path(__file__).parent / "static"
@@ -46,7 +46,7 @@ _KEEP_ALIVE_S = 60  # longer than clients leave a connection idle, so that they,
 _logger = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, *, host: str, port: int, workers: int) -> None:
+def serve(settings: ServerSettings, *, host: str, port: int, workers: int) -> None:
     """Answer until SIGINT or SIGTERM; then finish what was begun, for ten seconds at most."""
     check_address(host, settings)
     config = uvicorn.Config(
@@ -111,7 +111,7 @@ def _bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: ServerSettings) -> ASGIApp:
     """The application. Stores and models are opened in the background when it starts."""
     app = FastAPI(
         title="Sightline",

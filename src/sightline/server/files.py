@@ -48,7 +48,7 @@ class Roots:
                 410, "the picture's file has vanished, expected it where it was indexed: mount its disk, or index again"
             ) from error
         if not stat.S_ISREG(status.st_mode):
-            raise Problem(403, "the picture's place is no regular file any more: index its folder again")
+            raise Problem(403, "the picture's path is no longer a regular file: index its folder again")
         has_imports, folders = self._current()
         if (has_imports or real != str(path)) and not os.path.join(real, "").startswith(folders):  # noqa: PTH118
             how = "an imported record names it" if has_imports and real == str(path) else "a link leads there"

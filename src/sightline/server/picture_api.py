@@ -92,7 +92,8 @@ async def upload(
     folder = served.uploads
     if folder is None:
         raise Problem(
-            403, "this index is no folder, so uploads have no place beside it: start the server with --uploads FOLDER"
+            403,
+            "this index is not in a folder, so uploads have no place: start the server with --uploads FOLDER",
         )
     if len(files) > _MOST_FILES:
         raise Problem(413, f"{len(files)} files at once, expected at most {_MOST_FILES}: send them in several requests")

@@ -25,7 +25,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServerSettings:
     """Everything that a server needs to know; each worker process gets a copy.
 
     `indexes` are URLs, the first one is what requests mean that name none. Without keys everybody who reaches the
@@ -82,7 +82,7 @@ def check_public_url(text: str) -> str:
     raise UsageError(f"--public-url is {text!r}, expected a URL such as https://example.org/photos, without a password")
 
 
-def check_address(host: str, settings: Settings) -> None:
+def check_address(host: str, settings: ServerSettings) -> None:
     """`UsageError` if others could reach a server that asks for no key."""
     if host not in LOOPBACK and not settings.has_keys:
         raise UsageError(

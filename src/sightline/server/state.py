@@ -33,7 +33,7 @@ from sightline.server.incoming import QUERY_PREFIX, Fetcher, QueryPictures
 from sightline.server.metrics import Metrics
 from sightline.server.pools import Batcher, Full, Pool
 from sightline.server.schemas import Query, QueryTerm
-from sightline.server.settings import Settings
+from sightline.server.settings import ServerSettings
 from sightline.stores.base import Store
 from sightline.stores.url import StoreUrl
 from sightline.types import Filter, Hit, Record, Where
@@ -56,9 +56,9 @@ Value = TypeVar("Value")
 
 
 class AppState:
-    """Settings, indexes, caches and threads of one application."""
+    """ServerSettings, indexes, caches and threads of one application."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ServerSettings) -> None:
         self.settings, self.metrics = settings, Metrics()
         self.indexes: dict[str, ServedIndex] = {}  # by the last part of path or URL, with a number where two are alike
         for url in settings.indexes:
@@ -162,7 +162,7 @@ def _size(where: Filter) -> int:
     return size
 
 
-def _new_index(url: StoreUrl, settings: Settings) -> Index:
+def _new_index(url: StoreUrl, settings: ServerSettings) -> Index:
     remembered = SearchCache(texts=SharedLRU(_KEPT_TEXTS), stats=SharedLRU(_KEPT_STATS))
     return Index(url, model=settings.model, hub=settings.hub, cache=remembered)
 
@@ -187,7 +187,7 @@ class SharedLRU(LRUCache[Key, Value]):
 class ServedIndex:
     """An index with everything that answering from it needs."""
 
-    def __init__(self, name: str, url: StoreUrl, settings: Settings, metrics: Metrics, *, is_first: bool) -> None:
+    def __init__(self, name: str, url: StoreUrl, settings: ServerSettings, metrics: Metrics, *, is_first: bool) -> None:
         self.name, self._settings, self._metrics = name, settings, metrics
         self._named = "" if is_first else f"index={quote(name, safe='')}"  # what a link says of it
         self._url, self._index = url, _new_index(url, settings)

@@ -89,7 +89,7 @@ def member_item(path: Path, fragment: str) -> Item:
     except OSError as error:
         raise unreadable(path, error) from error
     if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{printable(str(path))} is no file, expected an archive: check the path")
+        raise SourceError(f"{printable(str(path))} is not a file, expected an archive: check the path")
     name = unquote_to_bytes(fragment).decode("utf-8", "surrogateescape")
     found = _by_name(str(path), status.st_size, status.st_mtime_ns).get(name)
     if found is None:

@@ -193,7 +193,7 @@ def item_at(uri: str, opening: Opening) -> Item:
         from sightline.sources.table import row_item
 
         return row_item(path, fragment, opening)
-    raise SourceError(f"{uri} is no picture, expected a file that holds several: check the URI")
+    raise SourceError(f"{uri} is not a picture, expected a file that holds several: check the URI")
 
 
 def _remote(url: str, opening: Opening) -> Source:

@@ -176,7 +176,7 @@ def _parquet(path: Path) -> Rows:
     try:
         columns = tuple(parquet.ParquetFile(path).schema_arrow.names)
     except pyarrow.ArrowException as error:
-        raise SourceError(f"{path} is no Parquet file ({error}), expected one: fetch it again") from error
+        raise SourceError(f"{path} is not a valid Parquet file ({error}), expected one: fetch it again") from error
 
     def read() -> Iterator[Row | SourceError]:
         with parquet.ParquetFile(path) as file:

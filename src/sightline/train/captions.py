@@ -151,7 +151,7 @@ def load_captioner(name: str, *, hub: Hub) -> Captioner:
         return _coca(*rest.split("/"), hub=hub)
     if Path(name).expanduser().is_dir():
         return _blip(str(Path(name).expanduser()), hub)
-    raise UsageError(f"{name!r} is no captioning model: expected {BLIP}, {COCA}, or a folder with a BLIP model")
+    raise UsageError(f"{name!r} is not a captioning model: expected {BLIP}, {COCA}, or a folder with a BLIP model")
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def _from_folders(settings: DataSettings, base: Path) -> tuple[list[tuple[str, C
     """The pictures by their class, which decides what is held out."""
     root = base / settings.images
     if not root.is_dir():
-        raise SourceError(f"{root} is no folder: expected one folder per class in it; check `images`")
+        raise SourceError(f"{root} is not a folder: expected one folder per class in it; check `images`")
     pictures: list[tuple[str, Captioned]] = []
     left_out = 0
     for folder in class_folders(root):

@@ -207,7 +207,7 @@ class HttpClient:
         if isinstance(error, ProtocolError | IncompleteRead):
             return WebError(url, "broke off before the end", is_transient=True)
         if isinstance(error, LocationValueError):
-            return WebError(url, "leads to what is no address, expected http:// or https:// and a host")
+            return WebError(url, "leads to an invalid address, expected http:// or https:// and a host")
         return WebError(url, f"cannot be reached ({_told(error)})")
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ export class Results {
     cancel(this.purpose);
     this.forget();
     this.grid.set([]);
-    this.note([el("h2", {}, "This model knows no words"), el("p", {}, "Paste, drop or choose a picture to search by it.")]);
+    this.note([el("h2", {}, "This model has no text encoder"), el("p", {}, "Paste, drop or choose a picture to search by it.")]);
     this.events.onLoaded(this, { total_estimate: 1 });
   }
 
