@@ -27,8 +27,8 @@ _MOST_CROPPED = 0.3  # of a side
 _SLACK = 0.012  # of a side, by which a crop may seem to stick out
 _BLOCK = 12  # pixels
 _NOISE = 14.0  # grey levels, of compression and resampling
-_UNNOTICED = 0.2
-_MOST_ABOVE_USUAL = 3.0  # a block that differs so much more than nine in ten do shows something else
+_UNNOTICED = 0.09
+_MOST_ABOVE_USUAL = 1.85  # a block that differs so much more than 99 in 100 do shows something else: a digit, say
 
 
 class Comparison:
@@ -111,7 +111,7 @@ def worst_difference(one: Image, other: Image, placement: Placement) -> float:
     )
     a = a + (b.mean((0, 1)) - a.mean((0, 1)))  # a slight change of brightness is no difference
     shares = np.concatenate([_block_differences(a, b, shift) for shift in (0, _BLOCK // 2)])
-    worst, usual = float(shares.max()), float(np.quantile(shares, 0.9))
+    worst, usual = float(shares.max()), float(np.quantile(shares, 0.99))
     return worst if worst <= max(_UNNOTICED, _MOST_ABOVE_USUAL * usual) else max(worst, 1.0)
 
 

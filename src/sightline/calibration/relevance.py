@@ -120,8 +120,7 @@ class RelevanceJudge:
     def thresholds(self, found: Sequence[Sequence[Hit]]) -> list[tuple[float, ...] | None]:
         """For each query's hits the scores that they have to reach; None where there is no hit or no calibration.
 
-        Whether a hit is likely depends on its rank among those that are judged with it: the hits must be all from the
-        best one on, `judged_together` of them where there are as many. The vectors of all hits are read at once.
+        The hits must be all from the best one on, `judged_together` of them where there are as many.
         """
         calibration = self.calibration
         if calibration is None:
@@ -160,8 +159,8 @@ def thresholds(
 ) -> tuple[float, ...]:
     """The cosine that each hit of a text has to reach to be likely; `hits` are all from the best one on.
 
-    Hits are judged in blocks, each with all before it, so that a hit's threshold does not depend on how many hits were
-    asked for. One without stats, which was removed meanwhile, is nobody's answer.
+    They are judged in blocks, so that a threshold does not depend on how many hits were asked for. A hit without stats,
+    which was removed meanwhile, is nobody's answer.
     """
     needed = list[float]()
     for block in _BLOCKS:

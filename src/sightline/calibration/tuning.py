@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 
@@ -35,10 +34,6 @@ class Tuning:
     reached: bool
     when: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) -> Tuning:
     """Set the smallest width that finds `goal` of the true neighbours of each kind of query, and note what it found.
@@ -59,7 +54,7 @@ def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) ->
     store.set_width(width)
     first, when = store.widths[0], datetime.now(UTC).isoformat(timespec="seconds")
     tuning = Tuning(width, measured[width], first, measured[first], store.count(), is_reached, when)
-    store.write_notes(_KIND, {_KIND: tuning.to_dict()})
+    store.write_notes(_KIND, {_KIND: asdict(tuning)})
     return tuning
 
 

@@ -71,7 +71,7 @@ def copy(options: argparse.Namespace) -> int:
     parts += [f"{copied.removed:,} removed"] if copied.removed else []
     rate = f", {copied.written / copied.seconds:,.0f}/s" if copied.written and copied.seconds else ""
     text = f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {options.target} is up to date"
-    plain = {**asdict(copied), "tuning": tuning.to_dict() if tuning else None}
+    plain = {**asdict(copied), "tuning": asdict(tuning) if tuning else None}
     return show(options, plain, f"{text}\n{tuning_text(tuning)}" if tuning else text)
 
 
@@ -109,7 +109,7 @@ def tune(options: argparse.Namespace) -> int:
     with open_index(options) as index:
         tuning = index.tune()
     text = tuning_text(tuning) if tuning else "this index is searched exactly: there is nothing to tune"
-    return show(options, tuning.to_dict() if tuning else None, text)
+    return show(options, asdict(tuning) if tuning else None, text)
 
 
 def tuning_text(tuning: "Tuning") -> str:
