@@ -141,7 +141,8 @@ def main() -> None:
     nouns = [n for n, word in enumerate(present) if word in NOUNS]
     fives = [asked[present[n]][best[n]].mean() for n in nouns]
     firsts = [asked[present[n]][best[n, 0]] for n in nouns]
-    told, stopped = ~likely[: len(present)].any(axis=1), ~likely[len(present) :].any(axis=1)
+    told = np.array([not row.any() for row in likely[: len(present)]])
+    stopped = np.array([not row.any() for row in likely[len(present) :]])
     print(
         f"{len(pictures):,} pictures, {len(nouns)} nouns: precision@5 {interval(fives)}, first right {interval(firsts)}"
     )

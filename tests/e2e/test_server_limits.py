@@ -550,8 +550,11 @@ def test_files_of_uploads_that_never_ended_are_removed(tmp_path: Path, folder: P
 
 
 def test_the_description_says_where_a_key_is_needed(index: Path, cache: Path) -> None:
-    for keys, needed in (({}, [{}, {"key": []}]), ({"SIGHTLINE_API_KEY": "the-right-key"}, [{"key": []}])):
-        environment: dict[str, Any] = dict(keys)
+    cases: list[tuple[dict[str, Any], list[Any]]] = [
+        ({}, [{}, {"key": []}]),
+        ({"SIGHTLINE_API_KEY": "the-right-key"}, [{"key": []}]),
+    ]
+    for environment, needed in cases:
         with serving(index, cache=cache, **environment) as running:
             paths = running.ask("/openapi.json").json["paths"]
             assert paths["/api/search"]["post"]["security"] == needed

@@ -319,7 +319,8 @@ def grown(made: Path) -> Path:
 def test_the_folder_holds_what_the_student_sees(made: Path, grown: Path) -> None:
     how = StudentSettings(picture_tower="timm:tf_efficientnet_lite0@lite.pt", pooling_heads=2)
     one = open_student(how, made, DIM, Hub())
-    one.load_state_dict(checkpoint.read(grown / checkpoint.NAME)["state"]["pictures"]["average"], strict=False)
+    state = torch.load(grown / checkpoint.NAME, weights_only=True)["state"]["pictures"]
+    one.load_state_dict(state["average"], strict=False)
     restored_one = restored(grown, Settings()).model.image.eval()
     pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     with torch.no_grad():

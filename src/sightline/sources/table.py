@@ -161,7 +161,9 @@ class TableSource:
     def _renamed(self, row: Row) -> Row:
         is_title = (self.caption_column or "").lower() == "title"  # a title is looked into as one
         caption = None if is_title else self.caption_column
-        return {"caption" if name == caption else name: row[name] for name in row if name != self.image_column}
+        kept = self.rows.columns if self.is_stream else row  # of a data set not its arrays; of JSON what rows add, too
+        named = (name for name in row if name in kept and name != self.image_column)
+        return {"caption" if name == caption else name: row[name] for name in named}
 
 
 def open_table(path: Path, opening: "Opening") -> TableSource:
