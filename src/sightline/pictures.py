@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import os
 import re
@@ -12,12 +10,12 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import ImageError, SightlineError, SourceError, UsageError
+from sightline.sources.files import bytes_in, is_data_url
 from sightline.types import Item
 
 if TYPE_CHECKING:
@@ -30,7 +28,6 @@ Arrays are (height, width), or (height, width, 3 or 4) with RGB or RGBA: 8 or 16
 """
 
 _WHOLE = 1 << 20  # pixels that no picture has: it comes at its own size
-_DATA_URL = re.compile(r"data:[^,;]*(?:;(?!base64)[^,;]*)*(?P<packed>;\s*base64)?,", re.IGNORECASE)
 _URL = re.compile(r"(?:https?|file|data):\S+", re.IGNORECASE)
 _EXPECTED = (
     "expected a path, a URL (file:, http:, https: or data:), the bytes of a picture file, an open binary file, "
@@ -87,7 +84,7 @@ def items_of(pictures: Iterable[Item | Picture]) -> Iterator[Item]:
     for picture in pictures:
         if isinstance(picture, Item):
             yield picture
-        elif isinstance(picture, os.PathLike) or (isinstance(picture, str) and not _DATA_URL.match(picture)):
+        elif isinstance(picture, os.PathLike) or (isinstance(picture, str) and not is_data_url(picture)):
             yield from open_source(picture if isinstance(picture, str) else Path(picture))
         else:
             data = _file_of(picture)
@@ -113,8 +110,11 @@ def _bytes_of(picture: Any) -> bytes:
     """The bytes of a file that is named or given."""
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
-    if isinstance(picture, str) and (found := _DATA_URL.match(picture)):
-        return _data(picture[found.end() :], is_packed=bool(found["packed"]))
+    if isinstance(picture, str) and is_data_url(picture):
+        try:
+            return bytes_in(picture) or b""
+        except SourceError as error:
+            raise UsageError(str(error)) from error
     if isinstance(picture, str) and is_url(picture):
         from sightline.sources.base import read_uri
 
@@ -139,18 +139,6 @@ def _bytes_of(picture: Any) -> bytes:
     raise UsageError(f"cannot use {_name_of(picture)} as a picture: {_EXPECTED}")
 
 
-def _data(text: str, *, is_packed: bool) -> bytes:
-    raw = unquote_to_bytes(text)
-    if not is_packed:
-        return raw
-    try:
-        return base64.b64decode(b"".join(raw.split()), validate=True)
-    except binascii.Error as error:
-        raise UsageError(
-            f"a data: URL that is not valid base64 ({error}): expected the bytes of a picture file"
-        ) from error
-
-
 def _unread(picture: Any) -> bytes | None:
     """The file behind a Pillow image of which no pixel was decoded yet, so that our own rules read it."""
     file = getattr(picture, "fp", None)
@@ -172,7 +160,7 @@ def _is_image(value: object) -> bool:
 
 def _name_of(picture: Any) -> str:
     if isinstance(picture, str):
-        return picture if not _DATA_URL.match(picture) else "a data: URL"
+        return picture if not is_data_url(picture) else "a data: URL"
     if isinstance(picture, os.PathLike):
         return str(os.fspath(picture))
     if isinstance(picture, np.ndarray):

@@ -1,6 +1,8 @@
 """Tables of paths and URLs become items with what the table knows of each picture."""
 
+import base64
 import gc
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -261,3 +263,20 @@ def test_a_list_of_paths_is_a_table_without_a_header(tmp_path: Path) -> None:
     assert [item.payload["name"] for item in items_of(path)] == ["a.jpg", "b.jpg"]
     captioned = table(tmp_path, "a.jpg\ta red car\nb.jpg\ta dog\n", "list.tsv")
     assert [item.payload["caption"] for item in items_of(captioned)] == ["a red car", "a dog"]
+
+
+def test_cells_may_hold_the_picture_itself(tmp_path: Path) -> None:
+    picture = encoded(scene(1), "JPEG")
+    packed = base64.b64encode(picture).decode()
+    wrapped = base64.encodebytes(picture).decode()
+    cells = [f"data:image/jpeg;base64,{packed}", packed, wrapped, "data:image/jpeg;base64,!!!", "data:,no%20picture"]
+    rows = [{"image": cell, "caption": f"row {number}"} for number, cell in enumerate(cells, 1)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = list(open_source(tmp_path / "t.jsonl"))
+    assert [item.uri.partition("#")[2] for item in found] == ["1", "2", "3", "4", "5"]
+    assert [item.read() for item in found[:3]] == [picture] * 3
+    assert found[4].read() == b"no picture"
+    with pytest.raises(SourceError, match="not valid base64") as error:
+        found[3].read()
+    assert len(str(error.value)) < 200
+    assert found[1].payload["name"] == "row 2"

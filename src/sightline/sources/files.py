@@ -3,10 +3,15 @@
 # ruff: noqa: PTH100, PTH116, PTH122, PTH123
 # Text, not Path: joining a name, its stat and its URI take 2.4 us a file, not 5.1.
 
+import binascii
 import os
+import re
 import stat
+from base64 import b64decode
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from sightline import types
 from sightline.errors import SourceError
@@ -48,6 +53,11 @@ _SPECIAL = {
 }
 
 
+_DATA_URL = re.compile(r"data:[^,;]*(?:;(?!base64)[^,;]*)*(?P<packed>;\s*base64)?,", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{24}")
+_SHORTEST_BASE64 = 64  # no picture takes less
+
+
 def is_picture(name: str) -> bool:
     """Whether a file is a picture, by its name."""
     return suffix_of(name) in SUFFIXES
@@ -87,6 +97,39 @@ def starts_as_picture(path: str) -> bool:
             head = file.read(16)
     except (OSError, ValueError):
         return False
+    return _is_start_of_picture(head)
+
+
+def bytes_in(text: str) -> bytes | None:
+    """The bytes that a text holds as a data: URL, or as plain base64 that begins as a picture; None if it is neither.
+
+    `SourceError` for a data: URL of damaged base64.
+    """
+    found = _DATA_URL.match(text)
+    if not found:
+        head = text[:24]
+        if len(text) < _SHORTEST_BASE64 or not _BASE64.fullmatch(head) or not _is_start_of_picture(b64decode(head)):
+            return None
+        with suppress(binascii.Error):
+            return b64decode("".join(text.split()), validate=True)
+        return None
+    packed = unquote_to_bytes(text[found.end() :])
+    if not found["packed"]:
+        return packed
+    try:
+        return b64decode(b"".join(packed.split()), validate=True)
+    except binascii.Error as error:
+        raise SourceError(
+            f"a data: URL that is not valid base64 ({error}), expected the bytes of a picture file: mend it"
+        ) from error
+
+
+def is_data_url(text: str) -> bool:
+    """Whether a text is a URL that holds its own bytes."""
+    return _DATA_URL.match(text) is not None
+
+
+def _is_start_of_picture(head: bytes) -> bool:
     if head[4:8] == b"ftyp":
         return head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1", b"hevc")
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")

@@ -17,7 +17,7 @@ import numpy as np
 
 from sightline.errors import SourceError, summary
 from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
-from sightline.sources.files import absolute, is_picture, is_skipped, path_of, unreadable_item
+from sightline.sources.files import absolute, bytes_in, is_picture, is_skipped, path_of, unreadable_item
 from sightline.sources.folder import SingleFile
 from sightline.sources.rows import (
     Row,
@@ -122,6 +122,8 @@ class TableSource:
             cell = cell.get("path") or cell
         if isinstance(cell, Remote):
             return self._joined(Item(uri, "", cell.read, {"name": cell.name}, is_slow=True), payload)
+        if isinstance(cell, str) and (data := bytes_in(cell.strip())) is not None:
+            cell = data
         if isinstance(cell, bytes) or (isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes)):
             data, name = (cell, "") if isinstance(cell, bytes) else (cell["bytes"], str(cell.get("path") or ""))
             stamp = hashlib.sha256(data).hexdigest()[:16]
