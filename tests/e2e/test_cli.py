@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -221,3 +223,25 @@ def test_without_a_command_the_help_says_what_there_is() -> None:
     assert done.returncode == 2
     assert "search" in done.stdout
     assert "start here:" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_a_terminal_sees_how_far_it_is_and_that_the_last_step_goes_on(folder: Path, tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    command = [*COMMAND, "index", str(folder), "--index", str(tmp_path / "i.index"), "--model", "mini"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # what a terminal's other end gives when it is closed
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.wait(60) == 0
+    os.close(ours)
+    assert b"12/12" in shown
+    assert b"finishing: measuring which scores are likely" in shown
+    assert b"12 pictures encoded" in shown

@@ -114,11 +114,11 @@ def index(options: argparse.Namespace) -> int:
             with progress_bar(" pictures", smoothing=0.05) as bar:
 
                 def listen(summary: "Summary", bar: Any = bar) -> None:
-                    if bar.total and bar.n >= bar.total:
-                        bar.set_description_str("finishing: measuring which scores are likely", refresh=False)
                     done = summary.unchanged + summary.encoded + summary.reused + summary.failed + summary.skipped
                     bar.set_postfix(failed=summary.failed, refresh=False) if summary.failed else None
                     bar.update(done - bar.n)
+                    if bar.total and bar.n >= bar.total:
+                        bar.set_description_str("finishing: measuring which scores are likely")
 
                 if not bar.disable:
                     reading = replace(reading, on_progress=listen)
