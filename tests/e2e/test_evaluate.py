@@ -94,7 +94,7 @@ def test_an_index_in_a_folder_is_exact_for_text_and_for_pictures(here: Path) -> 
         (["captions.tsv", "--images", "nowhere"], "judges no picture"),
         (["captions.tsv", "--index", "x.index"], "give one of the two"),
         ([], "nothing to measure"),
-        (["--index", "x.index", "--sample", "0"], "--sample is 0"),
+        (["--index", "x.index", "--sample", "0"], "--sample: '0' is not valid, expected a whole number of at least 1"),
     ],
 )
 def test_wrong_use_gets_one_clear_line(here: Path, arguments: list[str], message: str) -> None:

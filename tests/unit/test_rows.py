@@ -67,7 +67,7 @@ def test_parquet_is_read_in_pieces(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"image": 1}\n{broken\n', "line 2 is not JSON"),
         ("a.jsonl", b"[1]\n", r"line 1 is \[1\]"),
-        ("a.parquet", b"nothing of the kind", "no Parquet file"),
+        ("a.parquet", b"nothing of the kind", "is not a valid Parquet file"),
         ("a.csv.gz", b"nothing of the kind", "cannot be read"),
         ("a.csv.gz", gzip.compress(b"image\n" + b"a.jpg\n" * 999, mtime=0)[:40], "ends too early"),
     ],
