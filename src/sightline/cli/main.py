@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(redact(message))  # it repeats what was typed
+        """One line, as of every other mistake; the message repeats what was typed."""
+        self.exit(2, f"{self.prog}: {redact(message)} (see {self.prog} --help)\n")
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
