@@ -13,8 +13,8 @@ from sightline.types import Hit, Note, Payload, Record, Vectors, Where, chunks
 SURE = 0.58
 """From here on two pictures count as one.
 
-`benchmarks/duplicates.py`: copies at JPEG quality 40 to 70, resized and cropped reach 0.59 or more; of different pages
-of one form, frames of bursts and products none does but a frame in which nothing moves that can be seen.
+`benchmarks/duplicates.py`: nearly all copies at JPEG quality 40 to 70, resized and cropped reach 0.59 or more (one had
+0.56); of different pages of one form, frames of bursts and products hardly any does: see docs/benchmarks.md.
 """
 
 CANDIDATES = 0.1
