@@ -54,7 +54,7 @@ def duplicates(options: argparse.Namespace) -> int:
         compare = None if options.unchecked else Comparison(hub().cache / "pictures")
         margin = CANDIDATES if compare and options.threshold is None else 0.0
         found = groups(index.store, same=same, compare=compare, margin=margin)
-    how = f"alike from {same:.3f} on" if options.unchecked else "the same pixel by pixel; 1 is quite sure"
+    how = f"alike from {same:.3f} on" if options.unchecked else "compared pixel by pixel (1.000: identical)"
     plain, lines, sections = [], [], []
     for group in found:
         copies = [
@@ -72,7 +72,8 @@ def duplicates(options: argparse.Namespace) -> int:
         hits = [group.kept, *(copy.hit for copy in group.copies)]
         sections.append((count(len(hits), "picture"), facts, hits))
     copies_there = sum(len(group.copies) for group in found)
-    lines.append(f"{count(len(found), 'group')}, {count(copies_there, 'picture')} could go, {how}")
+    total = f"{count(len(found), 'group')}, {count(copies_there, 'picture')} could go" if found else "no duplicates"
+    lines.append(f"{total}, {how}")
     if sys.stdout.isatty():
         lines.append("nothing was deleted; --html FILE shows them, --keep largest prints the paths that could go")
     if options.html:
