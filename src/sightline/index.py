@@ -35,7 +35,7 @@ from sightline.filters.fields import Fields
 from sightline.pictures import Picture, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
 from sightline.results import Hits, Took, grid
-from sightline.sources.files import absolute, file_uri
+from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
 from sightline.types import (
@@ -167,7 +167,7 @@ class Index:
         from sightline.sources.base import file_of, open_source
 
         items: Source | Iterable[Item]
-        if isinstance(source, Path) or (isinstance(source, str) and not source.startswith("data:")):
+        if isinstance(source, Path) or (isinstance(source, str) and not is_data_url(source)):
             items = open_source(source)
         elif isinstance(source, str) or is_picture(source):
             items = items_of([cast("Picture", source)])

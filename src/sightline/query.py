@@ -12,7 +12,7 @@ import numpy as np
 
 from sightline.errors import SightlineError, UsageError
 from sightline.pictures import Picture, is_picture, is_url, pixels_of
-from sightline.sources.files import SUFFIXES
+from sightline.sources.files import SUFFIXES, is_data_url
 from sightline.types import Pixels, Vector, Where
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def describe(terms: Sequence[Term]) -> str:
 def _shown(term: Term) -> str:
     if isinstance(term.value, str | Path):
         text = str(term.value)
-        return "a picture" if text.startswith("data:") and term.kind == "image" else text
+        return "a picture" if is_data_url(text) and term.kind == "image" else text
     return "a vector" if term.kind == "vector" else "a picture"
 
 

@@ -99,7 +99,6 @@ def index(options: argparse.Namespace) -> int:
       sightline index products.csv                 paths or URLs; the other columns can be searched and filtered by
       sightline index captions.tsv --images photos
     """
-    from sightline.errors import UsageError
     from sightline.sources.base import open_source
     from sightline.sources.folder import Folder
 

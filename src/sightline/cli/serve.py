@@ -158,8 +158,6 @@ def _keys(file: str | None, variable: str) -> tuple[str, ...]:
 def _proxy(text: str) -> str:
     from ipaddress import ip_network
 
-    from sightline.errors import UsageError
-
     try:
         ip_network(text)
     except ValueError as error:
