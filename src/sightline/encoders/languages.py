@@ -36,7 +36,7 @@ _FOREIGN = {
     "jongen kinderen huis boom bomen zee bergen stad straat bloem bloemen vogels paard paarden sneeuw "
     "rood rode blauw blauwe groen groene geel gele zwart zwarte wit witte speelt rent lucht zonsondergang "
     "bos fiets keuken twee drie mensen",
-    "Swedish, Danish, Norwegian": "ett och på med som är av det er et og till til för hund hundar kvinna kvinde kvinne mand flicka pige "
+    "Nordic": "ett och på med som är av det er et og till til för hund hundar kvinna kvinde kvinne mand flicka pige "
     "jente pojke dreng gutt bil bilar biler hus träd strand hav fjäll stad gata blomma fågel häst hest "
     "snö sne snø röd rød röda blå grön grønn gul svart sort vit hvit hvid leker spelar springer äter "
     "himmel solnedgång skog skov",
@@ -46,7 +46,7 @@ _FOREIGN = {
     "Turkish": "bir ve ile için köpek kedi kadın adam çocuk çocuklar kız araba ev ağaç plaj plajda deniz dağ şehir "
     "sokak çiçek kuş kırmızı mavi yeşil sarı siyah beyaz oynayan koşan gökyüzü orman nehir bisiklet "
     "mutfak masa iki",
-    "Czech, Romanian, Hungarian, Finnish, Indonesian": "ve se je pes kočka žena muž dítě auto dům strom pláž moře červené câine pisică femeie bărbat copil "
+    "others": "ve se je pes kočka žena muž dítě auto dům strom pláž moře červené câine pisică femeie bărbat copil "
     "mașină casă plajă și pe cu roșu egy és kutya macska nő férfi gyerek ház fa piros koira kissa nainen "
     "mies lapsi talo puu ranta rannalla punainen seekor anjing kucing perempuan wanita pria anak mobil "
     "rumah pohon pantai di yang dan merah",
