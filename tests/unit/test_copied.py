@@ -96,7 +96,7 @@ def test_moments_of_the_camera_tell_frames_of_a_burst(tmp_path: Path) -> None:
 
 def test_only_copies_are_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, index = tmp_path / "pages", str(tmp_path / "index")
-    for number in range(4):
+    for number in range(3):
         write(folder, f"page{number}.png", encoded(page(number), "PNG"))
         write(folder, f"form{number}.png", encoded(page(9, number=1000 + 777 * number), "PNG"))
     write(folder, "copy.jpg", encoded(cropped(page(2)), "JPEG", quality=70))

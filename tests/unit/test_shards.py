@@ -88,3 +88,29 @@ def test_what_shards_leave_out_is_said_of_all_of_them(tmp_path: Path) -> None:
 def test_a_caption_that_cannot_be_read_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read(make_tar(tmp_path / "a.tar", {"a.jpg": PICTURE, "a.json": b"{broken"}))[0] == {"a.jpg": None}
     assert "a.json tells nothing of the picture beside it" in caplog.text
+
+
+def listed(path: Path) -> dict[object, object]:
+    return {item.payload["name"]: item.payload.get("caption") for item in open_source(path, Opening())}
+
+
+def test_lists_of_shards_are_read_as_their_pictures(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for shard in ("00000", "00001"):
+        make_tar(tmp_path / "shards" / f"{shard}.tar", sample(f"{shard}_a"))
+    both = {"00000_a.jpg": "00000_a", "00001_a.jpg": "00001_a"}
+    text, index = tmp_path / "train.txt", tmp_path / "index.json"
+    text.write_text("shards/00000.tar\n\nshards/00001.tar\n")
+    index.write_text('{"wids_version": 1, "shardlist": [{"url": "shards/00000.tar", "nsamples": 1}]}')
+    assert listed(text) == both
+    assert listed(index) == {"00000_a.jpg": "00000_a"}
+    text.write_text("shards/00000.tar\nshards/gone.tar\n")
+    assert list(listed(text)) == ["00000_a.jpg", "gone.tar"]
+
+
+def test_the_table_beside_a_shard_of_img2dataset_stands_for_the_shard(tmp_path: Path) -> None:
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    make_tar(tmp_path / "00000.tar", sample("000000000"))
+    rows = {"url": ["http://127.0.0.1:9/a.jpg"], "caption": ["x"], "key": ["000000000"], "status": ["success"]}
+    parquet.write_table(pyarrow.table(rows), tmp_path / "00000.parquet")
+    assert listed(tmp_path / "00000.parquet") == {"000000000.jpg": "000000000"}

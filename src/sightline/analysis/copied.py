@@ -1,34 +1,42 @@
 """Whether one picture is a copy of another (re-encoded, resized, lightly cropped), pixel by pixel, and how surely.
 
-One is laid over the other by the crop that fits best (Lucas and Kanade 1981, coarse to fine), and compared block by
-block: two pages, products or frames of a burst that differ in one place differ in a block, however alike the rest is.
+One is laid over the other by the crop that fits best (Lucas and Kanade 1981, coarse to fine), to a tenth of a pixel.
+What then differs is compared with what JPEG and resampling leave: little of coarse detail, and about as much in the
+worst place as in the next ones. Two pages, products or frames of a burst that differ in one place differ there.
 """
 
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, Resampling, Transform
-from PIL.ImageFilter import BoxBlur
+from PIL.ImageFilter import GaussianBlur
 
 from sightline.errors import SightlineError
 from sightline.images.read import read
 from sightline.sources.base import read_here
 from sightline.types import Hit
 
-_SIDE = 640  # the longer side at which details are compared; pictures below it at their own
+Greys: TypeAlias = NDArray[np.float32]
+
+_SIDES = (250, 500, 1000)  # the longer side at which details are compared, at last; smaller pictures at their own
 _LEVELS = ((24, 8), (48, 8), (96, 8), (192, 5), (384, 3))  # pixels of a side, and steps
 _ROUGHLY = 0.6  # correlation at the last level but one, below which nothing fits
 _KEPT = 32  # pictures, of at most some megabytes each
 _FAR = 24.0  # grey levels of a mark: a crop of a tenth moves it by less
 _MOST_CROPPED = 0.3  # of a side
-_SLACK = 0.012  # of a side, by which a crop may seem to stick out
-_BLOCK = 12  # pixels
-_NOISE = 14.0  # grey levels, of compression and resampling
-_UNNOTICED = 0.09
-_MOST_ABOVE_USUAL = 1.85  # a block that differs so much more than 99 in 100 do shows something else: a digit, say
+_SLACK = 0.02  # of a side, by which a crop may seem to stick out before it is laid on exactly
+_STICKING_OUT = 0.5  # pixels, afterwards: what moved sideways shows what the other does not
+_SMOOTHING = 1.2  # pixels: below it compression and resampling leave little alike
+_TILE = 6  # pixels: less than a digit
+_CLEARLY = 1.5  # the difference, in a small picture already, of what need not be looked at closer
+_NEAR = 0.15  # pixels
+_MARGIN = 2  # pixels at the edges, where nothing is known of what lies beyond
+_SMALL, _TINY = 128, 40  # pixels of a side: the less two pictures show, the better they have to agree
+_YCC = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], np.float32).T  # as JPEG has it
 
 
 class Comparison:
@@ -55,7 +63,7 @@ class Comparison:
 
     def _picture(self, uri: str) -> Image | None:
         try:
-            return read(read_here(uri, self._cache), image_size=_SIDE)
+            return read(read_here(uri, self._cache), image_size=_SIDES[-1])
         except (OSError, ValueError, SightlineError):
             return None
 
@@ -82,6 +90,12 @@ class Placement:
         is_near = all(1 - _MOST_CROPPED < extent < 1 / (1 - _MOST_CROPPED) for extent in self.extent)
         return (inside or around) and is_near and 0.8 < proportion < 1.25
 
+    def sticks_out(self, size: tuple[int, int]) -> float:
+        """By how many pixels each shows something that lies outside of the other one."""
+        low = [start * side for start, side in zip(self.start, size, strict=True)]
+        high = [(start + extent - 1) * side for start, extent, side in zip(self.start, self.extent, size, strict=True)]
+        return max(0.0, min(max(*high, *(-edge for edge in low)), max(*low, *(-edge for edge in high))))
+
 
 def sureness(one: Image, other: Image) -> float:
     """How surely two RGB pictures show the very same: 0 to 1, `duplicates.SURE` or more for copies."""
@@ -93,39 +107,85 @@ def sureness(one: Image, other: Image) -> float:
     placement = _placed(one, other)
     if placement is None or not placement.is_crop():
         return 0.0
-    return max(0.0, 1 - worst_difference(one, other, placement))
+    difference = 0.0
+    for side in _SIDES:
+        difference = _difference(one, other, placement, side)
+        if difference > _CLEARLY or side >= max(other.size):
+            break
+    return 1 / (1 + difference**2)
 
 
-def worst_difference(one: Image, other: Image, placement: Placement) -> float:
-    """The largest difference of a block, as a share of what the block shows: near 0 for copies, 1 for other things."""
-    scale = min(1.0, _SIDE / max(other.size))
-    size = (max(8, round(other.width * scale)), max(8, round(other.height * scale)))
-    # The larger picture at the scale of the other one, so that both have been smoothed alike.
-    whole = (max(8, round(size[0] / placement.extent[0])), max(8, round(size[1] / placement.extent[1])))
-    resized = one.resize(whole, Resampling.LANCZOS, reducing_gap=3.0)
-    first = _window(resized, placement, size)
-    second = other.resize(size, Resampling.LANCZOS, reducing_gap=3.0)
-    margin = 2
-    a, b = (
-        np.asarray(image.filter(BoxBlur(1)), np.float32)[margin:-margin, margin:-margin] for image in (first, second)
+def _difference(one: Image, other: Image, placement: Placement, side: int) -> float:
+    """What differs, as a share of what it may be in copies: the worst of several measures, in grey levels.
+
+    The limits are those of `benchmarks/duplicates.py`, above what it finds for copies at JPEG quality 40.
+    """
+    scale = min(1.0, side / max(other.size))
+    width, height = size = (max(8, round(other.width * scale)), max(8, round(other.height * scale)))
+    wanted = _smooth(other.resize(size, Resampling.LANCZOS, reducing_gap=3.0))
+    whole = [max(8, round(side / extent)) for side, extent in zip(size, placement.extent, strict=True)]
+    is_same_scale = all(abs(a - b) <= 0.02 * b for a, b in zip(whole, one.size, strict=True))
+    source = one if is_same_scale else one.resize((whole[0], whole[1]), Resampling.LANCZOS, reducing_gap=3.0)
+    for _ in range(4):
+        shown = _smooth(_window(source, placement, size))
+        rest, (x, stretch_x, y, stretch_y, blur, gain, _offset) = _explained(shown[..., 0], wanted[..., 0])
+        if max(abs(x), abs(x + stretch_x), abs(y), abs(y + stretch_y)) < _NEAR:
+            break
+        across, down = placement.extent[0] / width, placement.extent[1] / height
+        placement = Placement(
+            (placement.start[0] + x * across, placement.start[1] + y * down),
+            (placement.extent[0] + stretch_x * across, placement.extent[1] + stretch_y * down),
+        )
+    colours = (wanted - shown)[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN, 1:]
+    colours = colours - np.median(colours, axis=(0, 1))
+    squared = _tiles(rest[..., None] ** 2, _TILE)
+    worst, usual, common = (float(np.sqrt(np.quantile(squared, share))) for share in (1, 0.99, 0.9))
+    coarse, coarser = (np.hypot(*_tiles(colours, tile).T).max() for tile in (8, 16))
+    least = min(one.width, one.height, other.width, other.height)
+    return max(
+        worst / (1.95 * (usual + 0.8)),  # else something else is in one place: a digit, say
+        worst / 9.5,
+        usual / 5.3,
+        common / (1.2 if least < _TINY else 2.1 if least < _SMALL else 3.2),
+        float(np.abs(_tiles(rest[..., None], 8)).max()) / 8,  # JPEG keeps the mean of a block
+        coarse / 11,
+        coarser / 5,
+        abs(gain) / 0.08,
+        abs(blur) / 0.4,
+        placement.sticks_out(size) / _STICKING_OUT,
     )
-    a = a + (b.mean((0, 1)) - a.mean((0, 1)))  # a slight change of brightness is no difference
-    shares = np.concatenate([_block_differences(a, b, shift) for shift in (0, _BLOCK // 2)])
-    worst, usual = float(shares.max()), float(np.quantile(shares, 0.99))
-    return worst if worst <= max(_UNNOTICED, _MOST_ABOVE_USUAL * usual) else max(worst, 1.0)
 
 
-def _block_differences(a: NDArray[np.float32], b: NDArray[np.float32], shift: int) -> NDArray[np.float32]:
-    """(height, width, 3) twice -> the share of each block."""
-    rows, columns = ((length - shift) // _BLOCK for length in a.shape[:2])
-    if rows < 1 or columns < 1:
-        share = np.sqrt(((a - b) ** 2).mean()) / (_NOISE + a.std())
-        return np.array([0.0 if shift else share], np.float32)
-    shape = (rows, _BLOCK, columns, _BLOCK, 3)
-    a, b = (part[shift : shift + rows * _BLOCK, shift : shift + columns * _BLOCK].reshape(shape) for part in (a, b))
-    rms = np.sqrt(((a - b) ** 2).mean(axis=(1, 3, 4)))  # -> (rows, columns)
-    spread = np.maximum(*(part.std(axis=(1, 3)).mean(axis=-1) for part in (a, b)))
-    return np.asarray((rms / (spread + _NOISE)).ravel(), np.float32)
+def _explained(shown: Greys, wanted: Greys) -> tuple[Greys, NDArray[np.float64]]:
+    """The difference without what a better place, a blur or other brightness explains, and how much of each that is."""
+    height, width = shown.shape
+    v, u = np.meshgrid(*((np.arange(side, dtype=np.float32) + 0.5) / side for side in (height, width)), indexing="ij")
+    down, across = np.gradient(shown)
+    bend = np.gradient(across, axis=1) + np.gradient(down, axis=0)
+    columns = [across, across * u, down, down * v, bend, shown - 128, np.ones_like(shown), wanted - shown]
+    *columns, difference = (column[_MARGIN:-_MARGIN, _MARGIN:-_MARGIN] for column in columns)
+    some = np.stack([column[::2, ::2].ravel() for column in (*columns, difference)])  # smooth: every second one tells
+    products = np.einsum("in,jn->ij", some, some).astype(np.float64)  # (8, 8), without the threads of a library
+    parts = np.linalg.solve(products[:-1, :-1] + 1e-3 * np.eye(len(columns)), products[:-1, -1])
+    for part, column in zip(parts, columns, strict=True):
+        difference = difference - np.float32(part) * column
+    return difference, parts
+
+
+def _tiles(values: NDArray[np.float32], tile: int) -> NDArray[np.float32]:
+    """(height, width, channels) -> (tiles, channels), the means of tiles that overlap by half."""
+    found = []
+    for start in (0, tile // 2):
+        rows, columns = ((length - start) // tile for length in values.shape[:2])
+        if rows > 0 and columns > 0:
+            part = values[start : start + rows * tile, start : start + columns * tile]
+            found.append(part.reshape(rows, tile, columns, tile, -1).mean(axis=(1, 3)).reshape(-1, values.shape[2]))
+    return np.concatenate(found) if found else values.mean(axis=(0, 1))[None]
+
+
+def _smooth(image: Image) -> NDArray[np.float32]:
+    """(height, width, 3): brightness and two differences of colour."""
+    return np.asarray(image.filter(GaussianBlur(_SMOOTHING)), np.float32) @ _YCC
 
 
 def _placed(one: Image, other: Image) -> Placement | None:

@@ -10,12 +10,8 @@ from sightline.sources.base import file_of
 from sightline.stores.base import Store
 from sightline.types import Hit, Note, Payload, Record, Vectors, Where, chunks
 
-SURE = 0.58
-"""From here on two pictures count as one.
-
-`benchmarks/duplicates.py`: nearly all copies at JPEG quality 40 to 70, resized and cropped reach 0.59 or more (one had
-0.56); of different pages of one form, frames of bursts and products hardly any does: see docs/benchmarks.md.
-"""
+SURE = 0.5
+"""From here on two pictures count as one; `docs/benchmarks.md` tells how often that is wrong, and what it misses."""
 
 CANDIDATES = 0.1
 """How much less than duplicates pictures may score to be compared by their pixels: a crop moves a vector."""

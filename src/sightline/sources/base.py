@@ -212,9 +212,12 @@ def _remote(url: str, opening: Opening) -> Source:
 
 def _local(path: Path, opening: Opening) -> Source:
     if is_table(path) and path.is_file():
-        from sightline.sources.table import open_table
+        from sightline.sources.table import open_table, shards_of
 
-        return open_table(absolute(path), opening)
+        path = absolute(path)
+        if shards := shards_of(path, opening):
+            return Several(path.as_uri(), lambda: shards, lambda shard: _local(shard, opening))
+        return open_table(path, opening)
     if is_archive(path) and not path.is_dir():
         from sightline.sources.archive import open_archive
 

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby
@@ -17,7 +18,7 @@ import numpy as np
 
 from sightline.errors import SourceError, summary
 from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
-from sightline.sources.files import absolute, bytes_in, is_picture, is_skipped, path_of, unreadable_item
+from sightline.sources.files import absolute, bytes_in, is_archive, is_picture, is_skipped, path_of, unreadable_item
 from sightline.sources.folder import SingleFile
 from sightline.sources.rows import (
     Row,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sightline.sources.base import Opening
 
 _Numbered: TypeAlias = tuple[int, Row | SourceError]
+_LONGEST_LIST = 16 << 20  # bytes of a list of shards
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".JPG", ".JPEG")
 
 
@@ -174,6 +176,25 @@ def open_table(path: Path, opening: "Opening") -> TableSource:
     Raises `SourceError` if no column holds pictures.
     """
     return table_of(path.as_uri(), open_rows(path, opening.encoding), opening, base=opening.base or path.parent)
+
+
+def shards_of(path: Path, opening: "Opening") -> list[Path]:
+    """The archives that a table stands for: a list of shards, WebDataset's index of them, or what img2dataset writes
+    beside a shard; none where the table is one of pictures.
+    """
+    base = opening.base or path.parent
+    if path.name.lower().endswith((".txt", ".csv", ".tsv")):
+        with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8-sig") as file:
+            names = [line.strip() for line in file.read(_LONGEST_LIST).splitlines() if line.strip()]
+            return [base / name for name in names] if names and all(map(is_archive, names)) else []
+    elif path.name.lower().endswith(".json"):
+        with suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
+            if path.stat().st_size < _LONGEST_LIST:
+                return [base / shard["url"] for shard in json.loads(path.read_bytes())["shardlist"]]
+    elif path.suffix.lower() == ".parquet" and opening.image is None:
+        shard = path.with_suffix(".tar")
+        return [shard] if shard.is_file() and {"key", "status"} <= set(open_rows(path).columns) else []
+    return []
 
 
 def table_of(root: str, rows: Rows, opening: "Opening", *, base: Path, is_stream: bool = False) -> TableSource:
