@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -31,17 +31,18 @@ from sightline.errors import (
     StoreNotFound,
     UsageError,
 )
-from sightline.filters.fields import Fields
 from sightline.pictures import Picture, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
+from sightline.stores.written import COMMON, TextStore, Written, fuse
 from sightline.types import (
     FAILURE,
     Failure,
     Filter,
+    Hit,
     Item,
     Note,
     Payload,
@@ -57,12 +58,14 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
     from sightline.calibration.tuning import Tuning
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
+    from sightline.filters.fields import Fields
     from sightline.ingest import Options, Summary
     from sightline.sources.base import Opening, Source
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
+_MOST_WRITTEN = 64  # records that words bring to those that are near
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
@@ -111,7 +114,6 @@ class Index:
         self._judge: RelevanceJudge | None = None
         self._encoder: Encoder | None = None
         self._store: Store | None = None
-        self.fields = Fields(self._having)
 
     def __enter__(self) -> Index:
         return self
@@ -140,6 +142,13 @@ class Index:
         if self._store is None:
             self._store = open_store(self._address)
         return self._store
+
+    @cached_property
+    def fields(self) -> Fields:
+        """What filters need to know of the payloads."""
+        from sightline.filters.fields import Fields
+
+        return Fields(self._having)
 
     @property
     def encoder(self) -> Encoder:
@@ -262,19 +271,21 @@ class Index:
         min_score: float | None = None,
         offset: int = 0,
         fold: bool = False,
+        by: str = "both",
     ) -> Hits:
         """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
         Text is read as on the command line: `./photo.jpg` is a picture, `dog - snow` subtracts. A picture is whatever
         `Picture` takes: a path, a URL, bytes, an open file, a Pillow image, an array.
         `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
-        `fold` near-duplicates of an earlier hit are left out, and counted as one.
+        `fold` near-duplicates of an earlier hit are left out, and counted as one. `by` meaning, what is written
+        (`text`: a score is then how much of the words is), or both.
         """
         given = terms_of(text) if text is not None else []
         if isinstance(text, str):
             given = list(self.resolve(given))
         given += [Term("image", image)] if image is not None else []
-        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
+        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold, by=by)
         return self.search_many([query])[0].with_plain_payloads()
 
     def similar(
@@ -305,20 +316,25 @@ class Index:
         """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
         began = time.perf_counter()
         texts = self._cache.texts if self._cache else None
-        vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
+        seen = [query.terms if query.by != "text" else () for query in queries]
+        vectors = embed_many(seen, self.encoder, self._vector_of, texts)
         encoded = time.perf_counter()
         if self._judge is None:
             self._judge = RelevanceJudge(self.store, self.encoder, self._cache.stats if self._cache else None)
         answers, windows = dict[int, Hits | SightlineError](), dict[int, _Window]()
         for position, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
-            if isinstance(vector, SightlineError):
-                answers[position] = vector
+            if isinstance(vector, SightlineError):  # words that the model cannot read may still be written somewhere
+                try:
+                    by_text = self._by_text(query)
+                    answers[position] = by_text if by_text.hits or query.by == "text" else vector
+                except SightlineError as error:
+                    answers[position] = error if query.by == "text" else vector
                 continue
             last = query.offset + query.k + bool(query.without)
             is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
             if is_of_words and last <= MOST_JUDGED and self._judge.calibration is not None:
                 windows[position] = _Window(0, judged_together(last), is_judged=True)
-            elif query.fold or query.without:
+            elif query.fold or query.without or query.phrases:
                 windows[position] = _Window(0, last, is_judged=False)
             else:
                 windows[position] = _Window(query.offset, query.k, is_judged=False)
@@ -500,10 +516,15 @@ class Index:
         count_all = cache(partial(self.store.count, where))
         every = self.store.search(vectors, window.width, where, window.first)
         judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
-        for query, found, thresholds in zip(queries, every, judged, strict=True):
+        for query, vector, found, thresholds in zip(queries, vectors, every, judged, strict=True):
+            ranked = list(zip(found, thresholds or [1.0] * len(found), strict=True))
+            near = {hit.id for hit, threshold in ranked if thresholds is None or hit.score >= threshold}
+            written = self._written(query, _MOST_WRITTEN, common=COMMON)
+            if written:
+                ranked = fuse(ranked, written, vector)
             kept = [
                 (hit, threshold)
-                for hit, threshold in zip(found, thresholds or [1.0] * len(found), strict=True)
+                for hit, threshold in ranked
                 if hit.id != query.without and (query.min_score is None or hit.score >= query.min_score)
             ]
             groups = [[one] for one in kept]
@@ -528,9 +549,49 @@ class Index:
                     tuple(group[0][1] for group in chosen) if thresholds and chosen else None,
                     duplicates=tuple(tuple(hit.id for hit, _ in group[1:]) for group in chosen) if query.fold else (),
                     total=(query.offset + len(chosen) if is_last_page else count_all()) if query.with_total else None,
+                    evidence=tuple(
+                        {
+                            **({"meaning": ()} if group[0][0].id in near else {}),
+                            **(written.matcher.evidence(group[0][0].payload) if written else {}),
+                        }
+                        for group in chosen
+                    ),
                 )
             )
         return answers
+
+    def _written(self, query: SearchQuery, limit: int, *, common: int | None = None) -> Written | None:
+        """What the store finds for the words of a query; None if none is written, or the store has no full text."""
+        if not query.phrases:
+            return None
+        if not isinstance(self.store, TextStore):
+            if query.by == "text":
+                raise UsageError(f"{self.url} is in a store without full text: search it by meaning")
+            return None
+        written = self.store.search_text(query.phrases, limit, query.where, common=common)
+        return written if any(phrase.count for phrase in written.matcher.phrases) else None
+
+    def _by_text(self, query: SearchQuery) -> Hits:
+        """What a query finds among what is written alone; a score is how much of the query is."""
+        began = time.perf_counter()
+        if not query.phrases:
+            raise UsageError(
+                "a search by text needs words, expected some that are not subtracted: type what is written"
+            )
+        last = query.offset + query.k
+        written = self._written(query, last)
+        records = written.records if written else ()
+        scored = [Hit(one.id, one.uri, written.matcher.score(one.payload), one.payload) for one in records if written]
+        hits = sorted(scored, key=lambda hit: (-hit.score, hit.id))
+        chosen = [hit for hit in hits if query.min_score is None or hit.score >= query.min_score][query.offset : last]
+        return Hits(
+            describe(query.terms),
+            self.encoder.name,
+            Took(0.0, (time.perf_counter() - began) * 1e3),
+            tuple(chosen),
+            total=written.count if written else 0,
+            evidence=tuple(written.matcher.evidence(hit.payload) for hit in chosen if written),
+        )
 
     def _having(self, field: str | None) -> Iterator[Payload]:
         """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""

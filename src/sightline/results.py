@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from textwrap import shorten
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from sightline.errors import ExtraMissing, SightlineError
 from sightline.pages import link, render
-from sightline.sources.files import path_of
 from sightline.text import count, printable
-from sightline.types import Hit, Record
+from sightline.types import Hit, Record, path_of
+
+Evidence: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
+"""Why a picture was found: `meaning`, and the fields with words of the query, with their places in the text."""
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
 
@@ -52,6 +54,7 @@ class Hits(Sequence[Hit]):
     `thresholds` are the cosines that each hit has to reach to be likely what the words mean; None where that is not
     known: for queries with pictures in them, and for indexes that were never calibrated. `duplicates` are the ids that
     were folded into each hit, `total` is how many pictures there are for the query; both where they were asked for.
+    `evidence` tells of each hit why it was found.
     """
 
     query: str
@@ -61,6 +64,7 @@ class Hits(Sequence[Hit]):
     thresholds: tuple[float, ...] | None = None
     duplicates: tuple[tuple[str, ...], ...] = ()
     total: int | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def likely(self) -> tuple[Hit, ...] | None:
@@ -178,7 +182,10 @@ class Hits(Sequence[Hit]):
             "hits": [
                 {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
                 | ({} if threshold is None else line_of(hit, threshold))
-                for hit, threshold in zip(self.hits, self.thresholds or [None] * len(self.hits), strict=True)
+                | {"evidence": evidence}
+                for hit, threshold, evidence in zip(
+                    self.hits, self.thresholds or repeat(None), self.evidence or repeat({}), strict=False
+                )
             ],
         }
 
