@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import cache, cached_property, partial
 from html import escape
 from itertools import islice
@@ -51,6 +50,7 @@ from sightline.types import (
     Vectors,
     Where,
     chunks,
+    now,
     record_id,
 )
 
@@ -192,7 +192,7 @@ class Index:
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
         if (whole := getattr(items, "part_of", None)) and not store.notes(_ROOT).get(whole):
-            store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
+            store.write_notes(_ROOT, {whole: {"indexed": now(), "pictures": len(seen), "is_part": True}})
         summary = replace(summary, left_out=dict(getattr(items, "left_out", {})))
         root = getattr(items, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
@@ -204,7 +204,7 @@ class Index:
             if folder is not None and known != root and not folder.exists():
                 moved += drop_moved(store, known, root)
                 self._forget_root(known)
-        note = {"indexed": _now(), "pictures": len(seen), "left_out": summary.left_out}
+        note = {"indexed": now(), "pictures": len(seen), "left_out": summary.left_out}
         store.write_notes(_ROOT, {root: note})
         return replace(summary, removed=removed, kept=kept, moved=moved)
 
@@ -397,19 +397,23 @@ class Index:
         """
         if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
             pictures = [pictures]
-        removed, others = 0, list[str]()
+        return sum(self.remove_each(pictures).values())
+
+    def remove_each(self, pictures: Iterable[str | Path]) -> dict[str, int]:
+        """As `remove`; gives how many were there by each of the names."""
+        removed = dict[str, int]()
         ids = {_id_of(picture): str(picture) for picture in pictures}
         for few in chunks(ids, _REMOVED_AT_ONCE):
             there = {record.id for record in self.store.fetch(few)}
-            removed += self.store.delete(sorted(there))
-            others += [ids[identity] for identity in few if identity not in there]
-        for other in others:
+            self.store.delete(sorted(there))
+            removed |= {ids[identity]: int(identity in there) for identity in few}
+        for other in [name for name, count in removed.items() if not count]:
             uri = other if "://" in other else file_uri(other)
             below = [record.id for record in self.store.scan({"folders": uri})]
-            removed += self.store.delete(below)
+            removed[other] = self.store.delete(below)
             self._forget_root(uri)
             if not below and any(char in other for char in "*?["):
-                removed += self.store.delete(self._matching(other))
+                removed[other] = self.store.delete(self._matching(other))
         return removed
 
     def count(self, where: Filter | None = None) -> int:
@@ -479,7 +483,7 @@ class Index:
                 "fingerprint": encoder.fingerprint,
                 "load": str(Path(load).resolve()) if Path(load).is_dir() else encoder.name,
                 "pictures": picture_fingerprint(encoder),
-                "created": _now(),
+                "created": now(),
             }
             store.write_notes(_IDENTITY, {_IDENTITY: identity})
         return store
@@ -638,7 +642,3 @@ def _id_of(picture: str | Path) -> str:
         return str(UUID(picture))
     except ValueError:
         return record_id(picture if "://" in picture else file_uri(picture))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

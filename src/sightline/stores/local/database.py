@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sightline.errors import (
@@ -26,6 +25,7 @@ from sightline.errors import (
     summary,
 )
 from sightline.stores.local.vectors import DATABASE, create_files, sync_folder
+from sightline.types import now
 
 FORMAT = 3
 """The version of tables and vector files. What reads an older one stays; a newer one is refused.
@@ -164,8 +164,7 @@ class Database:
                 connection = self._begin_write()
                 try:
                     with contextlib.suppress(OSError):  # only for a better message
-                        name = {"pid": os.getpid(), "host": socket.gethostname(),
-                                "since": datetime.now(UTC).isoformat("T", "seconds")}  # fmt: skip
+                        name = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
                         (self._folder / _WRITER).write_text(json.dumps(name), "utf-8")
                     yield connection
                     connection.execute("COMMIT")
