@@ -31,7 +31,7 @@ from sightline.errors import (
     UsageError,
 )
 from sightline.pictures import Picture, is_picture, items_of
-from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
+from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
@@ -356,10 +356,13 @@ class Index:
                 if at not in answers
             }
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
-        return [
-            replace(answer, took_ms=took) if isinstance(answer, Hits) else answer
-            for answer in (answers[position] for position in range(len(queries)))
-        ]
+        noted = list[Hits | SightlineError]()
+        for position, query in enumerate(queries):
+            answer = answers[position]
+            if isinstance(answer, Hits):
+                answer = replace(answer, took_ms=took, note=doubts(query.terms, self.encoder))
+            noted.append(answer)
+        return noted
 
     def embed(self, queries: Sequence[Sequence[Term]]) -> Vectors:
         """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""

@@ -225,6 +225,18 @@ def _unit(value: object, encoder: Encoder) -> Vector:
     return np.asarray(vector / np.float32(norm), np.float32)
 
 
+def doubts(terms: Sequence[Term], encoder: Encoder) -> str:
+    """What to know of the words of a query before its hits are believed: that the model may not read their language."""
+    reads = getattr(encoder, "reads", None)
+    foreign = [str(term.value) for term in terms if reads and term.kind == "text" and reads(str(term.value)) != "yes"]
+    if not foreign:
+        return ""
+    return (
+        f"{foreign[0][:60]!r} is perhaps not understood: model {encoder.name!r} reads English; say it in English, or "
+        "index with a model of more languages (sightline models)"
+    )
+
+
 def _text_vectors(
     terms: Sequence[Term], encoder: Encoder, known_texts: MutableMapping[str, Vector] | None
 ) -> dict[str, Vector | SightlineError]:
@@ -236,7 +248,7 @@ def _text_vectors(
             found[text] = UsageError(_EMPTY)
         elif known_texts is not None and (vector := known_texts.get(text)) is not None:
             found[text] = vector
-        elif reads and not reads(text):
+        elif reads and reads(text) == "no":
             found[text] = UsageError(
                 f"{text[:60]!r} is not text that model {encoder.name!r} can read: use words of its language (mini: "
                 "English), a picture, or a model of more languages (sightline models)"

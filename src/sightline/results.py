@@ -55,6 +55,7 @@ class Hits(Sequence[Hit]):
     known: for queries with pictures in them, and for indexes that were never calibrated. `duplicates` are the ids that
     were folded into each hit, `total` is how many pictures there are for the query; both where they were asked for.
     `evidence` tells of each hit why it was found.
+    `note` says what makes them doubtful: words in a language that the model does not read.
     """
 
     query: str
@@ -65,6 +66,7 @@ class Hits(Sequence[Hit]):
     duplicates: tuple[tuple[str, ...], ...] = ()
     total: int | None = None
     evidence: tuple[Evidence, ...] = ()
+    note: str = ""
 
     @property
     def likely(self) -> tuple[Hit, ...] | None:
@@ -107,7 +109,8 @@ class Hits(Sequence[Hit]):
     def __str__(self) -> str:
         first, rest = ([f"{hit.score:6.3f}  {location(hit)}" for hit in hits] for hits in self.sides)
         verdict = [f"{self.verdict}:"] if rest else []
-        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *first, *verdict, *rest])
+        noted = [self.note] if self.note else []
+        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *noted, *first, *verdict, *rest])
 
     def _repr_html_(self) -> str:
         return render("notebook.html", searches=[_search(self)], compared=[], records=[])
@@ -179,6 +182,7 @@ class Hits(Sequence[Hit]):
             "model": self.model,
             "took_ms": {stage: round(duration, 2) for stage, duration in took.items()},
             "likely": None if self.likely is None else len(self.likely),
+            "note": self.note or None,
             "hits": [
                 {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
                 | ({} if threshold is None else line_of(hit, threshold))
@@ -257,7 +261,8 @@ def _search(hits: Hits) -> dict[str, Any]:
     likely, unlikely = hits.sides
     return {
         "query": printable(hits.query),
-        "facts": f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}",
+        "facts": f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}"
+        + (f"; {printable(hits.note)}" if hits.note else ""),
         "verdict": hits.verdict,
         "likely": [_picture(hit) for hit in likely],
         "unlikely": [_picture(hit) for hit in unlikely],

@@ -75,6 +75,24 @@ def test_text_that_the_model_cannot_read_is_said(
     assert said in answer.body.decode()
 
 
+@pytest.mark.parametrize("text", ["ein Hund am Strand", "perro en la playa"])
+def test_another_language_is_searched_and_doubted_on_every_surface(
+    text: str, url: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Index(url) as index:
+        hits = index.search(text)
+        assert "perhaps not understood: model 'mini' reads English" in hits.note
+        assert hits.note in str(hits)
+        assert "perhaps not understood" in hits._repr_html_()
+        assert index.search("a dog on the beach").note == ""
+    assert main(["search", text, "--index", url]) == 0
+    assert capsys.readouterr().err.startswith(f"sightline: {text!r} is perhaps not understood")
+    assert main(["search", text, "--json", "--index", url]) == 0
+    by_command, by_server = capsys.readouterr(), json.loads(server.ask("/api/search", {"text": text}).body)
+    assert json.loads(by_command.out)["note"] == by_server["note"] == hits.note
+    assert not by_command.err
+
+
 @pytest.mark.parametrize("text", ["a dog 🐶", "café", "2024", "naïve art in Zürich"])
 def test_text_that_the_model_reads_mostly_is_searched(text: str, url: str) -> None:
     with Index(url) as index:

@@ -206,6 +206,8 @@ def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
         print(_table(hits))
     else:
         print("\n".join(f"{hit.score:.3f}\t{shown_path(hit)}" for hit in hits.hits))
+    if hits.note and not options.json:
+        print(f"sightline: {printable(hits.note)}", file=sys.stderr)
     if hits.hits and not (is_table or options.json) and hits.likely == ():
         print("sightline: no confident match: these are the closest results", file=sys.stderr)
     return 0 if hits.hits else 1

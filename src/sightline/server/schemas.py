@@ -131,6 +131,7 @@ class SearchAnswer(BaseModel):
         description="how many of these hits are likely, null where that is not known: for queries with a picture or a "
         "subtracted part, beyond the first 1,000 hits, and for an index without a line"
     )
+    note: str | None = Field(description="what makes the hits doubtful: words that the model perhaps does not read")
     hits: list[FoundPicture]
     total_estimate: int
     next_offset: int | None

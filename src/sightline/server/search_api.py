@@ -211,6 +211,7 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     body = {
         "query": hits.query,
         "likely": None if hits.likely is None else len(hits.likely),
+        "note": hits.note or None,
         "hits": [
             served.shown(hit)
             | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates), "evidence": evidence}

@@ -53,7 +53,7 @@ export class Results {
       this.total = answer.total_estimate;
       this.forget();
       this.take(answer.hits, answer);
-      this.note(null);
+      this.note(answer.note ? el("p", { class: "doubt" }, answer.note) : null);
       this.cut();
       this.events.onLoaded(this, answer);
     } catch (error) {
