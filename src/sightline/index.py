@@ -6,8 +6,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from html import escape
@@ -20,28 +19,19 @@ from uuid import UUID
 import numpy as np
 
 from sightline.calibration.relevance import MOST_JUDGED, PictureStats, RelevanceJudge, judged_together
-from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
-from sightline.errors import (
-    EncoderError,
-    IndexMismatch,
-    PictureNotFound,
-    SightlineError,
-    SourceError,
-    StoreNotFound,
-    UsageError,
-)
+from sightline.encoders.base import check_identity, choose_model, load_encoder, picture_fingerprint
+from sightline.errors import PictureNotFound, SightlineError, SourceError, StoreNotFound, UsageError
 from sightline.pictures import Picture, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
-from sightline.stores.written import COMMON, TextStore, Written, fuse
+from sightline.stores.written import COMMON, MOST_FUSED, TextStore, Written, fuse
 from sightline.types import (
     FAILURE,
     Failure,
     Filter,
-    Hit,
     Item,
     Note,
     Payload,
@@ -569,35 +559,27 @@ class Index:
 
     def _written(self, query: SearchQuery, limit: int, *, common: int | None = None) -> Written | None:
         """What the store finds for the words of a query; None if none is written, or the store has no full text."""
-        if not query.phrases:
-            return None
-        if not isinstance(self.store, TextStore):
-            if query.by == "text":
-                raise UsageError(f"{self.url} is in a store without full text: search it by meaning")
+        if not query.phrases or not isinstance(self.store, TextStore):
             return None
         written = self.store.search_text(query.phrases, limit, query.where, common=common)
         return written if any(phrase.count for phrase in written.matcher.phrases) else None
 
     def _by_text(self, query: SearchQuery) -> Hits:
         """What a query finds among what is written alone; a score is how much of the query is."""
-        began = time.perf_counter()
+        began, last = time.perf_counter(), query.offset + query.k
         if not query.phrases:
-            raise UsageError(
-                "a search by text needs words, expected some that are not subtracted: type what is written"
-            )
-        last = query.offset + query.k
-        written = self._written(query, last)
-        records = written.records if written else ()
-        scored = [Hit(one.id, one.uri, written.matcher.score(one.payload), one.payload) for one in records if written]
-        hits = sorted(scored, key=lambda hit: (-hit.score, hit.id))
-        chosen = [hit for hit in hits if query.min_score is None or hit.score >= query.min_score][query.offset : last]
+            raise UsageError("a search by text needs words that are not subtracted: type what is written")
+        if not isinstance(self.store, TextStore):
+            raise UsageError(f"{self.url} is in a store without full text: search it by meaning")
+        written = self._written(query, max(last, MOST_FUSED))
+        hits = [hit for hit in written.ranked() if hit.score >= (query.min_score or 0)] if written else []
         return Hits(
             describe(query.terms),
             self.encoder.name,
             Took(0.0, (time.perf_counter() - began) * 1e3),
-            tuple(chosen),
+            tuple(hits[query.offset : last]),
             total=written.count if written else 0,
-            evidence=tuple(written.matcher.evidence(hit.payload) for hit in chosen if written),
+            evidence=tuple(written.matcher.evidence(hit.payload) for hit in hits[query.offset : last] if written),
         )
 
     def _having(self, field: str | None) -> Iterator[Payload]:
@@ -606,35 +588,6 @@ class Index:
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
-
-
-def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
-    """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
-
-    `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
-    """
-    built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
-    if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
-        return
-    pictures = identity.get("pictures")
-    if not pictures:  # built before these were written down: the builder is asked, if it is on this disk and unchanged
-        from sightline.encoders.hub import Hub
-
-        with suppress(EncoderError):
-            builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
-            pictures = picture_fingerprint(builder) if builder.fingerprint == fingerprint else None
-    if pictures and picture_fingerprint(encoder) == pictures:
-        return
-    if encoder.name != built_with:
-        raise IndexMismatch(
-            f"{url} was built with {built_with!r}, not {encoder.name!r}: "
-            f"open it with --model {built_with}, or build a new index"
-        )
-    build = f"build a new index with `sightline index FOLDER --index NEW --model {encoder.name}`"
-    raise IndexMismatch(
-        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
-        f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
-    )
 
 
 def _id_of(picture: str | Path) -> str:

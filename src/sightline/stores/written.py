@@ -109,6 +109,11 @@ class Written:
     count: int
     """How many records have any of them, as far as phrases that are common were looked for."""
 
+    def ranked(self) -> list[Hit]:
+        """The records as hits, whose scores are how much of the question is written there, best first."""
+        hits = [Hit(one.id, one.uri, self.matcher.score(one.payload), one.payload) for one in self.records]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+
 
 @runtime_checkable
 class TextStore(Protocol):
