@@ -372,9 +372,7 @@ class Index:
 
     def understand(self, terms: Sequence[Term], where: Where | None = None) -> tuple[tuple[Term, ...], Where | None]:
         """Terms as typed, without the filters in their texts (`dog taken:2023`); these joined with `where`."""
-        read, filters = understand(
-            terms, lambda name: bool(self.store.fetch([_id_of(name)])), lambda text: self.fields.of_question(text)
-        )
+        read, filters = understand(terms, lambda name: bool(self.store.fetch([_id_of(name)])), self.fields.of_question)
         filters += [where] if where else []
         return read, {"$and": filters} if len(filters) > 1 else filters[0] if filters else None
 

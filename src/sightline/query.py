@@ -82,6 +82,8 @@ class SearchQuery:
     with_total: bool = False
     by: str = "both"
     sort: str = "relevance"
+    phrases: tuple[Phrase, ...] = field(init=False, default=())
+    """The words that are looked for among what is written: those of texts that are not subtracted."""
 
     def __post_init__(self) -> None:
         if wrong := next((term for term in self.terms if not isinstance(term, Term)), None):
@@ -96,12 +98,9 @@ class SearchQuery:
             raise UsageError(f"min_score is {self.min_score!r}, expected a number from -1 to 1, or None")
         if self.k < 1 or self.offset < 0:
             raise UsageError(f"k is {self.k} and offset is {self.offset}: k must be at least 1, offset at least 0")
-
-    @property
-    def phrases(self) -> tuple[Phrase, ...]:
-        """The words that are looked for among what is written: those of texts that are not subtracted."""
-        texts = [(str(term.value), term.is_exact) for term in self.terms if term.kind == "text" and term.weight > 0]
-        return phrases_of(texts) if self.by != "meaning" else ()
+        if self.by != "meaning":
+            texts = [(str(term.value), term.is_exact) for term in self.terms if term.kind == "text" and term.weight > 0]
+            object.__setattr__(self, "phrases", phrases_of(texts))
 
 
 def terms_of(query: Query) -> list[Term]:

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from heapq import nsmallest
 from itertools import repeat
@@ -117,14 +118,16 @@ def search(options: argparse.Namespace) -> int:
         options.index = urls[0] if urls else None
         with open_at(index_url(options), options.model) as index:
             wanted = _wanted(index, options)
-            read, wanted["where"] = index.understand(terms, wanted["where"])
+            read: Sequence[Term] = terms
+            if any(term.kind == "id" or (term.kind == "text" and ":" in str(term.value)) for term in terms):
+                read, wanted["where"] = index.understand(terms, wanted["where"])
             if options.explain:
                 from sightline.explain import explain
 
                 return show(options, *explain(index, read, wanted["where"]))
             if not read:
                 return _list(index, options, wanted["where"])
-            query = SearchQuery(read, by=options.by, sort=options.sort or "relevance", **wanted)
+            query = SearchQuery(tuple(read), by=options.by, sort=options.sort or "relevance", **wanted)
             return _print_hits(index.search_many([query])[0], options)
     from sightline import fusion
 
