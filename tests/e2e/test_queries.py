@@ -27,7 +27,7 @@ TEXTS = {
     "a circle width:64": "a circle",
     'a circle "width:12"': 'a circle "width:12"',
     "a circle colour:red": "a circle colour:red",
-    "a circle -format:jpeg": "a circle",
+    "a circle -width:12": "a circle",
     "a photo called sunset.png": "a photo called sunset.png",
 }
 

@@ -20,7 +20,7 @@ _PARAMETERS = 500  # of one statement, well below SQLite's limits
 def read_some(connection: sqlite3.Connection) -> int:
     """Read the texts of a few thousand records that an older version wrote; gives how many keys are left."""
     (last,) = connection.execute("SELECT coalesce(max(value), 0) FROM meta WHERE name = 'unread'").fetchone()
-    first = max(0, last - _KEYS_AT_ONCE)
+    first = max(0, int(last) - _KEYS_AT_ONCE)
     rows = connection.execute("SELECT key, payload FROM records WHERE key > ? AND key <= ?", (first, last))
     write_texts(connection, ((key, load_payload(payload)) for key, payload in rows.fetchall()))
     connection.execute("UPDATE meta SET value = ? WHERE name = 'unread'", (first,))

@@ -217,10 +217,8 @@ def near_best(scores: NDArray[np.int32], k: int, margin: int) -> NDArray[np.int6
     if rows := len(scores) // width if len(scores) >= 4 * width else 0:
         # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full
         # partition of a million scores takes 15 ms.
-        bounds = [
-            scores[: rows * width].reshape(rows, width).max(axis=0),
-            np.empty(0, np.int32),
-        ]  # (rows, width) -> (width,)
+        maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
+        bounds = [maxima, np.empty(0, np.int32)]
     for bound in bounds:
         ranked = bound if len(bound) else some
         last = max(0, len(ranked) - k)
