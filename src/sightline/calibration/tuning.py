@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
 from sightline.stores.base import Store, Tunable
-from sightline.types import Hit, Vectors, chunks
+from sightline.types import Hit, Vectors, chunks, now
 
 GOAL = 0.98
 """The recall that a width must reach, for each kind of query apart."""
@@ -52,7 +51,7 @@ def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) ->
         if is_reached:
             break
     store.set_width(width)
-    first, when = store.widths[0], datetime.now(UTC).isoformat(timespec="seconds")
+    first, when = store.widths[0], now()
     tuning = Tuning(width, measured[width], first, measured[first], store.count(), is_reached, when)
     store.write_notes(_KIND, {_KIND: asdict(tuning)})
     return tuning

@@ -148,7 +148,7 @@ def failures(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     """Take pictures out of the index; the files stay."""
     with open_index(options) as target:
-        removed = {picture: target.remove([picture]) for picture in options.pictures}
+        removed = target.remove_each(options.pictures)
     for picture in (picture for picture, number in removed.items() if not number):
         print(
             f"sightline: {picture!r} is not in {target.url}, expected the path, URI or id of an indexed picture, a "

@@ -10,7 +10,6 @@ import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -22,7 +21,7 @@ from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageEr
 from sightline.ingest import BatchResult, Options, Run, Summary
 from sightline.sources.files import path_of
 from sightline.stores.url import StoreUrl
-from sightline.types import Failure, Item
+from sightline.types import Failure, Item, now
 
 if TYPE_CHECKING:
     from sightline.encoders.base import Encoder
@@ -228,8 +227,7 @@ def _drive(ray: Any, plan: Plan, offered: Iterable[Chunk], run: Run) -> None:
             ray.kill(coordinator)
     _show(run, outcome.done)
     reason = "each worker that tried it died: expected a picture that fits its memory; look at it, or leave it out"
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    run.take(BatchResult(failures=[(Failure(item.uri, "encode", reason, when), item) for item in outcome.deadly]))
+    run.take(BatchResult(failures=[(Failure(item.uri, "encode", reason, now()), item) for item in outcome.deadly]))
     if outcome.error is not None:
         run.commit()
         raise outcome.error

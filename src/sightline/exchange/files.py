@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +26,7 @@ from sightline.index import Index
 from sightline.sources.rows import Row, field_of, open_rows, value_of
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import Payload, Record, Value, Vectors, chunks, record_id
+from sightline.types import Payload, Record, Value, Vectors, chunks, now, record_id
 
 BATCH_RECORDS = 4096
 IDENTITY, RECORDS, VECTORS = "index.json", "records.jsonl", "vectors.npy"
@@ -121,7 +120,7 @@ def load(
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:  # a server shows files that such records name only below its own folders
-        store.write_notes("imported", {path.absolute().as_uri(): {"when": datetime.now(UTC).isoformat("T", "seconds")}})
+        store.write_notes("imported", {path.absolute().as_uri(): {"when": now()}})
         for few in chunks(saved.records(), BATCH_RECORDS):
             store.upsert(few)
             written += len(few)

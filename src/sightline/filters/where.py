@@ -61,7 +61,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Matches when the field, or an element of it, stands so to the bound: $gt, $gte, $lt or $lte."""
+    """Matches when the field, or an element of it, stands so to the bound, no bool: $gt, $gte, $lt or $lte."""
 
     field: str
     operator: str
@@ -152,6 +152,13 @@ def by_kind(values: Sequence[Scalar]) -> dict[str, list[Any]]:
     return found
 
 
+def plain(value: Scalar) -> str | int | float | bool:
+    """A value as engines compare it within its kind: a time in microseconds, a number as a float that is never -0.0."""
+    if isinstance(value, str | bool):
+        return value
+    return microseconds(value) if isinstance(value, datetime) else float(value) + 0.0
+
+
 def microseconds(moment: datetime) -> int:
     """Since 1970 in UTC: the integer by which engines compare times."""
     return (moment - EPOCH) // timedelta(microseconds=1)
@@ -205,7 +212,10 @@ def _condition(field: str, operator: object, operand: Any) -> Node:
             node = In(field, tuple(_scalar(field, str(operator), value) for value in operand))
             return node if operator == "$in" else Not(node)
         case "$gt" | "$gte" | "$lt" | "$lte":
-            return Compare(field, str(operator), _scalar(field, str(operator), operand))
+            bound = _scalar(field, str(operator), operand)
+            if isinstance(bound, bool):  # engines do not order these
+                return In(field, tuple(value for value in (False, True) if ORDERINGS[str(operator)](value, bound)))
+            return Compare(field, str(operator), bound)
         case "$exists":
             if not isinstance(operand, bool):
                 raise WhereError(f"$exists of {field!r} is {operand!r}, expected true or false: write one of them")

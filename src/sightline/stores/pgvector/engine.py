@@ -22,7 +22,7 @@ from sightline.filters.where import Node
 from sightline.stores.pgvector import schema
 from sightline.stores.pgvector.filters import Condition, condition_of, is_storable
 from sightline.stores.pgvector.schema import COLUMNS, Connection, Server, parse_server
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore
+from sightline.stores.remote import EVERYTHING, Calls, TunableEngine, TunableStore
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -89,7 +89,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Pg
     return TunableStore(PgvectorEngine(parse_server(url), dim))
 
 
-class PgvectorEngine:
+class PgvectorEngine(TunableEngine):
     """Keeps records in a table of PostgreSQL; any number of processes may read and write.
 
     Exact while no more than 20,000 records match; through an HNSW graph beyond, which is built by the first writer that
@@ -110,11 +110,8 @@ class PgvectorEngine:
         self._free = threading.BoundedSemaphore(max(1, server.options["connections"]))
         self._has_graph = False
         self._began, self._written, self._unchecked = 0.0, 0, 0
-        try:
+        with self.opening():
             self.table = self.transact(partial(schema.open_table, server=server, dim=dim))
-        except BaseException:
-            self._give_back()
-            raise
         self.dim = self.table.dim
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
@@ -140,7 +137,6 @@ class PgvectorEngine:
             self.build_graph()
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         return self.transact(partial(self._delete, ids=ids))
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
@@ -150,7 +146,6 @@ class PgvectorEngine:
         return [self.read(partial(find, query=text)) for text in texts]
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
-        """The records of those ids that exist."""
         return self._records("WHERE id = ANY(%s)", list(filter(is_storable, ids)))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
@@ -168,17 +163,14 @@ class PgvectorEngine:
             last = page[-1].id
 
     def count(self, node: Node) -> int:
-        """How many records match."""
         where, given = condition_of(node)
         return int(self._rows(f"SELECT count(*) FROM {{table}} WHERE {where}", *given)[0][0])
 
     def notes(self, kind: str) -> Iterable[tuple[str, Note]]:
-        """The notes of a kind."""
         found = (json.loads(entry) for (entry,) in self._rows("SELECT entry FROM {notes} WHERE kind = %s", kind))
         return ((key, note) for key, note in found)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
         # Sorted, so that two writers of the same notes wait for each other and not both.
         kept = sorted((_digest(key), json.dumps([key, note])) for key, note in notes.items())
         gone = sorted(map(_digest, removed))
@@ -212,11 +204,9 @@ class PgvectorEngine:
             return self.transact(partial(build, workers=0), timeout_s=timeout_s)
 
     def size_bytes(self) -> int:
-        """What the tables and their indexes take on the server's disk."""
         return int(self._rows(_SIZE, [self.table.name, f"{self.table.name}_notes"])[0][0])
 
     def drop(self) -> None:
-        """Remove everything from the server."""
         statement = self.table.query("DROP TABLE IF EXISTS {table}, {notes}")
         self.transact(lambda connection: connection.execute(statement))
         self._written = 0

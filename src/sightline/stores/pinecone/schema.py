@@ -12,8 +12,7 @@ import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
-from sightline.filters.where import kind_of
-from sightline.stores.pinecone.filters import stored
+from sightline.filters.where import kind_of, plain
 from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960
@@ -93,7 +92,7 @@ def fields(payload: Payload) -> dict[str, Any]:
 def _field(name: str, value: Value) -> tuple[str, Any]:
     if isinstance(value, list):
         return (f"text:{name}", value) if value else (f"none:{name}", True)
-    return f"{kind_of(value)}:{name}", stored(value)
+    return f"{kind_of(value)}:{name}", plain(value)
 
 
 def note_key(kind: str, key: str) -> str:
