@@ -248,8 +248,6 @@ class Index:
         if only_if_grown and relevance.is_current(self.store, self.encoder):
             return True
         self._judge = None
-        if unload := getattr(self.encoder, "unload", None):  # the tower of pictures leaves before that of texts comes
-            unload()
         return relevance.calibrate(self.store, self.encoder, phrases)
 
     def search(

@@ -16,8 +16,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 import sightline
 from sightline.distribute.worker import Chunk, Plan, chunks
-from sightline.encoders.hub import Hub, default_cache
+from sightline.encoders.hub import Hub
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
+from sightline.files import default_cache
 from sightline.ingest import BatchResult, Options, Run, Summary
 from sightline.sources.files import path_of
 from sightline.stores.url import StoreUrl

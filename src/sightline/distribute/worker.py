@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.encoders.hub import Hub, default_cache
+from sightline.encoders.hub import Hub
 from sightline.errors import ClusterError, SightlineError, SourceError
+from sightline.files import default_cache
 from sightline.index import Index
 from sightline.ingest import Options, Summary, ingest
 from sightline.stores.url import StoreUrl

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from sightline.errors import (
     WebError,
     WrongContent,
 )
+from sightline.files import default_cache
 from sightline.text import size
 from sightline.web.download import Expected, download
 
@@ -52,16 +52,6 @@ _FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECA
 _log = logging.getLogger(__name__)
 _FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
 _ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
-
-
-def default_cache() -> Path:
-    """Where this system keeps what programs can fetch again."""
-    try:
-        home = Path.home()
-    except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / "sightline"
-    folders = {"darwin": home / "Library" / "Caches" / "sightline", "win32": home / "AppData" / "Local" / "sightline"}
-    return folders.get(sys.platform, home / ".cache" / "sightline")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.files import replacing
+from sightline.files import default_cache, replacing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -33,8 +33,6 @@ class Pieces:
     def __init__(self, tokenizer: Path) -> None:
         self._tokenizer = tokenizer
         name = sha256(str(tokenizer.resolve()).encode()).hexdigest()[:24]
-        from sightline.encoders.hub import default_cache
-
         self._places = tokenizer.with_name(".tokenizer.pieces"), default_cache() / "tokenizers" / name
 
     def for_texts(self, texts: Sequence[str]) -> "Tokenizer | None":
