@@ -52,8 +52,7 @@ def datasets(options: argparse.Namespace) -> int:
 
 
 def _get(recipe: "Recipe", options: argparse.Namespace) -> int:
-    from sightline.datasets.layouts import count_rows, pictures_of
-    from sightline.datasets.recipes import get
+    from sightline.datasets.recipes import count_rows, get, pictures_of
 
     print(f"{recipe.title}\nlicence: {recipe.licence}\n{recipe.page}", file=sys.stderr)
     rows = [[file.local_name, file.size, "" if file.sha256 else "no checksum is published"] for file in recipe.files]

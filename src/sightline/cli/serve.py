@@ -5,17 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
-from sightline.cli.options import (
-    MANY,
-    Commands,
-    add_command,
-    hub,
-    index_url,
-    model_for,
-    open_at,
-    positive,
-    store_url,
-)
+from sightline.cli import options as cli
+from sightline.cli.options import Commands, add_command, hub
 from sightline.errors import ExtraMissing, StoreNotFound, UsageError
 from sightline.text import count
 
@@ -23,13 +14,15 @@ from sightline.text import count
 def add_commands(commands: Commands) -> None:
     """Add serve."""
     command = add_command(commands, serve, "index model")
-    command.add_argument("--compare", metavar="URL", type=store_url, **MANY, help="another index, shown side by side")
+    command.add_argument(
+        "--compare", metavar="URL", type=cli.store_url, **cli.MANY, help="another index, shown side by side"
+    )
     command.add_argument(
         "--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)"
     )
     command.add_argument("--port", metavar="N", type=int, default=8000, help="the port (default: 8000)")
     command.add_argument(
-        "--workers", metavar="N", type=positive, default=1, help="processes that share the port (default: 1)"
+        "--workers", metavar="N", type=cli.positive, default=1, help="processes that share the port (default: 1)"
     )
     command.add_argument("--api-key", metavar="FILE", help="keys that may search, one per line")
     command.add_argument("--write-key", metavar="FILE", help="keys that may also upload and remove")
@@ -39,7 +32,10 @@ def add_commands(commands: Commands) -> None:
     command.add_argument("--read-only", action="store_true", help="refuse all uploads and removals")
     command.add_argument("--uploads", metavar="DIR", help="where uploads are kept (default: INDEX.uploads)")
     command.add_argument(
-        "--root", metavar="DIR", **MANY, help="a folder whose indexed pictures may be shown, beside the indexed folders"
+        "--root",
+        metavar="DIR",
+        **cli.MANY,
+        help="a folder whose indexed pictures may be shown, beside the indexed folders",
     )
     command.add_argument(
         "--public-url", metavar="URL", default="", help="where people see the server behind a proxy, with its path"
@@ -47,10 +43,10 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--trusted-proxy",
         metavar="ADDRESS",
-        **MANY,
+        **cli.MANY,
         help="the address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto count",
     )
-    command.add_argument("--cors", metavar="ORIGIN", **MANY, help="a web site that may call the API")
+    command.add_argument("--cors", metavar="ORIGIN", **cli.MANY, help="a web site that may call the API")
     command.add_argument(
         "--allow-url-queries",
         action="store_true",
@@ -90,8 +86,8 @@ def serve(options: argparse.Namespace) -> int:
         _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = ServerSettings(
-        indexes=(index_url(options), *options.compare),
-        model=model_for(index_url(options), options.model),
+        indexes=(cli.index_url(options), *options.compare),
+        model=cli.model_for(cli.index_url(options), options.model),
         hub=hub(),
         uploads=_folder(options.uploads),
         roots=tuple(filter(None, map(_folder, options.root))),
@@ -109,7 +105,7 @@ def serve(options: argparse.Namespace) -> int:
     )
     check_address(options.host, settings)
     for url in settings.indexes:  # a wrong model is an error now, a missing index may still come
-        with open_at(url, settings.model) as index:
+        with cli.open_at(url, settings.model) as index:
             try:
                 print(f"{url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
             except StoreNotFound:
