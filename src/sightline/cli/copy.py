@@ -2,18 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sightline.cli import options as cli
 from sightline.cli.options import Commands, add_command, open_at, open_index, show, store_url
 from sightline.errors import EncoderError, UsageError
 from sightline.text import count, duration, printable, table
-
-if TYPE_CHECKING:
-    from sightline.calibration.tuning import Tuning
 
 _NO_FOLDERS = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".zip", ".tar", ".gz")
 
@@ -74,7 +69,7 @@ def copy(options: argparse.Namespace) -> int:
     rate = f", {copied.written / copied.seconds:,.0f}/s" if copied.written and copied.seconds else ""
     text = f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {options.target} is up to date"
     plain = {**asdict(copied), "tuning": asdict(tuning) if tuning else None}
-    return show(options, plain, f"{text}\n{tuning_text(tuning)}" if tuning else text)
+    return show(options, plain, f"{text}\n{tuning}" if tuning else text)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -110,20 +105,8 @@ def tune(options: argparse.Namespace) -> int:
     """Measure a server's recall and set how widely it searches."""
     with open_index(options) as index:
         tuning = index.tune()
-    text = tuning_text(tuning) if tuning else "this index is searched exactly: there is nothing to tune"
+    text = str(tuning) if tuning else "this index is searched exactly: there is nothing to tune"
     return show(options, asdict(tuning) if tuning else None, text)
-
-
-def tuning_text(tuning: "Tuning") -> str:
-    """What was measured, in one line."""
-
-    def shares(recalls: Mapping[str, float]) -> str:
-        return " and ".join(f"{kind} queries {value:.3f}" for kind, value in recalls.items())
-
-    text = f"recall@10 of {shares(tuning.recalls)} at width {tuning.width}"
-    if tuning.width != tuning.default_width:
-        text += f"; at the engine's own {tuning.default_width}: {shares(tuning.default)}"
-    return text if tuning.reached else f"{text}; no width reached a recall of 0.98"
 
 
 def export_index(options: argparse.Namespace) -> int:

@@ -208,11 +208,7 @@ class Trainer:
 
 
 def trainer(
-    model: TwoTowers,
-    settings: Settings,
-    sources: Sequence[TrainingSet],
-    anchors: Anchors,
-    lesson: Lesson | None = None,
+    model: TwoTowers, settings: Settings, sources: Sequence[TrainingSet], anchors: Anchors, lesson: Lesson | None = None
 ) -> Trainer:
     """A run before its first step."""
 
