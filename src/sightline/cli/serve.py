@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sightline.cli import options as cli
 from sightline.cli.options import Commands, add_command, hub
-from sightline.errors import ExtraMissing, StoreNotFound, UsageError
+from sightline.errors import StoreNotFound, UsageError, needing
 from sightline.text import count
 
 
@@ -60,12 +60,8 @@ def serve(options: argparse.Namespace) -> int:
       sightline serve --index photos.index --compare siglip.index
       sightline serve --host 0.0.0.0 --api-key readers.txt --write-key writers.txt
     """
-    try:
+    with needing("the server", "server"):
         from sightline.server.app import serve as run
-    except ModuleNotFoundError as error:
-        raise ExtraMissing(
-            f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
-        ) from error
     from sightline.server.settings import LOOPBACK, Limits, ServerSettings, check_address, check_public_url
 
     if options.make_key:

@@ -17,7 +17,7 @@ from urllib.parse import parse_qs
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.errors import SourceError, needing, summary
 from sightline.files import write_atomically
 from sightline.sources.files import unreadable, unreadable_item, valid
 from sightline.text import printable
@@ -144,10 +144,8 @@ def _read(path: Path, time_s: float) -> bytes:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first stream of pictures."""
-    try:
+    with needing(path, "video"):
         import av
-    except ImportError as error:
-        raise ExtraMissing(f"{path} needs 'av', which is not installed: pip install 'sightline[video]'") from error
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:
