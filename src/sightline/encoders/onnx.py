@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sightline.encoders.layout import fingerprint, read_layout
 from sightline.encoders.preprocess import Preprocessing, normalised, pixels
 from sightline.encoders.sessions import LazySession, choose_provider, open_session
-from sightline.encoders.tokens import TokenizerConfig, Tokens
+from sightline.encoders.tokens import Reading, TokenizerConfig, Tokens
 from sightline.errors import EncoderError, ModelDamaged, TextNotSupported, UsageError, summary
 from sightline.types import Pixels, Vectors
 
@@ -107,9 +107,9 @@ class OnnxEncoder:
         graph = self._texts.latency_session()
         return np.concatenate([graph(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)])
 
-    def reads(self, text: str) -> bool:
-        """Whether the model knows at least half of what a text holds; all unknown scripts look alike to it."""
-        return self._texts is None or self._texts.latency_session().tokens.reads(text)
+    def reads(self, text: str) -> Reading:
+        """Whether the model can read a text; all that it cannot looks alike to it."""
+        return self._texts.latency_session().tokens.reads(text) if self._texts else "yes"
 
     def unload(self) -> None:
         """Give back the memory of both towers; the next call loads them again."""

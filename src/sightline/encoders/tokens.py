@@ -8,16 +8,25 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+from sightline.encoders.languages import is_foreign
 from sightline.errors import ModelDamaged
 
 Ids: TypeAlias = list[int]
 """The token ids of one text, with the model's marks at its ends, without padding."""
 
+Reading: TypeAlias = Literal["yes", "perhaps", "no"]
+"""Whether a model can read a text."""
+
 _log = logging.getLogger(__name__)
 _CHARACTERS = 100  # more than any token has; a megabyte without a space takes seconds to tokenise
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # what some tokenizers spell unknown characters with
+_SPACE = "\u2581"  # with which some tokenizers begin a word
+_BEYOND_LATIN = re.compile(r"[^\0-\u024f\u1e00-\u206f]")
+_ALPHABETIC = re.compile(r"[\u0250-\u1dff]")  # Greek, Cyrillic, Arabic, Hindi, Thai...: words of several letters
+_SPELT_OUT, _FEW = 0.9, 3  # pieces a letter, from which on words are spelt out, and letters that are too few to tell
+_MANY_LANGUAGES = 60_000  # pieces; CLIP's English has 49,408, XLM-R's 100 languages 250,002
 _SHOWN = 40  # characters of a long text in the note about it
 
 
@@ -96,15 +105,27 @@ class Tokens:
             _log.warning("%r... is too long: the model reads %d tokens of it%s", long[0], self.context_length, others)
         return rows
 
-    def reads(self, text: str) -> bool:
-        """Whether at least half of a text is known: not in a script, nor of signs, that the model never saw."""
+    def reads(self, text: str) -> Reading:
+        """No if more than half of a text is unknown signs, or letters spelt out one by one; perhaps if it is foreign.
+
+        Vocabularies of many languages have more pieces than any of English, and words of each language among them.
+        """
         ready = cleaned(text, self._clean)[: _CHARACTERS * self.context_length]
         encoding = self._tokenizer.encode(ready, add_special_tokens=False)
-        unknown = sum(
-            token in self._unknown or bool(_BYTE.fullmatch(piece))
-            for token, piece in zip(encoding.ids, encoding.tokens, strict=True)
-        )
-        return 2 * unknown <= len(encoding.ids)
+        unknown, spelt = 0, 0
+        for token, piece, (start, end) in zip(encoding.ids, encoding.tokens, encoding.offsets, strict=True):
+            if token in self._unknown or _BYTE.fullmatch(piece):
+                unknown += 1
+            elif piece != _SPACE and _BEYOND_LATIN.search(ready[start:end]):
+                spelt += 1
+        signs = len(_BEYOND_LATIN.findall(ready))
+        letters = len(_ALPHABETIC.findall(ready))
+        if spelt > signs or (letters >= _FEW and spelt > _SPELT_OUT * signs):
+            unknown += spelt
+        if 2 * unknown > len(encoding.ids):
+            return "no"
+        is_english = self._tokenizer.get_vocab_size() < _MANY_LANGUAGES
+        return "perhaps" if is_english and is_foreign(text, pieces=len(encoding.ids)) else "yes"
 
 
 def cleaned(text: str, how: str) -> str:
