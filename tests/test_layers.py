@@ -36,6 +36,7 @@ FLOORS = {
     "datasets": 2,
     "index": 3,
     "fusion": 4,
+    "explain": 4,
     "__init__": 4,
     "distribute": 5,
     "evaluate": 5,
@@ -47,7 +48,7 @@ FLOORS = {
     "__main__": 7,
 }
 LONGEST_FILE, LONGEST_FUNCTION = 600, 60  # lines, statements
-MOST_IMPORTS = 0.082  # of all lines
+MOST_IMPORTS = 0.078  # of all lines
 SILENT = [path for path in FILES if FLOORS[path.relative_to(ROOT).parts[0].removesuffix(".py")] < 6]
 
 

@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from textwrap import shorten
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from sightline.errors import ExtraMissing, SightlineError
 from sightline.pages import link, render
-from sightline.sources.files import path_of
 from sightline.text import count, printable
-from sightline.types import Hit, Record
+from sightline.types import Hit, Record, path_of
+
+Evidence: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
+"""Why a picture was found: `meaning`, and the fields with words of the query, with their places in the text."""
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
 
@@ -52,6 +54,7 @@ class Hits(Sequence[Hit]):
     `thresholds` are the cosines that each hit has to reach to be likely what the words mean; None where that is not
     known: for queries with pictures in them, and for indexes that were never calibrated. `duplicates` are the ids that
     were folded into each hit, `total` is how many pictures there are for the query; both where they were asked for.
+    `evidence` tells of each hit why it was found.
     `note` says what makes them doubtful: words in a language that the model does not read.
     """
 
@@ -62,6 +65,7 @@ class Hits(Sequence[Hit]):
     thresholds: tuple[float, ...] | None = None
     duplicates: tuple[tuple[str, ...], ...] = ()
     total: int | None = None
+    evidence: tuple[Evidence, ...] = ()
     note: str = ""
 
     @property
@@ -132,6 +136,24 @@ class Hits(Sequence[Hit]):
         """The same with payloads that `json.dumps` takes: moments as text in ISO 8601."""
         return replace(self, hits=tuple(replace(hit, payload=plain(hit.payload)) for hit in self.hits))
 
+    def sorted_by(self, order: str, offset: int, k: int) -> "Hits":
+        """The likely hits from `offset` on in another order, all hits where it is not known which are likely."""
+        likely = {hit.id for hit in self.hits if self.likely is None or hit in self.likely}
+        keys = {at: sort_key(hit, order) for at, hit in enumerate(self.hits) if hit.id in likely}
+        places = sorted(keys, key=keys.__getitem__)[offset : offset + k]
+
+        def chosen(parts: tuple[Any, ...] | None) -> Any:
+            return tuple(parts[at] for at in places) if parts else parts
+
+        return replace(
+            self,
+            hits=chosen(self.hits),
+            thresholds=chosen(self.thresholds),
+            duplicates=chosen(self.duplicates),
+            evidence=chosen(self.evidence),
+            total=len(keys),
+        )
+
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame`, a row for each hit: id, uri, path, score, and a column for each field of a payload."""
         try:
@@ -182,7 +204,10 @@ class Hits(Sequence[Hit]):
             "hits": [
                 {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
                 | ({} if threshold is None else line_of(hit, threshold))
-                for hit, threshold in zip(self.hits, self.thresholds or [None] * len(self.hits), strict=True)
+                | {"evidence": evidence}
+                for hit, threshold, evidence in zip(
+                    self.hits, self.thresholds or repeat(None), self.evidence or repeat({}), strict=False
+                )
             ],
         }
 
@@ -195,6 +220,19 @@ def line_of(hit: Hit, threshold: float) -> dict[str, Any]:
 def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A payload with values that JSON can hold."""
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in payload.items()}
+
+
+def sort_key(found: Hit | Record, order: str) -> tuple[Any, ...]:
+    """What sorts pictures: newest or oldest first (`taken`, else `modified`), by name, or the largest first."""
+    payload = found.payload
+    if order == "name":
+        return (str(payload.get("name", "")).casefold(), found.id)
+    if order == "size":
+        size = payload.get("size_bytes")
+        return (-size if isinstance(size, int) else 0, found.id)
+    times = (payload.get(name) for name in ("taken", "modified"))
+    moment = next((one.timestamp() for one in times if isinstance(one, datetime)), None)
+    return (moment is None, (moment or 0) * (1 if order == "oldest" else -1), found.id)
 
 
 def location(hit: Hit | Record) -> str:

@@ -80,6 +80,13 @@ def test_other_pages_products_and_frames_are_not() -> None:
         assert sureness(first, other) < SURE
 
 
+def test_a_small_compressed_page_is_told_apart_or_left_alone() -> None:
+    for number in (10343, 16342):
+        small = page(1, number=number).resize((372, 526), Image.Resampling.LANCZOS)
+        assert sureness(page(1, number=10342), reencoded(small, 50)) < SURE
+    assert sureness(page(1), page(1).resize((310, 438), Image.Resampling.LANCZOS)) >= SURE
+
+
 def test_moments_of_the_camera_tell_frames_of_a_burst(tmp_path: Path) -> None:
     one = write(tmp_path, "a.png", encoded(scene(1), "PNG"))
     other = write(tmp_path, "b.png", encoded(scene(1), "PNG", compress_level=1))

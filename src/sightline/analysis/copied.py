@@ -34,6 +34,7 @@ _SMOOTHING = 1.2  # pixels: below it compression and resampling leave little ali
 _TILE = 6  # pixels: less than a digit
 _CLEARLY = 1.5  # the difference, in a small picture already, of what need not be looked at closer
 _NEAR = 0.15  # pixels
+_READABLE = 800  # pixels of the longer side of a page, below which compression hides a digit
 _MARGIN = 2  # pixels at the edges, where nothing is known of what lies beyond
 _SMALL, _TINY = 128, 40  # pixels of a side: the less two pictures show, the better they have to agree
 _YCC = np.array([[0.299, 0.587, 0.114], [-0.169, -0.331, 0.5], [0.5, -0.419, -0.081]], np.float32).T  # as JPEG has it
@@ -144,7 +145,7 @@ def _difference(one: Image, other: Image, placement: Placement, side: int) -> fl
     least = min(one.width, one.height, other.width, other.height)
     return max(
         worst / (1.95 * (usual + 0.8)),  # else something else is in one place: a digit, say
-        worst / 9.5,
+        worst / (2.5 if max(other.size) < _READABLE and _is_page(other) else 9.5),
         usual / 5.3,
         common / (1.2 if least < _TINY else 2.1 if least < _SMALL else 3.2),
         float(np.abs(_tiles(rest[..., None], 8)).max()) / 8,  # JPEG keeps the mean of a block
@@ -154,6 +155,14 @@ def _difference(one: Image, other: Image, placement: Placement, side: int) -> fl
         abs(blur) / 0.4,
         placement.sticks_out(size) / _STICKING_OUT,
     )
+
+
+def _is_page(image: Image) -> bool:
+    """Whether dark marks lie all over a light ground, as letters do."""
+    grey = np.asarray(image.convert("L").resize((256, 256), Resampling.BOX), np.float32)
+    light = (grey > np.quantile(grey, 0.9) - 30).reshape(16, 16, 16, 16).mean(axis=(1, 3))  # -> (16, 16)
+    marked = light < 0.99
+    return bool(marked.mean() > 0.25 and light[marked].mean() > 0.6)
 
 
 def _explained(shown: Greys, wanted: Greys) -> tuple[Greys, NDArray[np.float64]]:

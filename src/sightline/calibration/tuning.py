@@ -33,6 +33,15 @@ class Tuning:
     reached: bool
     when: str
 
+    def __str__(self) -> str:
+        def shares(recalls: Mapping[str, float]) -> str:
+            return " and ".join(f"{kind} queries {value:.3f}" for kind, value in recalls.items())
+
+        text = f"recall@10 of {shares(self.recalls)} at width {self.width}"
+        if self.width != self.default_width:
+            text += f"; at the engine's own {self.default_width}: {shares(self.default)}"
+        return text if self.reached else f"{text}; no width reached a recall of {GOAL}"
+
 
 def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) -> Tuning:
     """Set the smallest width that finds `goal` of the true neighbours of each kind of query, and note what it found.
@@ -57,18 +66,12 @@ def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) ->
     return tuning
 
 
-def tuning_of(store: Store) -> Tuning | None:
-    """What was measured last, if anything was."""
-    note = store.notes(_KIND).get(_KIND)
-    return Tuning(**note) if note else None
-
-
 def needs_tuning(store: Store) -> bool:
     """Whether a store that can be tuned never was, or has doubled since."""
     if not isinstance(store, Tunable):
         return False
-    last = tuning_of(store)
-    return store.count() > 0 and (last is None or store.count() > _GROWTH * max(1, last.pictures))
+    last = store.notes(_KIND).get(_KIND)
+    return store.count() > 0 and (not last or store.count() > _GROWTH * max(1, last["pictures"]))
 
 
 def exact_scores(store: Store, queries: Vectors, k: int) -> Vectors:

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,8 +18,6 @@ from sightline.errors import StoreNotFound, TextNotSupported, UsageError
 from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sightline.index import Index
     from sightline.ingest import Options, Summary
     from sightline.sources.base import Opening, Source

@@ -11,21 +11,20 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import sightline
 from sightline.distribute.worker import Chunk, Plan, chunks
-from sightline.encoders.hub import Hub, default_cache
+from sightline.encoders.base import Encoder
+from sightline.encoders.hub import Hub
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
+from sightline.files import default_cache
 from sightline.ingest import BatchResult, Options, Run, Summary
 from sightline.sources.files import path_of
+from sightline.stores.base import Store
 from sightline.stores.url import StoreUrl
 from sightline.types import Failure, Item, now
-
-if TYPE_CHECKING:
-    from sightline.encoders.base import Encoder
-    from sightline.stores.base import Store
 
 _EXAMPLE = "ray://head:10001?workers=8&cpus=2"
 _KNOCK_S = 5.0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sightline.encoders.base import load_encoder
 from sightline.encoders.catalog import catalog
 from sightline.encoders.hub import Hub
-from sightline.errors import ExtraMissing, IndexMismatch, SourceError, UsageError, summary
+from sightline.errors import IndexMismatch, SourceError, UsageError, needing, summary
 from sightline.files import replacing
 from sightline.filters.documents import dump_payload, load_payload
 from sightline.index import Index
@@ -46,13 +46,9 @@ def write_parquet(store: Store, path: Path, on_progress: Progress = lambda _: No
     A field that holds several kinds of values is a column of JSON texts. The file's metadata says which model made the
     vectors. The store is read twice, with constant memory: once for the columns. Raises `ExtraMissing` without pyarrow.
     """
-    try:
+    with needing("Parquet", "parquet"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise ExtraMissing(
-            "Parquet needs 'pyarrow', which is not installed: pip install 'sightline[parquet]'"
-        ) from error
     columns, written = _columns(store), 0
     schema = _schema(pyarrow, columns, store)
     with _in_place_of(path) as partial_path, parquet.ParquetWriter(partial_path, schema, compression="zstd") as writer:

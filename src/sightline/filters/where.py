@@ -113,7 +113,8 @@ def matches(payload: Payload, where: Where | Node) -> bool:
         case Not(part):
             return not matches(payload, part)
         case In(field, values):
-            return any(_equal(element, value) for element in _elements(payload, field) for value in values)
+            found = _elements(payload, field)
+            return any(kind_of(one) == kind_of(value) and one == value for one in found for value in values)
         case Compare(field, operator, bound):
             ordering, kind = ORDERINGS[operator], kind_of(bound)
             return any(kind_of(value) == kind and ordering(value, bound) for value in _elements(payload, field))
@@ -167,10 +168,6 @@ def microseconds(moment: datetime) -> int:
 def _elements(payload: Payload, field: str) -> Sequence[object]:
     value = payload.get(field, [])
     return value if isinstance(value, list) else [value]
-
-
-def _equal(left: object, right: object) -> bool:
-    return kind_of(left) == kind_of(right) and left == right
 
 
 def _top(name: object, operand: Any) -> Node:

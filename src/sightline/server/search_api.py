@@ -19,6 +19,7 @@ from sightline.server.schemas import (
     DEEPEST,
     MOST_BROWSED,
     MOST_HITS,
+    By,
     ClassifyAnswer,
     ClassifyRequest,
     EmbeddingsAnswer,
@@ -31,6 +32,7 @@ from sightline.server.schemas import (
     ScoresAnswer,
     SearchAnswer,
     SearchRequest,
+    Sort,
 )
 from sightline.server.state import ServedIndex, get_state
 from sightline.types import Record, Vectors
@@ -76,10 +78,20 @@ async def search_for(
     where: Text = None,
     min_score: Score = None,
     group_duplicates: bool = False,
+    by: By = "both",
+    sort: Sort = "relevance",
     index: IndexName = None,
 ) -> Response:
     """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
-    given = {"text": q, "k": k, "offset": offset, "min_score": min_score, "group_duplicates": group_duplicates}
+    given = {
+        "text": q,
+        "k": k,
+        "offset": offset,
+        "min_score": min_score,
+        "by": by,
+        "sort": sort,
+        "group_duplicates": group_duplicates,
+    }
     query = SearchRequest.model_validate({**given, "index": index, "where": where})
     return await _search(request, query, None)
 
@@ -117,8 +129,7 @@ async def scores(request: Request) -> Response:
     query, uploaded = await _read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
-    where = await state.where(query.where, served)
-    terms = await state.terms(query, served, uploaded)
+    terms, where = await state.question(query, served, uploaded)
     await served.search(SearchQuery(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
     found, total = await state.counting.run(_profile, served, SearchQuery(terms, _PROFILED, 0, where))
     last = len(found) - 1
@@ -153,7 +164,7 @@ async def classify(request: Request) -> Response:
     served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
         raise UsageError("give either image or image_id, to name one picture")
-    terms = await state.terms(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    terms, _ = await state.question(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
     probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
     ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
     labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
@@ -172,7 +183,7 @@ async def embeddings(request: Request) -> Response:
     served = state.index(body.index)
     texts = [Query(terms=[QueryTerm(text=text)]) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
-    terms = [await state.terms(query, served) for query in [*texts, *pictures]]
+    terms = [(await state.question(query, served))[0] for query in [*texts, *pictures]]
     vectors = await state.counting.run(_embedded, served, terms)
     rows = vectors.astype(float).round(7).tolist()
     encoder = served.index.encoder
@@ -184,16 +195,19 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     began = time.perf_counter()
     state = get_state(request)
     served = state.index(asked.index)
+    terms, where = await state.question(asked, served, uploaded)
     query = SearchQuery(
-        await state.terms(asked, served, uploaded),
+        terms,
         asked.k,
         asked.offset,
-        await state.where(asked.where, served),
+        where,
         asked.min_score,
         without=without,
         fold=asked.group_duplicates,
         fold_score=asked.duplicate_score,
         with_total=True,
+        by=asked.by,
+        sort=asked.sort,
     )
     hits = await _find(request, served, query)
     total, following = hits.total or 0, asked.offset + len(hits)
@@ -203,9 +217,14 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
         "likely": None if hits.likely is None else len(hits.likely),
         "note": hits.note or None,
         "hits": [
-            served.shown(hit) | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates)}
-            for hit, line, duplicates in zip(
-                hits, lines or [{}] * len(hits), hits.duplicates or [()] * len(hits), strict=True
+            served.shown(hit)
+            | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates), "evidence": evidence}
+            for hit, line, duplicates, evidence in zip(
+                hits,
+                lines or [{}] * len(hits),
+                hits.duplicates or [()] * len(hits),
+                hits.evidence or [{}] * len(hits),
+                strict=True,
             )
         ],
         "total_estimate": total,

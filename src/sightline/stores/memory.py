@@ -1,6 +1,7 @@
 """The store in memory: exact, plain, and the measure of all other stores."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 
@@ -10,6 +11,7 @@ from sightline.errors import StoreError, StoreNotFound
 from sightline.filters.where import And, Node, matches, parse_where
 from sightline.stores.base import Store, check_records, check_search
 from sightline.stores.url import StoreUrl
+from sightline.stores.written import Matcher, Phrase, Written, fields_of, known, whole_levels
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
 
@@ -50,6 +52,26 @@ class MemoryStore(Store):
         records = self._matching(where)
         matrix = np.array([record.vector for record in records], np.float32).reshape(len(records), self.dim)
         return [_nearest(records, matrix, query)[offset : offset + k] for query in queries]
+
+    def search_text(
+        self, phrases: Sequence[Phrase], limit: int, where: Where | None = None, *, common: int | None = None
+    ) -> Written:
+        """The records with the most of what the phrases tell, as `TextStore` says."""
+        every = {record.id: fields_of(record.payload) for record in self._matching(None)}
+        counts = Counter(word for fields in every.values() for word in {word for words in fields for word in words})
+
+        def between(first: str, end: str) -> Iterator[tuple[str, int]]:
+            return ((word, counts[word]) for word in sorted(counts) if first <= word < end)
+
+        matcher = Matcher(tuple(known(phrase, between) for phrase in phrases), len(every))
+        finding = [common is None or phrase.count <= common for phrase in matcher.phrases]
+        ranked = sorted(
+            (-level, record.id, record)
+            for record in self._matching(where)
+            if (level := matcher.level(every[record.id], finding))
+        )
+        count = limit if common is None else whole_levels([level for level, *_ in ranked], limit)
+        return Written(matcher, [_copy(record) for *_, record in ranked[:count]], len(ranked))
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
         with self._lock:

@@ -25,7 +25,7 @@ from sightline.filters.documents import load_payload
 from sightline.filters.where import Node
 from sightline.stores.local.vectors import Codes, Slots
 from sightline.stores.local.views import View, passing, rows_of
-from sightline.types import Hit, Vector, Vectors
+from sightline.types import Hit, Vectors
 
 Scores: TypeAlias = NDArray[np.int32]
 """Shape (q, n): dot products of codes."""
@@ -146,7 +146,27 @@ def search(
             scores = _scanned(pool, view.codes, some, slots)
         for query, row, margin in zip(queries[at:], scores, margins[at:], strict=False):
             near = near_best(row, end, margin)
-            found.append(_hits(connection, view, near if slots is None else slots[near], query, offset, end))
+            near, exact = near if slots is None else slots[near], np.empty(len(near), np.float32)
+            for start in range(0, len(near), 4096):
+                rows = view.vectors[near[start : start + 4096]]  # (slots, dim) -> (m, dim)
+                # Not by matrix product: BLAS rounds equal rows differently, by their place.
+                scored = simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32")  # (1, m)
+                exact[start : start + 4096] = np.asarray(scored)[0]
+            if len(exact) > end:
+                kth = np.partition(exact, len(exact) - end)[len(exact) - end]
+                best = np.flatnonzero(exact >= kth)
+                near, exact = near[best], exact[best]
+            by_slot = dict(zip(near.tolist(), exact.tolist(), strict=True))
+            of_slots = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, "slot", by_slot))
+            # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for
+            # all ties.
+            ordered = sorted(of_slots) if len(by_slot) <= 2 * end else heapq.nsmallest(end, of_slots)
+            found.append(
+                [
+                    Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload))
+                    for score, name, uri, payload in ordered[offset:end]
+                ]
+            )
     return found
 
 
@@ -192,36 +212,17 @@ def _scanned(pool: Executor, codes: Codes, queries: Codes, slots: Slots | None =
 
 def near_best(scores: NDArray[np.int32], k: int, margin: int) -> NDArray[np.int64]:
     """Where (n,) scores lie within the margin below the k-th best, without those that are never to be found."""
-    width = max(1024, 16 * k)
-    if len(scores) < 4 * width:
-        return np.flatnonzero(scores >= _threshold(scores, k, margin))
-    # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full partition
-    # of a million scores takes 15 ms.
-    rows = len(scores) // width
-    maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
-    near = np.flatnonzero(scores >= _threshold(maxima, k, margin))
-    some = scores[near]
-    return near[some >= _threshold(some, k, margin)]
-
-
-def _threshold(scores: NDArray[np.int32], k: int, margin: int) -> int:
-    last = max(0, len(scores) - k)
-    kth = int(np.partition(scores, last)[last]) if len(scores) else _NEVER
-    return max(kth - margin, _NEVER + 1)
-
-
-def _hits(connection: sqlite3.Connection, view: View, near: Slots, query: Vector, offset: int, end: int) -> list[Hit]:
-    scores = np.empty(len(near), np.float32)
-    for at in range(0, len(near), 4096):
-        rows = view.vectors[near[at : at + 4096]]  # (slots, dim) -> (m, dim)
-        # Not by matrix product: BLAS rounds equal rows differently, by their place.
-        scores[at : at + 4096] = np.asarray(simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32"))[0]
-    if len(scores) > end:
-        kth = np.partition(scores, len(scores) - end)[len(scores) - end]
-        best = np.flatnonzero(scores >= kth)
-        near, scores = near[best], scores[best]
-    by_slot = dict(zip(near.tolist(), scores.tolist(), strict=True))
-    found = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, "slot", by_slot))
-    # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for all ties.
-    first = (sorted(found) if len(by_slot) <= 2 * end else heapq.nsmallest(end, found))[offset:end]
-    return [Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload)) for score, name, uri, payload in first]
+    near: NDArray[np.int64] | None = None
+    width, some, bounds = max(1024, 16 * k), scores, [scores]
+    if rows := len(scores) // width if len(scores) >= 4 * width else 0:
+        # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full
+        # partition of a million scores takes 15 ms.
+        maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
+        bounds = [maxima, np.empty(0, np.int32)]
+    for bound in bounds:
+        ranked = bound if len(bound) else some
+        last = max(0, len(ranked) - k)
+        kth = int(np.partition(ranked, last)[last]) if len(ranked) else _NEVER
+        reached = np.flatnonzero(some >= max(kth - margin, _NEVER + 1))
+        near, some = reached if near is None else near[reached], some[reached]
+    return np.empty(0, np.int64) if near is None else near

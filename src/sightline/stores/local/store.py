@@ -13,10 +13,12 @@ from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
 from sightline.stores.base import Store, check_dim, check_records, check_search
 from sightline.stores.local import database, writes
+from sightline.stores.local.fulltext import read_some, search_text
 from sightline.stores.local.search import THREADS, quantiser, search
 from sightline.stores.local.vectors import remove_other_files
 from sightline.stores.local.views import Stale, View, Views, passing, rows_of
 from sightline.stores.url import StoreUrl
+from sightline.stores.written import Phrase, Written
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _Result = TypeVar("_Result")
@@ -90,6 +92,21 @@ class LocalStore(Store):
                 connection, view, self._threads, self._quantiser, queries, node, offset, offset + k
             )
         )
+
+    def search_text(
+        self, phrases: Sequence[Phrase], limit: int, where: Where | None = None, *, common: int | None = None
+    ) -> Written:
+        """The records with the most of what the phrases tell, as `TextStore` says; an older index is read once."""
+        node = parse_where(where) if where else None
+
+        while (
+            found := self._read(lambda connection, view: search_text(connection, view, phrases, limit, node, common))
+        ) is None:
+            with self._writing() as connection:
+                if unread := read_some(connection):
+                    _logger.warning("%s: reading what is written, once: %d records to go", self.path, unread)
+        matcher, ids, count = found
+        return Written(matcher, self.fetch(ids) if ids else [], count)
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
         records = self._read(lambda connection, view: _records(view, rows_of(connection, "id", ids)))

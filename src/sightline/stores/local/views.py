@@ -81,7 +81,19 @@ class Views:
                 if view is not None and view.state.version > state.version:
                     raise Stale
                 if view is None or view.state.version < state.version:
-                    view = self.newest = self._loaded(connection, state, view)
+                    tombstones = read_tombstones(connection)
+                    if view is not None and view.state.generation != state.generation:
+                        view = None
+                    if view is not None and view.state.slots == state.slots:
+                        view = replace(view, state=state, tombstones=tombstones)
+                    else:
+                        try:
+                            codes, vectors, mapped = map_files(self.folder, state.generation, self.dim, state.slots)
+                        except FileNotFoundError as error:
+                            raise Stale from error
+                        columns = view.columns if view else Columns()
+                        view = View(state, codes, vectors, mapped, tombstones, columns)
+                    self.newest = view
         try:
             for file in view.mapped:
                 check_size(self.folder, file.size(), len(file))
@@ -89,18 +101,6 @@ class Views:
             self.newest = None  # it may be restored
             raise
         return view
-
-    def _loaded(self, connection: sqlite3.Connection, state: State, old: View | None) -> View:
-        tombstones = read_tombstones(connection)
-        if old is not None and old.state.generation != state.generation:
-            old = None
-        if old is not None and old.state.slots == state.slots:
-            return replace(old, state=state, tombstones=tombstones)
-        try:
-            codes, vectors, mapped = map_files(self.folder, state.generation, self.dim, state.slots)
-        except FileNotFoundError as error:
-            raise Stale from error
-        return View(state, codes, vectors, mapped, tombstones, Columns() if old is None else old.columns)
 
 
 def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:

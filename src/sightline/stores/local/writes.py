@@ -15,6 +15,7 @@ from sightline.errors import StoreDamaged
 from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
 from sightline.stores.local import database
 from sightline.stores.local import vectors as files
+from sightline.stores.local.fulltext import write_texts
 from sightline.stores.local.search import Quantiser
 from sightline.stores.local.vectors import VECTOR, Codes, Slots
 from sightline.stores.local.views import PAGE_SLOTS, read_tombstones, unpacked
@@ -79,6 +80,7 @@ def write_records(
         "INSERT INTO slots VALUES (?, ?)", ((old.slots + at, keys[record.id]) for at, record in enumerate(records))
     )
     _write_words(connection, records, keys, known)
+    write_texts(connection, ((keys[record.id], record.payload) for record in records))
     state = database.State(
         version=old.version + 1,
         generation=old.generation,
@@ -98,7 +100,8 @@ def delete_records(connection: sqlite3.Connection, ids: Sequence[str]) -> int:
     _mark_deleted(connection, [slot for _, slot in known.values()])
     keys = [(key,) for key, _ in known.values()]
     connection.executemany("DELETE FROM records WHERE key = ?", keys)
-    connection.executemany("DELETE FROM words WHERE rowid = ?", keys)
+    for table in ("words", "written"):
+        connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", keys)
     state = database.read_state(connection)
     database.write_state(connection, replace(state, version=state.version + 1, live=state.live - len(known)))
     return len(known)
@@ -249,7 +252,9 @@ def _repair_database(connection: sqlite3.Connection) -> None:
     (last,) = connection.execute("SELECT coalesce(max(key), 0) FROM records").fetchone()
     live, next_key = len(placed), max(state.next_key, last + 1)
     database.write_state(connection, replace(state, version=state.version + 1, live=live, next_key=next_key))
-    connection.execute("DELETE FROM words")
+    for table in ("words", "written"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('unread', ?)", (last,))
     rows = connection.execute("SELECT key, payload FROM records")
     texts = ((key, " ".join(sorted(payload_words(load_payload(payload))))) for key, payload in rows)
     connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", (row for row in texts if row[1]))

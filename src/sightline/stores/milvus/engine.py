@@ -89,7 +89,11 @@ class MilvusEngine(TunableEngine):
         with self.opening():
             if self.client is None:
                 self.client = self.calls.make(self._connected)
-            self._learn_version()
+            self._version = str(self._call("get_server_version"))  # 2.3.5-lite is a server, milvus_lite-3.2.2 is Lite
+            self.is_lite = "lite-" in self._version or place.file is not None
+            numbers = tuple(map(int, re.findall(r"\d+", self._version)[:2]))
+            self._has_array_indexes = not self.is_lite and numbers >= _FIRST_WITH_ARRAY_INDEXES
+            self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
             marker = self._open(dim)
             if may_be_doubled:
                 self._remove_doubles()
@@ -170,7 +174,12 @@ class MilvusEngine(TunableEngine):
         if self.client is not None:
             self.client.close()
             if self.place.file:
-                _leave_lite(self.place.file)
+                from milvus_lite.server_manager import server_manager_instance
+
+                with _lite_lock:
+                    _lite_users[self.place.file] -= 1
+                    if _lite_users[self.place.file] == 0:
+                        server_manager_instance.release_server(str(self.place.file.absolute()))
 
     def query(
         self, collection: str, expression: str, columns: list[str], consistency: str = "", **options: Any
@@ -218,9 +227,10 @@ class MilvusEngine(TunableEngine):
         with self.writing:
             records = schema.record_fields(client, dim, has_partitions=bool(partition))
             self._make(place.collection, records, schema.vector_index(place), max(1, place.options["shards"]))
+            kind = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
             for column in (KEYED, *(schema.ARRAYS if self._has_array_indexes else ())):
                 scalar = client.prepare_index_params()
-                scalar.add_index(column, index_name=column, index_type=self._text_index)
+                scalar.add_index(column, index_name=column, index_type=kind)
                 self._call("create_index", place.collection, scalar)
             notes = schema.fields(client, "notes", 2, ("kind", "name", "document"))  # 2: it must have a vector, too
             self._make(place.notes, notes, {"index_type": "FLAT", "params": {}}, 1)
@@ -352,15 +362,6 @@ class MilvusEngine(TunableEngine):
             **({"server_pem_path": ca_file} if ca_file else {}),
         )
 
-    def _learn_version(self) -> None:
-        self._version = str(self._call("get_server_version"))
-        # 2.3.5-lite is a server, milvus_lite-3.2.2 is Lite.
-        self.is_lite = "lite-" in self._version or self.place.file is not None
-        numbers = tuple(map(int, re.findall(r"\d+", self._version)[:2]))
-        self._has_array_indexes = not self.is_lite and numbers >= _FIRST_WITH_ARRAY_INDEXES
-        self._text_index = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
-        self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
-
     def _translated(self, error: Exception) -> StoreError | None:
         if isinstance(error, ImportError):
             return None
@@ -439,15 +440,6 @@ def _lite_client(file: Path) -> Any:
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Whether a line of the log is more than the trace of a call that Lite does not know and the client can miss."""
     return not (record.exc_info and isinstance(record.exc_info[1], NotImplementedError))
-
-
-def _leave_lite(file: Path) -> None:
-    from milvus_lite.server_manager import server_manager_instance
-
-    with _lite_lock:
-        _lite_users[file] -= 1
-        if _lite_users[file] == 0:
-            server_manager_instance.release_server(str(file.absolute()))
 
 
 def _check_file(file: Path, place: Place, *, may_create: bool) -> None:

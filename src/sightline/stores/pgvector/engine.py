@@ -115,10 +115,9 @@ class PgvectorEngine(TunableEngine):
         self.dim = self.table.dim
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records, sorted by id; returns when they are committed.
+        """Deleting and copying, because it is up to 1.5 times as fast as a temporary table with INSERT ... ON CONFLICT.
 
-        Deleting and copying, because it is up to 1.5 times as fast as a temporary table with INSERT ... ON CONFLICT; of
-        two writers of one new id the second fails with a unique violation, and is tried again.
+        Of two writers of one new id the second fails with a unique violation, and is tried again.
         """
         copied = self.table.query(f"COPY {{table}} ({COLUMNS}, fields) FROM STDIN WITH (FORMAT binary)")
 
@@ -186,14 +185,10 @@ class PgvectorEngine(TunableEngine):
         self.transact(write)
 
     def finish_indexing(self) -> None:
-        """Build the graph: recall differs with it, so it must be there before it is measured."""
-        self.build_graph()
+        self.build_graph()  # recall differs with it, so it must be there before it is measured
 
     def build_graph(self, timeout_s: float | None = None) -> bool:
-        """Build the graph if there are more than 20,000 records and none is there yet; gives whether it was built.
-
-        Searches go on meanwhile, writers wait.
-        """
+        """Build the graph if there are more than 20,000 records and none is there yet; gives whether it was built."""
         self._unchecked = 0
         if self._has_graph:
             return False
@@ -218,7 +213,8 @@ class PgvectorEngine(TunableEngine):
                 self.build_graph(timeout_s=0)
             except StoreError as error:
                 _log.warning("the graph was not built, so searches compare all records until it is: %s", error)
-        self._give_back()
+        self.calls.close()
+        self._close_idle()  # a call under way closes its connection when it ends
 
     def read(self, action: Callable[[Connection], T]) -> T:
         """What the action gives, each of its statements a transaction; tried again while the server is away."""
@@ -257,7 +253,11 @@ class PgvectorEngine(TunableEngine):
         self, connection: Connection, query: str, limit: int, condition: Condition, width: int | None
     ) -> list[Hit]:
         where, given = condition
-        is_large = self._has_graph and (not given or self._looks_large(connection, condition))
+        is_large = self._has_graph
+        if is_large and given:  # the planner may be sure that many fulfil the condition, without a look at them
+            statement = self.table.query(f"EXPLAIN (FORMAT JSON) SELECT FROM {{table}} WHERE {where}")
+            (((plan,),),) = connection.execute(statement, given)
+            is_large = bool(plan["Plan"]["Plan Rows"] > _SURE * self.table.few)
         if not is_large:
             statement = self.table.query(_FEW.format(where=where))
             found = connection.execute(statement, (query, *given, self.table.few + 1, limit)).fetchall()
@@ -290,12 +290,6 @@ class PgvectorEngine(TunableEngine):
             found = connection.execute(self.table.query(_GRAPH.format(where=condition.sql)), parameters).fetchall()
         return _hits(found)
 
-    def _looks_large(self, connection: Connection, condition: Condition) -> bool:
-        """Whether the planner is sure that many records fulfil the condition; costs no look at them."""
-        statement = self.table.query(f"EXPLAIN (FORMAT JSON) SELECT FROM {{table}} WHERE {condition.sql}")
-        (((plan,),),) = connection.execute(statement, condition.parameters)
-        return bool(plan["Plan"]["Plan Rows"] > _SURE * self.table.few)
-
     def _once(self, action: Callable[[Connection], T]) -> T:
         """What the action gives on one of a few connections.
 
@@ -326,11 +320,6 @@ class PgvectorEngine(TunableEngine):
         connection.add_notice_handler(lambda notice: _log.info("%s: %s", self.server.name, notice.message_primary))
         connection.execute("SET jit = off")  # it compiles for longer than these statements run
         return connection
-
-    def _give_back(self) -> None:
-        """Close what is idle; a call under way closes its connection when it ends."""
-        self.calls.close()
-        self._close_idle()
 
     def _close_idle(self) -> None:
         while self._idle:

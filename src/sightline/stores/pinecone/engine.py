@@ -72,11 +72,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[PineconeEngine]":
-    """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there.
-
-    Raises `StoreNotFound`, `StoreForbidden`, `StoreUnreachable`, `DimensionMismatch`, or `StoreError` for an index or a
-    namespace that holds something else.
-    """
+    """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there."""
     address = parse_address(url, _OPTIONS)
     namespace = address.options["namespace"]
     if not _NAME.fullmatch(address.name):

@@ -128,10 +128,7 @@ class QdrantEngine(TunableEngine):
         return map(schema.record_of, self._retrieve(ids, with_payload=fields, with_vectors=True))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that pass, in order of id.
-
-        With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here.
-        """
+        """With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here."""
         pushed, name, is_named = push(node), self.collection.name, has_value(IS_NAMED, True)
         only: list[models.Condition] = [pushed.filter] if pushed.filter else []
         named = self._pages(name, models.Filter(must=[*only, is_named]), [ID], pushed)
@@ -284,12 +281,12 @@ class QdrantEngine(TunableEngine):
         A page begins at the id that the one before named, so that writes in between move nothing.
         """
         options: dict[str, Any] = {"scroll_filter": only, "with_payload": models.PayloadSelectorInclude(include=fields)}
-        options |= {"limit": _PAGE, "with_vectors": with_vectors, **self._reading}
-        page, start = self._call("scroll", name, pushed=pushed, **options)
-        yield from page
-        while start is not None:
-            page, start = self._call("scroll", name, pushed=pushed, offset=start, **options)
+        options |= {"limit": _PAGE, "with_vectors": with_vectors, "offset": None, **self._reading}
+        while True:
+            page, options["offset"] = self._call("scroll", name, pushed=pushed, **options)
             yield from page
+            if options["offset"] is None:
+                return
 
     def _retrieve(self, ids: Sequence[str], **options: Any) -> Iterator[models.Record]:
         for few in chunks(map(point_id, ids), _PAGE):

@@ -69,10 +69,7 @@ class DegradedError(Exception):
 
 
 def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[VespaEngine]":
-    """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there.
-
-    Raises `UsageError`, `StoreNotFound`, `DimensionMismatch`, `StoreForbidden`, `StoreUnreachable` or `StoreError`.
-    """
+    """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there."""
     address = parse_address(url, _OPTIONS)
     package.check_name(address.name)
     if dim is not None:
