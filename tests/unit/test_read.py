@@ -293,3 +293,10 @@ def test_every_suffix_that_is_looked_for_belongs_to_a_format_that_is_read() -> N
     assert SUFFIXES - {".heic", ".heics", ".heif", ".heifs", ".hif", ".jxl"} == set().union(*names.values())
     for file_format in names:
         assert read(encoded(quarters(), file_format), image_size=64).mode == "RGB"
+
+
+def test_the_reason_is_one_line_whatever_a_plug_in_says() -> None:
+    pytest.importorskip("pillow_jxl")
+    with pytest.raises(ImageError) as caught:
+        read(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(200), image_size=96)
+    assert "\n" not in str(caught.value)

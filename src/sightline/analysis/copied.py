@@ -143,7 +143,7 @@ def _difference(one: Image, other: Image, placement: Placement, side: int) -> fl
     worst, usual, common = (float(np.sqrt(np.quantile(squared, share))) for share in (1, 0.99, 0.9))
     coarse, coarser = (np.hypot(*_tiles(colours, tile).T).max() for tile in (8, 16))
     least = min(one.width, one.height, other.width, other.height)
-    return max(
+    measures = (
         worst / (1.95 * (usual + 0.8)),  # else something else is in one place: a digit, say
         worst / (2.5 if max(other.size) < _READABLE and _is_page(other) else 9.5),
         usual / 5.3,
@@ -155,6 +155,7 @@ def _difference(one: Image, other: Image, placement: Placement, side: int) -> fl
         abs(blur) / 0.4,
         placement.sticks_out(size) / _STICKING_OUT,
     )
+    return float(max(measures))
 
 
 def _is_page(image: Image) -> bool:

@@ -15,7 +15,7 @@ from PIL.Image import DecompressionBombError, Image, Resampling, Transpose, new
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
-from sightline.errors import ImageError, ImageTooLarge
+from sightline.errors import ImageError, ImageTooLarge, summary
 from sightline.images.colours import in_srgb, over_ground
 from sightline.images.deep import DEEP_GREY, Samples, bands, eight_bits, samples_of
 from sightline.images.formats import recognise
@@ -242,10 +242,8 @@ def as_image_error(name: str, data: bytes) -> Iterator[None]:
         raise ImageError(f"not enough memory for this {name} picture: expected room for it; make it smaller") from error
     except Exception as error:  # Pillow's parsers let through OSError, SyntaxError, struct.error, KeyError and others
         kind = "truncated" if _ends_early(name, data, error) else "damaged or of an unsupported kind"
-        detail = str(error) or type(error).__name__
-        raise ImageError(
-            f"{kind} {name} picture ({detail}): expected a whole file; copy or download it again, or leave it out"
-        ) from error
+        what = f"{kind} {name} picture ({summary(error)})"
+        raise ImageError(f"{what}: expected a whole file; copy or download it again, or leave it out") from error
 
 
 def _ends_early(name: str, data: bytes, error: Exception) -> bool:
