@@ -32,6 +32,7 @@ from sightline.server.schemas import (
     ScoresAnswer,
     SearchAnswer,
     SearchRequest,
+    Sort,
 )
 from sightline.server.state import ServedIndex, get_state
 from sightline.types import Record, Vectors
@@ -78,6 +79,7 @@ async def search_for(
     min_score: Score = None,
     group_duplicates: bool = False,
     by: By = "both",
+    sort: Sort = "relevance",
     index: IndexName = None,
 ) -> Response:
     """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
@@ -87,6 +89,7 @@ async def search_for(
         "offset": offset,
         "min_score": min_score,
         "by": by,
+        "sort": sort,
         "group_duplicates": group_duplicates,
     }
     query = SearchRequest.model_validate({**given, "index": index, "where": where})
@@ -126,8 +129,7 @@ async def scores(request: Request) -> Response:
     query, uploaded = await _read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
-    where = await state.where(query.where, served)
-    terms = await state.terms(query, served, uploaded)
+    terms, where = await state.question(query, served, uploaded)
     await served.search(SearchQuery(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
     found, total = await state.counting.run(_profile, served, SearchQuery(terms, _PROFILED, 0, where))
     last = len(found) - 1
@@ -162,7 +164,7 @@ async def classify(request: Request) -> Response:
     served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
         raise UsageError("give either image or image_id, to name one picture")
-    terms = await state.terms(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    terms, _ = await state.question(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
     probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
     ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
     labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
@@ -181,7 +183,7 @@ async def embeddings(request: Request) -> Response:
     served = state.index(body.index)
     texts = [Query(terms=[QueryTerm(text=text)]) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
-    terms = [await state.terms(query, served) for query in [*texts, *pictures]]
+    terms = [(await state.question(query, served))[0] for query in [*texts, *pictures]]
     vectors = await state.counting.run(_embedded, served, terms)
     rows = vectors.astype(float).round(7).tolist()
     encoder = served.index.encoder
@@ -193,17 +195,19 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     began = time.perf_counter()
     state = get_state(request)
     served = state.index(asked.index)
+    terms, where = await state.question(asked, served, uploaded)
     query = SearchQuery(
-        await state.terms(asked, served, uploaded),
+        terms,
         asked.k,
         asked.offset,
-        await state.where(asked.where, served),
+        where,
         asked.min_score,
         without=without,
         fold=asked.group_duplicates,
         fold_score=asked.duplicate_score,
         with_total=True,
         by=asked.by,
+        sort=asked.sort,
     )
     hits = await _find(request, served, query)
     total, following = hits.total or 0, asked.offset + len(hits)
