@@ -24,8 +24,13 @@ from sightline.errors import UsageError
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from sightline.index import Index
     from sightline.results import Hits
+    from sightline.types import Record, Where
+
+_FETCHED = 500  # records at a time, where several indexes are asked
 
 
 def add_commands(commands: Commands) -> None:
@@ -100,7 +105,7 @@ def search(options: argparse.Namespace) -> int:
         options.index = urls[0] if urls else None
         with open_at(index_url(options), options.model) as index:
             if not terms:
-                return _list(index, options)
+                return _list([index], options)
             (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
@@ -113,6 +118,8 @@ def search(options: argparse.Namespace) -> int:
         raise UsageError(f"--model is for one index, not for {len(urls)}: each is opened with the model that built it")
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
+        if not terms:
+            return _list(indexes, options)
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
         return _print_hits(
             fusion.search(parts, SearchQuery(indexes[0].resolve(terms), **_wanted(indexes[0], options))), options
@@ -125,17 +132,17 @@ def similar(options: argparse.Namespace) -> int:
         return _print_hits(index.similar(options.picture, **_wanted(index, options)), options)
 
 
-def _list(index: "Index", options: argparse.Namespace) -> int:
-    """Print the pictures that pass the filter, without a query and so without scores; 1 where there are none."""
+def _list(indexes: "Sequence[Index]", options: argparse.Namespace) -> int:
+    """Print the pictures of all indexes that pass the filter, without a query and so without scores; 1 for none."""
     from sightline.results import groups_page, location, plain
 
     if options.min_score is not None or options.fold:
         raise UsageError("--min-score and --fold need a query, expected words or a picture: add some or leave them out")
     if options.k < 1 or options.offset < 0:
         raise UsageError(f"k is {options.k} and offset is {options.offset}: k must be at least 1, offset at least 0")
-    where = _wanted(index, options)["where"]
-    records = list(islice(index.store.scan(where), options.offset, options.offset + options.k))
-    total = index.store.count(where)
+    where = _wanted(indexes[0], options)["where"]
+    records = list(islice(_common(indexes, where), options.offset, options.offset + options.k))
+    total = indexes[0].store.count(where) if len(indexes) == 1 else sum(1 for _ in _common(indexes, where))
     if options.html:
         write_page(options.html, groups_page([(count(total, "picture"), "", records)], title="Sightline"))
     if options.json:
@@ -153,6 +160,16 @@ def _list(index: "Index", options: argparse.Namespace) -> int:
     if sys.stdout.isatty() and records and not options.json:
         print(f"{len(records):,} of {count(total, 'picture')}: -k N shows more, --offset N goes on", file=sys.stderr)
     return 0 if records else 1
+
+
+def _common(indexes: "Sequence[Index]", where: "Where | None") -> "Iterator[Record]":
+    """The records of the first index that pass and that the others have too."""
+    from sightline.types import chunks
+
+    for some in chunks(indexes[0].store.scan(where), _FETCHED):
+        ids = [record.id for record in some]
+        others = [{record.id for record in index.store.fetch(ids)} for index in indexes[1:]]
+        yield from (record for record in some if all(record.id in known for known in others))
 
 
 def _wanted(index: "Index", options: argparse.Namespace) -> dict[str, Any]:
