@@ -11,7 +11,7 @@ import numpy as np
 from sightline.errors import StoreError
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches
-from sightline.stores.remote import Calls, RemoteStore, check_marker, missing_index
+from sightline.stores.remote import Calls, Engine, RemoteStore, check_marker, missing_index
 from sightline.stores.url import StoreUrl, parse_address
 from sightline.types import Hit, Note, Record, Vectors
 
@@ -28,7 +28,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[Sql
     return RemoteStore(SqliteEngine(Path("/", address.name), address.options["patience_s"], dim))
 
 
-class SqliteEngine:
+class SqliteEngine(Engine):
     """What SQLite does; the rest is done by `RemoteStore`."""
 
     most_hits = 1_000_000
@@ -39,16 +39,13 @@ class SqliteEngine:
             missing_index(self.calls.what, dim)
         self._lock = threading.Lock()  # one connection for all threads
         self._database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
+        with self.opening():
             self._execute_all([(one, [()]) for one in SCHEMA.strip().split("\n")])
             marker = dict(self.notes(MARKER)).get(MARKER)
             if marker is None:
                 marker = {"format": 1, "dim": missing_index(self.calls.what, dim)}
                 self.write_notes(MARKER, {MARKER: marker}, [])
             self.dim = check_marker(self.calls.what, marker, dim)
-        except BaseException:
-            self.close()
-            raise
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
         rows = [

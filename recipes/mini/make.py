@@ -15,14 +15,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 
-from sightline.train.batches import Batch, TrainingSet
 from sightline.train.config import Settings, read_document, record
 from sightline.train.data import PictureSet
+from sightline.train.loop import Batch, TrainingSet
 from sightline.train.measure import text_vectors
 from sightline.train.mini import MiniTowers, Shape, start_of
 from sightline.train.model import Say, Start, choose_device
-from sightline.train.prepare import lines
-from sightline.train.run import Outcome, Progress, train
+from sightline.train.run import Outcome, Progress, lines, train
 
 CLASS_TEMPLATE = "a photo of a {}"
 CLASSES_EVERY_STEPS = 150

@@ -13,6 +13,9 @@ A message says what happened (with the value) and what to do; what was expected 
 plain from the rest.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sightline.text import printable
 
 
@@ -20,6 +23,17 @@ def summary(error: BaseException, limit: int = 200) -> str:
     """The first line of what an error says, for a message of our own; the name of its class where it says nothing."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return printable(line)[:limit] or type(error).__name__
+
+
+@contextmanager
+def needing(what: object, extra: str) -> Iterator[None]:
+    """Around the import of an optional package: `ExtraMissing` with the extra that brings it, where it is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise ExtraMissing(
+            f"{what} needs {error.name!r}, which is not installed: pip install 'sightline[{extra}]'"
+        ) from error
 
 
 class SightlineError(Exception):

@@ -1,6 +1,8 @@
 """Files written whole or not at all, and a folder of bounded size that keeps what can be made again."""
 
 import os
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,6 +31,16 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file whole or not at all; text in UTF-8. Raises `OSError`."""
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def default_cache() -> Path:
+    """Where this system keeps what programs can fetch again."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "sightline"
+    folders = {"darwin": home / "Library" / "Caches" / "sightline", "win32": home / "AppData" / "Local" / "sightline"}
+    return folders.get(sys.platform, home / ".cache" / "sightline")
 
 
 class DiskCache:

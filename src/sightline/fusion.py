@@ -13,7 +13,7 @@ from sightline.errors import SightlineError, TextNotSupported, UsageError
 from sightline.filters.where import matches
 from sightline.index import MOST_FOLDED, Index
 from sightline.pictures import Picture
-from sightline.query import SearchQuery, Term, describe, parse
+from sightline.query import SearchQuery, Term, describe, doubts, parse
 from sightline.results import Hits, Took
 from sightline.types import Hit, Record, Vector, Where
 
@@ -73,7 +73,8 @@ def search(parts: Sequence[Part], query: SearchQuery) -> Hits:
         )
     took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
     models = " + ".join(f"{member.share:.2g} {member.index.encoder.name}" for member in members)
-    return Hits(describe(query.terms), models, took, tuple(kept[query.offset : last]))
+    note = next(filter(None, (doubts(query.terms, member.index.encoder) for member in members)), "")
+    return Hits(describe(query.terms), models, took, tuple(kept[query.offset : last]), note=note)
 
 
 def search_each(indexes: Mapping[str, Index | str], queries: Sequence[Picture], *, k: int) -> dict[str, list[Hits]]:

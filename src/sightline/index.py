@@ -6,11 +6,9 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from html import escape
 from itertools import islice
 from pathlib import Path
@@ -21,23 +19,15 @@ from uuid import UUID
 import numpy as np
 
 from sightline.calibration.relevance import MOST_JUDGED, PictureStats, RelevanceJudge, judged_together
-from sightline.encoders.base import choose_model, load_encoder, picture_fingerprint
-from sightline.errors import (
-    EncoderError,
-    IndexMismatch,
-    PictureNotFound,
-    SightlineError,
-    SourceError,
-    StoreNotFound,
-    UsageError,
-)
-from sightline.filters.fields import Fields
+from sightline.encoders.base import check_identity, choose_model, load_encoder, picture_fingerprint
+from sightline.errors import PictureNotFound, SightlineError, SourceError, StoreNotFound, UsageError
 from sightline.pictures import Picture, is_picture, items_of
-from sightline.query import Query, SearchQuery, Term, describe, embed_many, terms_of
+from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
+from sightline.stores.written import COMMON, MOST_FUSED, TextStore, Written, fuse
 from sightline.types import (
     FAILURE,
     Failure,
@@ -50,6 +40,7 @@ from sightline.types import (
     Vectors,
     Where,
     chunks,
+    now,
     record_id,
 )
 
@@ -57,12 +48,14 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
     from sightline.calibration.tuning import Tuning
     from sightline.encoders.base import Encoder
     from sightline.encoders.hub import Hub
+    from sightline.filters.fields import Fields
     from sightline.ingest import Options, Summary
     from sightline.sources.base import Opening, Source
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
 _WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
+_MOST_WRITTEN = 64  # records that words bring to those that are near
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
@@ -111,7 +104,6 @@ class Index:
         self._judge: RelevanceJudge | None = None
         self._encoder: Encoder | None = None
         self._store: Store | None = None
-        self.fields = Fields(self._having)
 
     def __enter__(self) -> Index:
         return self
@@ -140,6 +132,13 @@ class Index:
         if self._store is None:
             self._store = open_store(self._address)
         return self._store
+
+    @cached_property
+    def fields(self) -> Fields:
+        """What filters need to know of the payloads."""
+        from sightline.filters.fields import Fields
+
+        return Fields(self._having)
 
     @property
     def encoder(self) -> Encoder:
@@ -183,7 +182,7 @@ class Index:
         self.tune(only_if_grown=True)
         self.draw_line(only_if_grown=True)
         if (whole := getattr(items, "part_of", None)) and not store.notes(_ROOT).get(whole):
-            store.write_notes(_ROOT, {whole: {"indexed": _now(), "pictures": len(seen), "is_part": True}})
+            store.write_notes(_ROOT, {whole: {"indexed": now(), "pictures": len(seen), "is_part": True}})
         summary = replace(summary, left_out=dict(getattr(items, "left_out", {})))
         root = getattr(items, "root", None)
         if root is None or seen == {record_id(root)}:  # loose items, or one picture: nothing else can have vanished
@@ -195,7 +194,7 @@ class Index:
             if folder is not None and known != root and not folder.exists():
                 moved += drop_moved(store, known, root)
                 self._forget_root(known)
-        note = {"indexed": _now(), "pictures": len(seen), "left_out": summary.left_out}
+        note = {"indexed": now(), "pictures": len(seen), "left_out": summary.left_out}
         store.write_notes(_ROOT, {root: note})
         return replace(summary, removed=removed, kept=kept, moved=moved)
 
@@ -262,19 +261,21 @@ class Index:
         min_score: float | None = None,
         offset: int = 0,
         fold: bool = False,
+        by: str = "both",
     ) -> Hits:
         """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
         Text is read as on the command line: `./photo.jpg` is a picture, `dog - snow` subtracts. A picture is whatever
         `Picture` takes: a path, a URL, bytes, an open file, a Pillow image, an array.
         `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
-        `fold` near-duplicates of an earlier hit are left out, and counted as one.
+        `fold` near-duplicates of an earlier hit are left out, and counted as one. `by` meaning, what is written
+        (`text`: a score is then how much of the words is), or both.
         """
         given = terms_of(text) if text is not None else []
         if isinstance(text, str):
             given = list(self.resolve(given))
         given += [Term("image", image)] if image is not None else []
-        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold)
+        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold, by=by)
         return self.search_many([query])[0].with_plain_payloads()
 
     def similar(
@@ -305,20 +306,25 @@ class Index:
         """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
         began = time.perf_counter()
         texts = self._cache.texts if self._cache else None
-        vectors = embed_many([query.terms for query in queries], self.encoder, self._vector_of, texts)
+        seen = [query.terms if query.by != "text" else () for query in queries]
+        vectors = embed_many(seen, self.encoder, self._vector_of, texts)
         encoded = time.perf_counter()
         if self._judge is None:
             self._judge = RelevanceJudge(self.store, self.encoder, self._cache.stats if self._cache else None)
         answers, windows = dict[int, Hits | SightlineError](), dict[int, _Window]()
         for position, (query, vector) in enumerate(zip(queries, vectors, strict=True)):
-            if isinstance(vector, SightlineError):
-                answers[position] = vector
+            if isinstance(vector, SightlineError):  # words that the model cannot read may still be written somewhere
+                try:
+                    by_text = self._by_text(query)
+                    answers[position] = by_text if by_text.hits or query.by == "text" else vector
+                except SightlineError as error:
+                    answers[position] = error if query.by == "text" else vector
                 continue
             last = query.offset + query.k + bool(query.without)
             is_of_words = all(term.kind == "text" and term.weight > 0 for term in query.terms)
             if is_of_words and last <= MOST_JUDGED and self._judge.calibration is not None:
                 windows[position] = _Window(0, judged_together(last), is_judged=True)
-            elif query.fold or query.without:
+            elif query.fold or query.without or query.phrases:
                 windows[position] = _Window(0, last, is_judged=False)
             else:
                 windows[position] = _Window(query.offset, query.k, is_judged=False)
@@ -340,10 +346,13 @@ class Index:
                 if at not in answers
             }
         took = Took(encode=(encoded - began) * 1e3, search=(time.perf_counter() - encoded) * 1e3)
-        return [
-            replace(answer, took_ms=took) if isinstance(answer, Hits) else answer
-            for answer in (answers[position] for position in range(len(queries)))
-        ]
+        noted = list[Hits | SightlineError]()
+        for position, query in enumerate(queries):
+            answer = answers[position]
+            if isinstance(answer, Hits):
+                answer = replace(answer, took_ms=took, note=doubts(query.terms, self.encoder))
+            noted.append(answer)
+        return noted
 
     def embed(self, queries: Sequence[Sequence[Term]]) -> Vectors:
         """The vector of each weighted sum of terms: (q, dim), rows of norm 1."""
@@ -381,19 +390,23 @@ class Index:
         """
         if isinstance(pictures, str | Path) or not isinstance(pictures, Iterable):
             pictures = [pictures]
-        removed, others = 0, list[str]()
+        return sum(self.remove_each(pictures).values())
+
+    def remove_each(self, pictures: Iterable[str | Path]) -> dict[str, int]:
+        """As `remove`; gives how many were there by each of the names."""
+        removed = dict[str, int]()
         ids = {_id_of(picture): str(picture) for picture in pictures}
         for few in chunks(ids, _REMOVED_AT_ONCE):
             there = {record.id for record in self.store.fetch(few)}
-            removed += self.store.delete(sorted(there))
-            others += [ids[identity] for identity in few if identity not in there]
-        for other in others:
+            self.store.delete(sorted(there))
+            removed |= {ids[identity]: int(identity in there) for identity in few}
+        for other in [name for name, count in removed.items() if not count]:
             uri = other if "://" in other else file_uri(other)
             below = [record.id for record in self.store.scan({"folders": uri})]
-            removed += self.store.delete(below)
+            removed[other] = self.store.delete(below)
             self._forget_root(uri)
             if not below and any(char in other for char in "*?["):
-                removed += self.store.delete(self._matching(other))
+                removed[other] = self.store.delete(self._matching(other))
         return removed
 
     def count(self, where: Filter | None = None) -> int:
@@ -463,7 +476,7 @@ class Index:
                 "fingerprint": encoder.fingerprint,
                 "load": str(Path(load).resolve()) if Path(load).is_dir() else encoder.name,
                 "pictures": picture_fingerprint(encoder),
-                "created": _now(),
+                "created": now(),
             }
             store.write_notes(_IDENTITY, {_IDENTITY: identity})
         return store
@@ -500,10 +513,15 @@ class Index:
         count_all = cache(partial(self.store.count, where))
         every = self.store.search(vectors, window.width, where, window.first)
         judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
-        for query, found, thresholds in zip(queries, every, judged, strict=True):
+        for query, vector, found, thresholds in zip(queries, vectors, every, judged, strict=True):
+            ranked = list(zip(found, thresholds or [1.0] * len(found), strict=True))
+            near = {hit.id for hit, threshold in ranked if thresholds is None or hit.score >= threshold}
+            written = self._written(query, _MOST_WRITTEN, common=COMMON)
+            if written:
+                ranked = fuse(ranked, written, vector)
             kept = [
                 (hit, threshold)
-                for hit, threshold in zip(found, thresholds or [1.0] * len(found), strict=True)
+                for hit, threshold in ranked
                 if hit.id != query.without and (query.min_score is None or hit.score >= query.min_score)
             ]
             groups = [[one] for one in kept]
@@ -528,9 +546,41 @@ class Index:
                     tuple(group[0][1] for group in chosen) if thresholds and chosen else None,
                     duplicates=tuple(tuple(hit.id for hit, _ in group[1:]) for group in chosen) if query.fold else (),
                     total=(query.offset + len(chosen) if is_last_page else count_all()) if query.with_total else None,
+                    evidence=tuple(
+                        {
+                            **({"meaning": ()} if group[0][0].id in near else {}),
+                            **(written.matcher.evidence(group[0][0].payload) if written else {}),
+                        }
+                        for group in chosen
+                    ),
                 )
             )
         return answers
+
+    def _written(self, query: SearchQuery, limit: int, *, common: int | None = None) -> Written | None:
+        """What the store finds for the words of a query; None if none is written, or the store has no full text."""
+        if not query.phrases or not isinstance(self.store, TextStore):
+            return None
+        written = self.store.search_text(query.phrases, limit, query.where, common=common)
+        return written if any(phrase.count for phrase in written.matcher.phrases) else None
+
+    def _by_text(self, query: SearchQuery) -> Hits:
+        """What a query finds among what is written alone; a score is how much of the query is."""
+        began, last = time.perf_counter(), query.offset + query.k
+        if not query.phrases:
+            raise UsageError("a search by text needs words that are not subtracted: type what is written")
+        if not isinstance(self.store, TextStore):
+            raise UsageError(f"{self.url} is in a store without full text: search it by meaning")
+        written = self._written(query, max(last, MOST_FUSED))
+        hits = [hit for hit in written.ranked() if hit.score >= (query.min_score or 0)] if written else []
+        return Hits(
+            describe(query.terms),
+            self.encoder.name,
+            Took(0.0, (time.perf_counter() - began) * 1e3),
+            tuple(hits[query.offset : last]),
+            total=written.count if written else 0,
+            evidence=tuple(written.matcher.evidence(hit.payload) for hit in hits[query.offset : last] if written),
+        )
 
     def _having(self, field: str | None) -> Iterator[Payload]:
         """The payloads of the pictures with a field, or of all; in order of id, which is a fair sample."""
@@ -538,35 +588,6 @@ class Index:
 
     def _vector_of(self, picture: str) -> Vector:
         return self.record(picture).vector
-
-
-def check_identity(url: str | StoreUrl, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
-    """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
-
-    `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
-    """
-    built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
-    if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
-        return
-    pictures = identity.get("pictures")
-    if not pictures:  # built before these were written down: the builder is asked, if it is on this disk and unchanged
-        from sightline.encoders.hub import Hub
-
-        with suppress(EncoderError):
-            builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
-            pictures = picture_fingerprint(builder) if builder.fingerprint == fingerprint else None
-    if pictures and picture_fingerprint(encoder) == pictures:
-        return
-    if encoder.name != built_with:
-        raise IndexMismatch(
-            f"{url} was built with {built_with!r}, not {encoder.name!r}: "
-            f"open it with --model {built_with}, or build a new index"
-        )
-    build = f"build a new index with `sightline index FOLDER --index NEW --model {encoder.name}`"
-    raise IndexMismatch(
-        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
-        f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
-    )
 
 
 def _id_of(picture: str | Path) -> str:
@@ -577,7 +598,3 @@ def _id_of(picture: str | Path) -> str:
         return str(UUID(picture))
     except ValueError:
         return record_id(picture if "://" in picture else file_uri(picture))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from queue import Empty, SimpleQueue
@@ -27,7 +26,7 @@ from sightline.images.read import open_picture
 from sightline.sources.files import refuse
 from sightline.stores.base import Store
 from sightline.text import count
-from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, chunks, record_id
+from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, chunks, now, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
 OF_THE_CONTENT = ("width", "height", "format", "taken", "camera", "latitude", "longitude", "sha256", "tags", "damage")
@@ -342,4 +341,4 @@ def _folders(payload: Mapping[str, Any]) -> list[str]:
 
 
 def _failure(item: Item, stage: str, error: Exception) -> Failure:
-    return Failure(item.uri, stage, str(error), datetime.now(UTC).isoformat(timespec="seconds"))
+    return Failure(item.uri, stage, str(error), now())

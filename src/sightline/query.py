@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 from sightline.errors import SightlineError, UsageError
 from sightline.pictures import Picture, is_picture, is_url, pixels_of
 from sightline.sources.files import SUFFIXES, is_data_url
+from sightline.stores.written import Phrase, phrases_of
 from sightline.types import Pixels, Vector, Where
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Query: TypeAlias = "str | Picture | Vector | Sequence[float] | Term | Sequence[Term]"
 """Words, a picture, a vector (dim,), a term, or several terms to be added up."""
+
+EVIDENCE = ("both", "meaning", "text")
+"""What a search may go by."""
 
 _WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>\D.*)", re.DOTALL)  # 16:9 and 12:30 are words
 _QUOTED = r'"[^"]*"'
@@ -38,6 +42,8 @@ class Term:
     kind: Literal["text", "image", "id", "vector"]
     value: Picture
     weight: float = 1.0
+    is_exact: bool = field(default=False, compare=False)
+    """Whether the words stood in quotes: among what is written, only these in this order are looked for."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("text", "image", "id", "vector"):
@@ -55,6 +61,7 @@ class SearchQuery:
     `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine), without the
     one whose id is `without`. With `fold` near-duplicates of an earlier hit are left out: those whose cosine to it is
     `fold_score` or more, by default the index's own threshold. `with_total` also counts how many pictures there are.
+    `by` is one of `EVIDENCE`: whether pictures are found by what they show, by what is written of them, or by both.
     """
 
     terms: tuple[Term, ...]
@@ -66,16 +73,25 @@ class SearchQuery:
     fold: bool = False
     fold_score: float | None = None
     with_total: bool = False
+    by: str = "both"
 
     def __post_init__(self) -> None:
         if wrong := next((term for term in self.terms if not isinstance(term, Term)), None):
             raise UsageError(f"a term is {_type(wrong)}, expected sightline.Term(kind, value, weight)")
         if not all(isinstance(number, int | np.integer) for number in (self.k, self.offset)):
             raise UsageError(f"k is {self.k!r} and offset is {self.offset!r}, expected whole numbers")
+        if self.by not in EVIDENCE:
+            raise UsageError(f"by is {self.by!r}, expected one of {', '.join(EVIDENCE)}")
         if not isinstance(self.min_score, int | float | np.number | None):
             raise UsageError(f"min_score is {self.min_score!r}, expected a number from -1 to 1, or None")
         if self.k < 1 or self.offset < 0:
             raise UsageError(f"k is {self.k} and offset is {self.offset}: k must be at least 1, offset at least 0")
+
+    @property
+    def phrases(self) -> tuple[Phrase, ...]:
+        """The words that are looked for among what is written: those of texts that are not subtracted."""
+        texts = [(str(term.value), term.is_exact) for term in self.terms if term.kind == "text" and term.weight > 0]
+        return phrases_of(texts) if self.by != "meaning" else ()
 
 
 def terms_of(query: Query) -> list[Term]:
@@ -132,7 +148,7 @@ def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
                 terms.append(Term("image", text, weight))
             else:
                 is_quoted = re.fullmatch(_QUOTED, text) is not None
-                terms.append(Term("text", text[1:-1] if is_quoted else text, weight))
+                terms.append(Term("text", text[1:-1] if is_quoted else text, weight, is_quoted))
         sign, words = (1.0 if part == "+" else -1.0), []
     if not terms:
         raise UsageError(_EMPTY)
@@ -183,16 +199,11 @@ def describe(terms: Sequence[Term]) -> str:
     for position, term in enumerate(terms):
         words += ["-"] if term.weight < 0 else ["+"] if position else []
         weight = "" if abs(term.weight) == 1 else f"{abs(term.weight):g}:"
-        prefix = "id:" if term.kind == "id" else ""
-        words.append(f"{weight}{prefix}{_shown(term)}")
+        shown = "a vector" if term.kind == "vector" else "a picture"
+        if isinstance(term.value, str | Path) and not (term.kind == "image" and is_data_url(str(term.value))):
+            shown = f"id:{term.value}" if term.kind == "id" else str(term.value)
+        words.append(weight + shown)
     return " ".join(words)
-
-
-def _shown(term: Term) -> str:
-    if isinstance(term.value, str | Path):
-        text = str(term.value)
-        return "a picture" if is_data_url(text) and term.kind == "image" else text
-    return "a vector" if term.kind == "vector" else "a picture"
 
 
 def _type(value: object) -> str:
@@ -214,6 +225,18 @@ def _unit(value: object, encoder: Encoder) -> Vector:
     return np.asarray(vector / np.float32(norm), np.float32)
 
 
+def doubts(terms: Sequence[Term], encoder: Encoder) -> str:
+    """What to know of the words of a query before its hits are believed: that the model may not read their language."""
+    reads = getattr(encoder, "reads", None)
+    foreign = [str(term.value) for term in terms if reads and term.kind == "text" and reads(str(term.value)) != "yes"]
+    if not foreign:
+        return ""
+    return (
+        f"{foreign[0][:60]!r} is perhaps not understood: model {encoder.name!r} reads English; say it in English, or "
+        "index with a model of more languages (sightline models)"
+    )
+
+
 def _text_vectors(
     terms: Sequence[Term], encoder: Encoder, known_texts: MutableMapping[str, Vector] | None
 ) -> dict[str, Vector | SightlineError]:
@@ -225,7 +248,7 @@ def _text_vectors(
             found[text] = UsageError(_EMPTY)
         elif known_texts is not None and (vector := known_texts.get(text)) is not None:
             found[text] = vector
-        elif reads and not reads(text):
+        elif reads and reads(text) == "no":
             found[text] = UsageError(
                 f"{text[:60]!r} is not text that model {encoder.name!r} can read: use words of its language (mini: "
                 "English), a picture, or a model of more languages (sightline models)"

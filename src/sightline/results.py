@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from textwrap import shorten
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 from sightline.errors import ExtraMissing, SightlineError
 from sightline.pages import link, render
-from sightline.sources.files import path_of
 from sightline.text import count, printable
-from sightline.types import Hit, Record
+from sightline.types import Hit, Record, path_of
+
+Evidence: TypeAlias = Mapping[str, Sequence[tuple[int, int]]]
+"""Why a picture was found: `meaning`, and the fields with words of the query, with their places in the text."""
 
 _SIDE = 320  # pixels of a thumbnail: sharp at 160 CSS pixels on a dense screen
 
@@ -52,6 +54,8 @@ class Hits(Sequence[Hit]):
     `thresholds` are the cosines that each hit has to reach to be likely what the words mean; None where that is not
     known: for queries with pictures in them, and for indexes that were never calibrated. `duplicates` are the ids that
     were folded into each hit, `total` is how many pictures there are for the query; both where they were asked for.
+    `evidence` tells of each hit why it was found.
+    `note` says what makes them doubtful: words in a language that the model does not read.
     """
 
     query: str
@@ -61,6 +65,8 @@ class Hits(Sequence[Hit]):
     thresholds: tuple[float, ...] | None = None
     duplicates: tuple[tuple[str, ...], ...] = ()
     total: int | None = None
+    evidence: tuple[Evidence, ...] = ()
+    note: str = ""
 
     @property
     def likely(self) -> tuple[Hit, ...] | None:
@@ -103,7 +109,8 @@ class Hits(Sequence[Hit]):
     def __str__(self) -> str:
         first, rest = ([f"{hit.score:6.3f}  {location(hit)}" for hit in hits] for hits in self.sides)
         verdict = [f"{self.verdict}:"] if rest else []
-        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *first, *verdict, *rest])
+        noted = [self.note] if self.note else []
+        return "\n".join([f"{count(len(self), 'picture')} for {self.query!r}", *noted, *first, *verdict, *rest])
 
     def _repr_html_(self) -> str:
         return render("notebook.html", searches=[_search(self)], compared=[], records=[])
@@ -175,10 +182,14 @@ class Hits(Sequence[Hit]):
             "model": self.model,
             "took_ms": {stage: round(duration, 2) for stage, duration in took.items()},
             "likely": None if self.likely is None else len(self.likely),
+            "note": self.note or None,
             "hits": [
                 {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
                 | ({} if threshold is None else line_of(hit, threshold))
-                for hit, threshold in zip(self.hits, self.thresholds or [None] * len(self.hits), strict=True)
+                | {"evidence": evidence}
+                for hit, threshold, evidence in zip(
+                    self.hits, self.thresholds or repeat(None), self.evidence or repeat({}), strict=False
+                )
             ],
         }
 
@@ -250,7 +261,8 @@ def _search(hits: Hits) -> dict[str, Any]:
     likely, unlikely = hits.sides
     return {
         "query": printable(hits.query),
-        "facts": f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}",
+        "facts": f"{count(len(hits), 'picture')}, {hits.took_ms.total:.0f} ms, model {hits.model}"
+        + (f"; {printable(hits.note)}" if hits.note else ""),
         "verdict": hits.verdict,
         "likely": [_picture(hit) for hit in likely],
         "unlikely": [_picture(hit) for hit in unlikely],

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -53,6 +53,11 @@ def path_of(uri: str) -> Path:
         raise ValueError(f"{uri} is not a file on this machine: expected file:///...; fetch it to a folder first")
     path = os.fsdecode(unquote_to_bytes(uri.removeprefix("file://")))
     return Path(path[1:] if os.name == "nt" else path)  # Windows: /C:/photos
+
+
+def now() -> str:
+    """The time of now as notes keep it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def record_id(uri: str) -> str:

@@ -4,12 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.pictures import encoded, scene, write
 
+from sightline.cli.main import main
 from sightline.index import Index
+from sightline.stores.local.store import LocalStore
+from sightline.types import Record
 
 
 @pytest.fixture
@@ -100,6 +104,18 @@ def test_what_removes_nothing_is_said(folder: Path, index: Index, tmp_path: Path
     lines = done.stderr.splitlines()
     assert [line.split("'")[1] for line in lines] == ["nope", str(tmp_path / "*.gif")]
     assert all("expected the path, URI or id of an indexed picture, a folder" in line for line in lines)
+
+
+def test_the_command_looks_all_names_up_at_once(folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, fetch = list[int](), LocalStore.fetch
+
+    def counting(store: LocalStore, ids: Sequence[str]) -> list[Record]:
+        asked.append(len(ids))
+        return fetch(store, ids)
+
+    monkeypatch.setattr(LocalStore, "fetch", counting)
+    assert main(["remove", *(str(folder / f"{number}.png") for number in (0, 2, 4)), "--index", str(index.url)]) == 0
+    assert asked == [3]
 
 
 def test_what_is_excluded_leaves_the_index_and_comes_back(folder: Path, index: Index) -> None:

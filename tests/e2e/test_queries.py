@@ -10,6 +10,7 @@ from tests.pictures import encoded, scene
 from tests.serving import Server, answering, serving
 
 from sightline.cli.main import main
+from sightline.cli.search import _table
 from sightline.errors import UsageError
 from sightline.index import Index
 from sightline.query import Term
@@ -75,10 +76,106 @@ def test_text_that_the_model_cannot_read_is_said(
     assert said in answer.body.decode()
 
 
+@pytest.mark.parametrize("text", ["ein Hund am Strand", "perro en la playa"])
+def test_another_language_is_searched_and_doubted_on_every_surface(
+    text: str, url: str, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Index(url) as index:
+        hits = index.search(text)
+        assert "perhaps not understood: model 'mini' reads English" in hits.note
+        assert hits.note in str(hits)
+        assert "perhaps not understood" in hits._repr_html_()
+        assert index.search("a dog on the beach").note == ""
+    assert main(["search", text, "--index", url]) == 0
+    assert capsys.readouterr().err.startswith(f"sightline: {text!r} is perhaps not understood")
+    assert main(["search", text, "--json", "--index", url]) == 0
+    by_command, by_server = capsys.readouterr(), json.loads(server.ask("/api/search", {"text": text}).body)
+    assert json.loads(by_command.out)["note"] == by_server["note"] == hits.note
+    assert not by_command.err
+
+
 @pytest.mark.parametrize("text", ["a dog 🐶", "café", "2024", "naïve art in Zürich"])
 def test_text_that_the_model_reads_mostly_is_searched(text: str, url: str) -> None:
     with Index(url) as index:
         assert len(index.search(text)) == 4
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An index of thirty pictures, of which two have what is searched for in title or name, and one in Han."""
+    folder = tmp_path_factory.mktemp("written")
+    lines = ["image\ttitle"]
+    for number in range(30):
+        name = "tante erna.png" if number == 3 else f"{number}.png"
+        title = {5: "Numero Uno Jeans", 8: "富士山の雪"}.get(number, f"thing {number}")
+        scene(number, (64, 48)).save(folder / name)
+        lines.append(f"{name}\t{title}")
+    (folder / "things.tsv").write_text("\n".join(lines), "utf-8")
+    with Index(str(folder / "photos.index"), model="mini") as index:
+        index.add(folder / "things.tsv")
+    return str(folder / "photos.index")
+
+
+@pytest.fixture(scope="module")
+def written_server(written: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(written, cache=tmp_path_factory.mktemp("cache")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("by", ["both", "text", "meaning"])
+@pytest.mark.parametrize(
+    ("text", "name", "field"),
+    [("numero uno", "5.png", "title"), ("tante erma", "tante erna.png", "name"), ("富士山", "8.png", "title")],
+)
+def test_written_words_are_found_and_shown_on_every_surface(
+    text: str, name: str, field: str, by: str, written: str, written_server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if (text, by) == ("富士山", "meaning"):
+        pytest.skip("mini reads no Han")
+    with Index(written) as index:
+        by_python = index.search(text, k=3, by=by).to_dict()
+    assert main(["search", text, "--index", written, "-k", "3", "--json", "--by", by]) == 0
+    by_command = json.loads(capsys.readouterr().out)
+    over_http = json.loads(written_server.ask("/api/search", {"text": text, "k": 3, "by": by}).body)
+    answers = [by_python, by_command, over_http]
+    found = [[(hit["id"], hit["score"], json.dumps(hit["evidence"])) for hit in one["hits"]] for one in answers]
+    assert found[0] == found[1] == found[2]
+    first = by_command["hits"][0]
+    assert (first["payload"]["name"] == name and field in first["evidence"]) == (by != "meaning")
+    if by == "both" and text == "numero uno":
+        assert first["is_likely"]
+
+
+def test_marked_words_are_bold_in_a_terminal(written: str) -> None:
+    with Index(written) as index:
+        text = _table(index.search("numero jeans", k=1))
+    assert text.splitlines()[-1].endswith("title: \x1b[1mNumero\x1b[0m Uno \x1b[1mJeans\x1b[0m")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--by", "text", "nothing like it"], ""),
+        (["--by", "text", "🎉"], "a search by text needs words"),
+        (["--by", "text", "+ -"], "the query is empty"),
+        (["--by", "names", "dog"], "invalid choice"),
+        (["--by", "text", 'dog AND (OR) NEAR * ^ : "un'], ""),
+    ],
+)
+def test_what_cannot_be_found_by_text_is_said(
+    arguments: list[str], said: str, written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["search", *arguments, "--index", written])
+    except SystemExit as error:
+        code = int(str(error.code))
+    assert code == (2 if said else 1)
+    assert said in capsys.readouterr().err
+
+
+def test_words_that_are_nowhere_written_change_nothing(url: str) -> None:
+    with Index(url) as index:
+        assert index.search("a red circle", k=4).hits == index.search("a red circle", k=4, by="meaning").hits
 
 
 def test_a_copy_takes_the_line_along_and_verify_compares_it(

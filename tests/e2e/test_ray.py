@@ -202,6 +202,39 @@ def test_a_picture_that_ends_its_workers_fails_alone(cluster: str, url: str, fol
     assert are_noted == "True"
 
 
+LOST = """
+import os, signal, subprocess, sys
+from pathlib import Path
+import sightline
+from sightline.distribute import driver
+from sightline.index import Index
+from sightline.sources.folder import Folder
+
+def version(there=sightline.__version__, mark=sys.argv[4]):
+    try:
+        os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return there
+    subprocess.run(["pkill", "-KILL", "-f", "[m]ode=specific-server"])
+
+driver._version = version
+with Index(sys.argv[2], model="pixels") as index:
+    print(index.add(Folder(Path(sys.argv[3])), by=driver.open_cluster(sys.argv[1], sys.argv[2]).ingest))
+"""
+
+
+def test_a_connection_that_is_lost_at_the_start_is_made_again(
+    cluster: str, url: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The head's process for this client is killed while the first task runs."""
+    mark = tmp_path_factory.mktemp("lost") / "mark"
+    command = [sys.executable, "-c", LOST, cluster, url, str(folder), str(mark)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert mark.exists()
+    assert f"encoded={PICTURES}" in done.stdout
+
+
 def test_a_head_that_is_not_there_is_said_soon(url: str, folder: Path) -> None:
     began = time.monotonic()
     with started("ray://127.0.0.1:9", url, folder) as process:

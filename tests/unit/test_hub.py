@@ -13,9 +13,10 @@ from tests.waiting import BUSY_S
 
 from sightline.encoders.base import Choice, choose_model, load_encoder
 from sightline.encoders.catalog import catalog
-from sightline.encoders.hub import Hub, default_cache, is_here
+from sightline.encoders.hub import Hub, is_here
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import EncoderError, HubUnreachable, ModelDamaged, ModelNotFound, UsageError
+from sightline.files import default_cache
 
 TINY = "somebody/tiny"
 BEST = next(entry for entry in catalog().values() if entry.recommended)

@@ -8,11 +8,11 @@ import pytest
 from tests.models import make_folder
 from tests.pictures import scene
 
-from sightline.encoders.base import load_encoder, picture_fingerprint
+from sightline.encoders.base import check_identity, load_encoder, picture_fingerprint
 from sightline.encoders.onnx import OnnxEncoder
 from sightline.errors import IndexMismatch
 from sightline.evaluate.run import image_vectors, text_vectors
-from sightline.index import Index, check_identity
+from sightline.index import Index
 from sightline.stores.base import open_store
 
 PICTURES = 6

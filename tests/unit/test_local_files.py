@@ -122,7 +122,7 @@ def test_other_dimension_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["format", "rotation"])
 def test_newer_format_is_refused(folder: Path, name: str) -> None:
     change(folder, f"UPDATE meta SET value = 99 WHERE name = '{name}'")
-    with pytest.raises(StoreTooNew, match=r"format .*99.*, expected at most 2\.1: update Sightline"):
+    with pytest.raises(StoreTooNew, match=r"format .*99.*, expected at most 3\.1: update Sightline"):
         LocalStore(folder)
 
 

@@ -35,8 +35,7 @@ from sightline.train.config import (  # noqa: E402
 from sightline.train.loop import trainer  # noqa: E402
 from sightline.train.model import choose_device, export  # noqa: E402
 from sightline.train.pictures import PictureFiles, random_crop  # noqa: E402
-from sightline.train.prepare import prepare  # noqa: E402
-from sightline.train.run import Progress, train  # noqa: E402
+from sightline.train.run import Progress, prepare, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

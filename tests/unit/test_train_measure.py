@@ -9,7 +9,8 @@ torch = pytest.importorskip("torch", reason="training needs the torch extra")
 
 from tests import tiny  # noqa: E402
 
-from sightline.train.batches import TrainingSet, draw, keywords  # noqa: E402
+from sightline.train.data import keywords  # noqa: E402
+from sightline.train.loop import TrainingSet, draw  # noqa: E402
 from sightline.train.measure import Point, best, mixture, recall_of  # noqa: E402
 from sightline.train.mini import documents_of  # noqa: E402
 from sightline.train.model import padded  # noqa: E402

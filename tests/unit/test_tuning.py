@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tests.clip_like import ClipLike
 
-from sightline.calibration.tuning import exact_scores, needs_tuning, recall, tune, tuning_of
+from sightline.calibration.tuning import Tuning, exact_scores, needs_tuning, recall, tune
 from sightline.stores.memory import MemoryStore
 from sightline.types import Hit, Record, Vectors, Where, record_id
 
@@ -63,7 +63,7 @@ def test_the_smallest_width_that_finds_the_true_neighbours_is_set(data: tuple[Ve
     assert recall(store.search(texts, 10), truth["text"]) >= 0.98
     queries = {"text": texts, "image": images}
     assert min(recall(store.search_at(queries[kind], 10, smaller), truth[kind]) for kind in queries) < 0.98
-    assert tuning_of(store) == tuning
+    assert Tuning(**store.notes("recall")["recall"]) == tuning
 
 
 def test_a_store_that_has_doubled_is_measured_again(data: tuple[Vectors, Vectors, Vectors]) -> None:

@@ -188,6 +188,8 @@ def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[
     """
     if not (count := store.count()):
         return False
+    if unload := getattr(encoder, "unload", None):  # the tower of pictures leaves before that of texts comes
+        unload()
     try:
         texts = encoder.encode_texts(list(phrases(min(max(count, _LEAST_PHRASES), _MOST_PHRASES))))
     except TextNotSupported:

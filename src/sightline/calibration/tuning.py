@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 
 from sightline.stores.base import Store, Tunable
-from sightline.types import Hit, Vectors, chunks
+from sightline.types import Hit, Vectors, chunks, now
 
 GOAL = 0.98
 """The recall that a width must reach, for each kind of query apart."""
@@ -34,6 +33,15 @@ class Tuning:
     reached: bool
     when: str
 
+    def __str__(self) -> str:
+        def shares(recalls: Mapping[str, float]) -> str:
+            return " and ".join(f"{kind} queries {value:.3f}" for kind, value in recalls.items())
+
+        text = f"recall@10 of {shares(self.recalls)} at width {self.width}"
+        if self.width != self.default_width:
+            text += f"; at the engine's own {self.default_width}: {shares(self.default)}"
+        return text if self.reached else f"{text}; no width reached a recall of {GOAL}"
+
 
 def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) -> Tuning:
     """Set the smallest width that finds `goal` of the true neighbours of each kind of query, and note what it found.
@@ -52,24 +60,18 @@ def tune(store: Store, queries: Mapping[str, Vectors], *, goal: float = GOAL) ->
         if is_reached:
             break
     store.set_width(width)
-    first, when = store.widths[0], datetime.now(UTC).isoformat(timespec="seconds")
+    first, when = store.widths[0], now()
     tuning = Tuning(width, measured[width], first, measured[first], store.count(), is_reached, when)
     store.write_notes(_KIND, {_KIND: asdict(tuning)})
     return tuning
-
-
-def tuning_of(store: Store) -> Tuning | None:
-    """What was measured last, if anything was."""
-    note = store.notes(_KIND).get(_KIND)
-    return Tuning(**note) if note else None
 
 
 def needs_tuning(store: Store) -> bool:
     """Whether a store that can be tuned never was, or has doubled since."""
     if not isinstance(store, Tunable):
         return False
-    last = tuning_of(store)
-    return store.count() > 0 and (last is None or store.count() > _GROWTH * max(1, last.pictures))
+    last = store.notes(_KIND).get(_KIND)
+    return store.count() > 0 and (not last or store.count() > _GROWTH * max(1, last["pictures"]))
 
 
 def exact_scores(store: Store, queries: Vectors, k: int) -> Vectors:

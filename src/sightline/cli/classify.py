@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from sightline.errors import UsageError
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from sightline.encoders.base import Encoder
 
 _MOST_ROWS = 40  # labels whose counts are all printed; of more only those that fit a picture
@@ -174,7 +173,7 @@ def _labels(options: argparse.Namespace) -> list[str]:
     return labels
 
 
-def _templates(options: argparse.Namespace) -> "Sequence[str]":
+def _templates(options: argparse.Namespace) -> Sequence[str]:
     from sightline.analysis.classify import TEMPLATES
 
     if options.templates and options.templates not in TEMPLATES:

@@ -1,31 +1,20 @@
-"""The commands copy, verify and tune: move an index to another store, and measure its recall there."""
+"""The commands copy, verify and tune, export-index and import-index: an index in another store, or in files."""
 
 import argparse
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from sightline.cli.options import (
-    Commands,
-    add_command,
-    open_at,
-    open_index,
-    positive,
-    progress_bar,
-    show,
-    store_url,
-)
-from sightline.errors import EncoderError
+from sightline.cli import options as cli
+from sightline.cli.options import Commands, add_command, open_at, open_index, show, store_url
+from sightline.errors import EncoderError, UsageError
 from sightline.text import count, duration, printable, table
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sightline.calibration.tuning import Tuning
+_NO_FOLDERS = (".csv", ".tsv", ".json", ".jsonl", ".npy", ".npz", ".txt", ".zip", ".tar", ".gz")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add copy, verify and tune."""
+    """Add copy, verify, tune, export-index and import-index."""
     copying = add_command(commands, copy, "model json quiet")
     verifying = add_command(commands, verify, "model json")
     for command in (copying, verifying):
@@ -33,9 +22,17 @@ def add_commands(commands: Commands) -> None:
         command.add_argument("target", metavar="TARGET", type=store_url, help="the other index: a folder or URL")
     copying.add_argument("--prune", action="store_true", help="remove from TARGET what SOURCE no longer has")
     verifying.add_argument(
-        "--sample", metavar="N", type=positive, default=200, help="queries of each kind (default: 200)"
+        "--sample", metavar="N", type=cli.positive, default=200, help="queries of each kind (default: 200)"
     )
     add_command(commands, tune, "index model json")
+    command = add_command(commands, export_index, "index model json")
+    command.add_argument("target", metavar="TARGET", help="a file that ends in .parquet, or a new folder")
+    command = add_command(commands, import_index, "index model json")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="what export-index wrote, a Parquet file with vectors, or clip-retrieval's folder",
+    )
 
 
 def copy(options: argparse.Namespace) -> int:
@@ -50,7 +47,7 @@ def copy(options: argparse.Namespace) -> int:
 
     with (
         open_at(options.source, options.model) as source,
-        progress_bar(" pictures", quiet=options.json or options.quiet, total=source.count()) as bar,
+        cli.progress_bar(" pictures", quiet=options.json or options.quiet, total=source.count()) as bar,
     ):
         copied = copy_index(
             source,
@@ -72,7 +69,7 @@ def copy(options: argparse.Namespace) -> int:
     rate = f", {copied.written / copied.seconds:,.0f}/s" if copied.written and copied.seconds else ""
     text = f"{', '.join(parts)} in {duration(copied.seconds)}{rate}; {options.target} is up to date"
     plain = {**asdict(copied), "tuning": asdict(tuning) if tuning else None}
-    return show(options, plain, f"{text}\n{tuning_text(tuning)}" if tuning else text)
+    return show(options, plain, f"{text}\n{tuning}" if tuning else text)
 
 
 def verify(options: argparse.Namespace) -> int:
@@ -108,17 +105,41 @@ def tune(options: argparse.Namespace) -> int:
     """Measure a server's recall and set how widely it searches."""
     with open_index(options) as index:
         tuning = index.tune()
-    text = tuning_text(tuning) if tuning else "this index is searched exactly: there is nothing to tune"
+    text = str(tuning) if tuning else "this index is searched exactly: there is nothing to tune"
     return show(options, asdict(tuning) if tuning else None, text)
 
 
-def tuning_text(tuning: "Tuning") -> str:
-    """What was measured, in one line."""
+def export_index(options: argparse.Namespace) -> int:
+    """Write vectors and what is known of pictures to files.
 
-    def shares(recalls: "Mapping[str, float]") -> str:
-        return " and ".join(f"{kind} queries {value:.3f}" for kind, value in recalls.items())
+    Examples:
+      sightline export-index photos.parquet      one table: id, uri, vector, and what is known of each picture
+      sightline export-index photos-vectors      a folder: vectors.npy, and records.jsonl line by line beside it
+    """
+    from sightline.exchange.files import write_folder, write_parquet
 
-    text = f"recall@10 of {shares(tuning.recalls)} at width {tuning.width}"
-    if tuning.width != tuning.default_width:
-        text += f"; at the engine's own {tuning.default_width}: {shares(tuning.default)}"
-    return text if tuning.reached else f"{text}; no width reached a recall of 0.98"
+    target = Path(options.target)
+    if target.suffix.lower() in _NO_FOLDERS:
+        raise UsageError(
+            f"{target} is not a format that is written: name a file that ends in .parquet, or a new folder"
+        )
+    write = write_parquet if target.name.lower().endswith(".parquet") else write_folder
+    with open_index(options) as index:
+        written = write(index.store, target)
+    show(options, {"pictures": written}, f"wrote {count(written, 'picture')} to {target}")
+    return 0 if written else 1
+
+
+def import_index(options: argparse.Namespace) -> int:
+    """Fill an index from files of vectors.
+
+    Examples:
+      sightline import-index photos.parquet --index copy.index
+      sightline import-index embeddings --index laion.index --model clip-b32    what clip-retrieval's inference wrote
+    """
+    from sightline.exchange.files import load
+
+    url = cli.index_url(options)
+    written = load(Path(options.source), url, model=cli.model_name(options), hub=cli.hub())
+    show(options, {"pictures": written}, f"read {count(written, 'picture')} from {options.source} into {url}")
+    return 0 if written else 1

@@ -5,14 +5,10 @@ import sys
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, hub, show
 from sightline.errors import ExtraMissing, UsageError
 from sightline.text import count, duration, size, table
-
-if TYPE_CHECKING:
-    from sightline.datasets.recipes import Recipe
 
 _QUERIES = ("a motorcycle", "a printed page", "a cup of coffee")
 _PHOTOGRAPHS = {"skimage": "data", "sklearn": "datasets/images"}  # in the packages of the extra `demo`
@@ -20,16 +16,16 @@ _PHOTOGRAPHS = {"skimage": "data", "sklearn": "datasets/images"}  # in the packa
 
 def add_commands(commands: Commands) -> None:
     """Add datasets and demo."""
-    command = add_command(commands, datasets, "json")
-    command.add_argument("action", choices=("list", "get"), help="list: the names and licences; get: fetch one")
-    command.add_argument("name", metavar="NAME", nargs="?", help="the data set to get")
-    command.add_argument("--output", metavar="DIR", help="where to put it (default: its name)")
-    command.add_argument("--mirror", metavar="URL", help="fetch its files from here, where they have the same names")
-    command.add_argument("--keep", action="store_true", help="keep the archives that were fetched")
-    command = add_command(commands, demo)
-    command.add_argument("--index", metavar="URL", default="demo.index", help="where to keep it (default: demo.index)")
-    command.add_argument("--html", metavar="FILE", default="demo.html", help="the page (default: demo.html)")
-    command.add_argument("--model", metavar="NAME", default="mini", help="the model (default: mini, which is bundled)")
+    add = add_command(commands, datasets, "json").add_argument
+    add("action", choices=("list", "get"), help="list: the names and licences; get: fetch one")
+    add("name", metavar="NAME", nargs="?", help="the data set to get")
+    add("--output", metavar="DIR", help="where to put it (default: its name)")
+    add("--mirror", metavar="URL", help="fetch its files from here, where they have the same names")
+    add("--keep", action="store_true", help="keep the archives that were fetched")
+    add = add_command(commands, demo).add_argument
+    add("--index", metavar="URL", default="demo.index", help="where to keep it (default: demo.index)")
+    add("--html", metavar="FILE", default="demo.html", help="the page (default: demo.html)")
+    add("--model", metavar="NAME", default="mini", help="the model (default: mini, which is bundled)")
 
 
 def datasets(options: argparse.Namespace) -> int:
@@ -40,7 +36,7 @@ def datasets(options: argparse.Namespace) -> int:
       sightline datasets get flickr8k --output data/flickr8k
       sightline index data/flickr8k/captions.tsv --images data/flickr8k/images
     """
-    from sightline.datasets.recipes import recipe, recipes
+    from sightline.datasets.recipes import count_rows, get, pictures_of, recipe, recipes
 
     if options.action == "list":
         known = list(recipes().values())
@@ -48,15 +44,9 @@ def datasets(options: argparse.Namespace) -> int:
         return show(options, [asdict(one) for one in known], text)
     if options.name is None:
         raise UsageError("datasets get needs a name: one of " + ", ".join(recipes()))
-    return _get(recipe(options.name), options)
-
-
-def _get(recipe: "Recipe", options: argparse.Namespace) -> int:
-    from sightline.datasets.layouts import count_rows, pictures_of
-    from sightline.datasets.recipes import get
-
-    print(f"{recipe.title}\nlicence: {recipe.licence}\n{recipe.page}", file=sys.stderr)
-    rows = [[file.local_name, file.size, "" if file.sha256 else "no checksum is published"] for file in recipe.files]
+    wanted = recipe(options.name)
+    print(f"{wanted.title}\nlicence: {wanted.licence}\n{wanted.page}", file=sys.stderr)
+    rows = [[file.local_name, file.size, "" if file.sha256 else "no checksum is published"] for file in wanted.files]
     print(table(rows), file=sys.stderr)
     came = 0
 
@@ -66,12 +56,12 @@ def _get(recipe: "Recipe", options: argparse.Namespace) -> int:
         if sys.stderr.isatty():
             print(f"\r{size(came)} ", end="", file=sys.stderr, flush=True)
 
-    folder = Path(options.output or recipe.name)
-    place = get(recipe, folder, base_url=options.mirror, keep=options.keep, on_bytes=progress)
+    folder = Path(options.output or wanted.name)
+    place = get(wanted, folder, base_url=options.mirror, keep=options.keep, on_bytes=progress)
     images = pictures_of(place) if place.is_file() else None
     lines = count_rows(place)
     command = f"sightline index {place}{f' --images {images}' if images else ''}"
-    plain = {"name": recipe.name, "place": str(place), "rows": lines, "index": command}
+    plain = {"name": wanted.name, "place": str(place), "rows": lines, "index": command}
     rows_text = "" if lines is None else f" has {count(lines, 'row')}"
     return show(options, plain, f"{place}{rows_text}\n{command}")
 

@@ -9,21 +9,19 @@ from sightline.text import count, printable
 
 def add_commands(commands: Commands) -> None:
     """Add duplicates."""
-    command = add_command(commands, duplicates, "index model json", is_resumable=False)
-    command.add_argument(
+    add = add_command(commands, duplicates, "index model json", is_resumable=False).add_argument
+    add(
         "--threshold", metavar="X", type=float, help="the lowest cosine of duplicates (default: as measured, else 0.93)"
     )
-    command.add_argument(
+    add(
         "--measure",
         metavar="N",
         type=int,
         help="copy N of the pictures in several ways, choose the threshold by it, and keep it with the index",
     )
-    command.add_argument("--keep", choices=["largest"], help="print the paths of all but the largest of each group")
-    command.add_argument("--html", metavar="FILE", help="write a page with the groups, too")
-    command.add_argument(
-        "--unchecked", action="store_true", help="trust the model: do not compare the pixels of what is alike"
-    )
+    add("--keep", choices=["largest"], help="print the paths of all but the largest of each group")
+    add("--html", metavar="FILE", help="write a page with the groups, too")
+    add("--unchecked", action="store_true", help="trust the model: do not compare the pixels of what is alike")
 
 
 def duplicates(options: argparse.Namespace) -> int:

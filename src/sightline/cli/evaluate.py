@@ -7,19 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.cli.options import (
-    MANY,
-    Commands,
-    add_command,
-    hub,
-    model_name,
-    open_at,
-    open_index,
-    positive,
-    show,
-    store_url,
-    write_page,
-)
+from sightline.cli import options as cli
+from sightline.cli.options import Commands, add_command, hub, open_index
 from sightline.errors import UsageError
 from sightline.text import table
 
@@ -39,17 +28,17 @@ def add_commands(commands: Commands) -> None:
         help="captions (image, caption), grades (query, image, grade), qrels, or a folder of class folders",
     )
     measuring.add_argument("--topics", metavar="FILE", help="the words of each topic, for TREC qrels")
-    measuring.add_argument("--model", metavar="NAME", **MANY, help="a model; several are compared")
+    measuring.add_argument("--model", metavar="NAME", **cli.MANY, help="a model; several are compared")
     measuring.add_argument("--report", metavar="FILE", help="write a page with the tables and the worst queries")
     measuring.add_argument("--no-cache", action="store_true", help="encode everything again, and keep nothing")
     measuring.add_argument(
-        "--sample", metavar="N", type=positive, default=200, help="how many queries to send to an index"
+        "--sample", metavar="N", type=cli.positive, default=200, help="how many queries to send to an index"
     )
     comparing = add_command(commands, compare, "json", is_resumable=False)
     comparing.add_argument(
         "queries", metavar="QUERY", nargs="+", help="words, a picture, or a text file with one query per line"
     )
-    comparing.add_argument("--index", metavar="URL", type=store_url, **MANY, help="an index; give two or more")
+    comparing.add_argument("--index", metavar="URL", type=cli.store_url, **cli.MANY, help="an index; give two or more")
     comparing.add_argument("-k", metavar="N", type=int, default=8, help="how many pictures each (default: 8)")
     comparing.add_argument("--html", metavar="FILE", help="write a page: for each query a row of each index's pictures")
     comparing.add_argument("--judgements", metavar="TABLE", help="also measure the indexes' models on this table")
@@ -82,15 +71,15 @@ def evaluate(options: argparse.Namespace) -> int:
     measured = []
     with tempfile.TemporaryDirectory() as scratch:
         cache = Path(scratch) if options.no_cache else hub().cache / "evaluate"
-        for name in options.model or [model_name(options) or "mini"]:
+        for name in options.model or [cli.model_name(options) or "mini"]:
             encoder = load_encoder(choose_model(name, hub()).name, hub=hub())
             measured.append(run.evaluate(encoder, judged, cache))
     if options.report:
-        write_page(options.report, report.html(measured, judged))
+        cli.write_page(options.report, report.html(measured, judged))
     counts = {"dataset": judged.name, "gallery": len(judged.images), "queries": len(judged.queries)}
     counts |= {"missing": judged.missing, "left_out": judged.left_out}
     plain = counts | {"models": [model.to_dict() for model in measured]}
-    return show(options, plain, report.terminal(measured, judged))
+    return cli.show(options, plain, report.terminal(measured, judged))
 
 
 def _store(options: argparse.Namespace) -> int:
@@ -103,7 +92,7 @@ def _store(options: argparse.Namespace) -> int:
         found = store_recall(index, sample=options.sample)
     rows = [["queries", "sent", f"recall@{found[0].k}", "ms per query"]]
     rows += [[part.queries, f"{part.sample:,}", f"{part.recall:.4f}", f"{part.ms_per_query:.2f}"] for part in found]
-    return show(options, [asdict(part) for part in found], table(rows, right=frozenset({1, 2, 3})))
+    return cli.show(options, [asdict(part) for part in found], table(rows, right=frozenset({1, 2, 3})))
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -127,7 +116,7 @@ def compare(options: argparse.Namespace) -> int:
     queries = [query for text in options.queries for query in _queries(text)]
     measured, figures = [], ""
     with ExitStack() as stack:
-        indexes = {name: stack.enter_context(open_at(url)) for name, url in zip(names, urls, strict=True)}
+        indexes = {name: stack.enter_context(cli.open_at(url)) for name, url in zip(names, urls, strict=True)}
         found = search_each(indexes, queries, k=options.k)
         if options.judgements:
             images = Path(options.images) if options.images else None
@@ -139,12 +128,12 @@ def compare(options: argparse.Namespace) -> int:
             figures = report.terminal(measured, judged)
     if options.html:
         title = " and ".join(indexes) + " on the same queries"
-        write_page(options.html, comparison_page(found, title=title, facts=figures))
+        cli.write_page(options.html, comparison_page(found, title=title, facts=figures))
     plain = {"hits": {name: [hits.to_dict() for hits in every] for name, every in found.items()}}
     models = {"models": [model.to_dict() for model in measured]} if measured else {}
     done = f"wrote {options.html}: {len(indexes)} indexes, queries: {len(queries):,}"
     text = "\n\n".join(filter(None, [figures, done if options.html else str(comparison(found))]))
-    return show(options, {**plain, **models}, text)
+    return cli.show(options, {**plain, **models}, text)
 
 
 def _queries(text: str) -> "list[Picture]":

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,8 +18,6 @@ from sightline.errors import StoreNotFound, TextNotSupported, UsageError
 from sightline.text import count, duration, left_out_text, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sightline.index import Index
     from sightline.ingest import Options, Summary
     from sightline.sources.base import Opening, Source
@@ -148,7 +147,7 @@ def failures(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     """Take pictures out of the index; the files stay."""
     with open_index(options) as target:
-        removed = {picture: target.remove([picture]) for picture in options.pictures}
+        removed = target.remove_each(options.pictures)
     for picture in (picture for picture, number in removed.items() if not number):
         print(
             f"sightline: {picture!r} is not in {target.url}, expected the path, URI or id of an indexed picture, a "

@@ -11,10 +11,10 @@ from sightline.text import count, size
 
 def add_commands(commands: Commands) -> None:
     """Add map."""
-    command = add_command(commands, draw, "index", name="map", is_resumable=False)
-    command.add_argument("--html", metavar="FILE", default="map.html", help="the page to write (default: map.html)")
-    command.add_argument("--method", metavar="NAME", default="auto", help="pca, umap or auto (umap where installed)")
-    command.add_argument("--limit", metavar="N", type=int, default=4000, help="of a larger index N (default: 4000)")
+    add = add_command(commands, draw, "index", name="map", is_resumable=False).add_argument
+    add("--html", metavar="FILE", default="map.html", help="the page to write (default: map.html)")
+    add("--method", metavar="NAME", default="auto", help="pca, umap or auto (umap where installed)")
+    add("--limit", metavar="N", type=int, default=4000, help="of a larger index N (default: 4000)")
 
 
 def draw(options: argparse.Namespace) -> int:

@@ -106,7 +106,8 @@ def no_default_index(options: argparse.Namespace) -> str | None:
 
 def store_url(text: str) -> StoreUrl:
     """The argument as the URL of an index, with the key that the environment holds for its server."""
-    return StoreUrl(text).with_key(os.environ.get("SIGHTLINE_STORE_KEY"))
+    url, key = StoreUrl(text), os.environ.get("SIGHTLINE_STORE_KEY")
+    return url.with_key(key) if key else url
 
 
 def model_name(options: argparse.Namespace) -> str | None:

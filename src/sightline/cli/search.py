@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from sightline.index import Index
-    from sightline.results import Hits
-    from sightline.types import Record, Where
+    from sightline.results import Evidence, Hits
+    from sightline.types import Hit, Record, Where
 
 _FETCHED = 500  # records at a time, where several indexes are asked
+_CONTEXT = 30  # characters before the first word that is marked, and twice as many behind it
 
 
 def add_commands(commands: Commands) -> None:
@@ -52,6 +53,12 @@ def add_commands(commands: Commands) -> None:
         **MANY,
         help="the index: a folder, or the URL of a server (default: photos.index); several of the same pictures, each "
         "by another model, are searched together",
+    )
+    searching.add_argument(
+        "--by",
+        choices=("both", "meaning", "text"),
+        default="both",
+        help="go by what pictures show, by what is written of them (title, caption, tags, names ...), or by both",
     )
     searching.add_argument(
         "--weight", metavar="W", type=float, **MANY, help="how much each --index counts (default: 1)"
@@ -106,7 +113,7 @@ def search(options: argparse.Namespace) -> int:
         with open_at(index_url(options), options.model) as index:
             if not terms:
                 return _list([index], options)
-            (hits,) = index.search_many([SearchQuery(index.resolve(terms), **_wanted(index, options))])
+            (hits,) = index.search_many([SearchQuery(index.resolve(terms), by=options.by, **_wanted(index, options))])
             return _print_hits(hits, options)
     from sightline import fusion
 
@@ -214,6 +221,8 @@ def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
         print(_table(hits))
     else:
         print("\n".join(f"{hit.score:.3f}\t{shown_path(hit)}" for hit in hits.hits))
+    if hits.note and not options.json:
+        print(f"sightline: {printable(hits.note)}", file=sys.stderr)
     if hits.hits and not (is_table or options.json) and hits.likely == ():
         print("sightline: no confident match: these are the closest results", file=sys.stderr)
     return 0 if hits.hits else 1
@@ -221,11 +230,28 @@ def _print_hits(hits: "Hits", options: argparse.Namespace) -> int:
 
 def _table(hits: "Hits") -> str:
     rows = []
-    for hit in hits:
+    for hit, evidence in zip(hits, hits.evidence or repeat({}), strict=False):
         width, height, taken = (hit.payload.get(name) for name in ("width", "height", "taken"))
         pixels = f"{width} x {height}" if width and height else ""
         day = str(taken or "")[:10]
-        rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit)])
+        rows.append([f"{hit.score:.3f}", pixels, day, shown_path(hit), _marked(hit, evidence)])
     lines = hits.with_verdict(table(rows, right=frozenset({0, 1})).splitlines())
     header = f"{hits.query}   ({hits.model}, {hits.took_ms.total:.0f} ms)"
     return "\n".join([printable(header), *lines])
+
+
+def _marked(hit: "Hit", evidence: "Evidence") -> str:
+    """The text in which words of the query stand, they in bold, with the name of its field; nothing where none do."""
+    from sightline.stores.written import texts_of
+
+    field = next((field for field in evidence if field not in ("meaning", "name", "folder")), None)
+    if field is None:
+        return ""
+    text, spans = dict(texts_of(hit.payload))[field], evidence[field]
+    last = first = max(0, spans[0][0] - _CONTEXT)
+    shown = f"{field}: " + "... " * (first > 0)
+    for start, end in spans:
+        if end <= first + 3 * _CONTEXT:
+            shown += f"{printable(text[last:start])}\x1b[1m{printable(text[start:end])}\x1b[0m"
+            last = end
+    return shown + printable(text[last : first + 3 * _CONTEXT]) + " ..." * (len(text) > first + 3 * _CONTEXT)

@@ -5,69 +5,51 @@ import os
 import secrets
 from pathlib import Path
 
-from sightline.cli.options import (
-    MANY,
-    Commands,
-    add_command,
-    hub,
-    index_url,
-    model_for,
-    open_at,
-    positive,
-    store_url,
-)
-from sightline.errors import ExtraMissing, StoreNotFound, UsageError
+from sightline.cli import options as cli
+from sightline.cli.options import Commands, add_command, hub
+from sightline.errors import StoreNotFound, UsageError, needing
 from sightline.text import count
 
 
 def add_commands(commands: Commands) -> None:
     """Add serve."""
-    command = add_command(commands, serve, "index model")
-    command.add_argument("--compare", metavar="URL", type=store_url, **MANY, help="another index, shown side by side")
-    command.add_argument(
-        "--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)"
+    add = add_command(commands, serve, "index model").add_argument
+    add("--compare", metavar="URL", type=cli.store_url, **cli.MANY, help="another index, shown side by side")
+    add("--host", metavar="NAME", default="127.0.0.1", help="the address to listen on (default: this machine only)")
+    add("--port", metavar="N", type=int, default=8000, help="the port (default: 8000)")
+    add("--workers", metavar="N", type=cli.positive, default=1, help="processes that share the port (default: 1)")
+    add("--api-key", metavar="FILE", help="keys that may search, one per line")
+    add("--write-key", metavar="FILE", help="keys that may also upload and remove")
+    add("--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it")
+    add("--read-only", action="store_true", help="refuse all uploads and removals")
+    add("--uploads", metavar="DIR", help="where uploads are kept (default: INDEX.uploads)")
+    add(
+        "--root",
+        metavar="DIR",
+        **cli.MANY,
+        help="a folder whose indexed pictures may be shown, beside the indexed folders",
     )
-    command.add_argument("--port", metavar="N", type=int, default=8000, help="the port (default: 8000)")
-    command.add_argument(
-        "--workers", metavar="N", type=positive, default=1, help="processes that share the port (default: 1)"
-    )
-    command.add_argument("--api-key", metavar="FILE", help="keys that may search, one per line")
-    command.add_argument("--write-key", metavar="FILE", help="keys that may also upload and remove")
-    command.add_argument(
-        "--make-key", action="store_true", help="write a new key into these files where there is none yet, and show it"
-    )
-    command.add_argument("--read-only", action="store_true", help="refuse all uploads and removals")
-    command.add_argument("--uploads", metavar="DIR", help="where uploads are kept (default: INDEX.uploads)")
-    command.add_argument(
-        "--root", metavar="DIR", **MANY, help="a folder whose indexed pictures may be shown, beside the indexed folders"
-    )
-    command.add_argument(
-        "--public-url", metavar="URL", default="", help="where people see the server behind a proxy, with its path"
-    )
-    command.add_argument(
+    add("--public-url", metavar="URL", default="", help="where people see the server behind a proxy, with its path")
+    add(
         "--trusted-proxy",
         metavar="ADDRESS",
-        **MANY,
+        **cli.MANY,
         help="the address or network of a proxy whose X-Forwarded-For and X-Forwarded-Proto count",
     )
-    command.add_argument("--cors", metavar="ORIGIN", **MANY, help="a web site that may call the API")
-    command.add_argument(
+    add("--cors", metavar="ORIGIN", **cli.MANY, help="a web site that may call the API")
+    add(
         "--allow-url-queries",
         action="store_true",
         help="search by the URL of a picture, too: the server fetches it, from public addresses only",
     )
-    command.add_argument(
+    add(
         "--rate",
         metavar="N",
         type=float,
         help="requests a second for each key (default: 100 with keys, else any number)",
     )
-    command.add_argument(
-        "--max-upload-mb", metavar="N", type=float, default=64, help="the largest request (default: 64)"
-    )
-    command.add_argument(
-        "--max-megapixels", metavar="N", type=float, default=100, help="the largest picture (default: 100)"
-    )
+    add("--max-upload-mb", metavar="N", type=float, default=64, help="the largest request (default: 64)")
+    add("--max-megapixels", metavar="N", type=float, default=100, help="the largest picture (default: 100)")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -78,20 +60,16 @@ def serve(options: argparse.Namespace) -> int:
       sightline serve --index photos.index --compare siglip.index
       sightline serve --host 0.0.0.0 --api-key readers.txt --write-key writers.txt
     """
-    try:
+    with needing("the server", "server"):
         from sightline.server.app import serve as run
-    except ModuleNotFoundError as error:
-        raise ExtraMissing(
-            f"the server needs {error.name!r}, which is not installed: pip install 'sightline[server]'"
-        ) from error
     from sightline.server.settings import LOOPBACK, Limits, ServerSettings, check_address, check_public_url
 
     if options.make_key:
         _make_keys(options.api_key, options.write_key)
     read, write = _keys(options.api_key, "SIGHTLINE_API_KEY"), _keys(options.write_key, "SIGHTLINE_WRITE_KEY")
     settings = ServerSettings(
-        indexes=(index_url(options), *options.compare),
-        model=model_for(index_url(options), options.model),
+        indexes=(cli.index_url(options), *options.compare),
+        model=cli.model_for(cli.index_url(options), options.model),
         hub=hub(),
         uploads=_folder(options.uploads),
         roots=tuple(filter(None, map(_folder, options.root))),
@@ -109,7 +87,7 @@ def serve(options: argparse.Namespace) -> int:
     )
     check_address(options.host, settings)
     for url in settings.indexes:  # a wrong model is an error now, a missing index may still come
-        with open_at(url, settings.model) as index:
+        with cli.open_at(url, settings.model) as index:
             try:
                 print(f"{url}: {count(index.count(), 'picture')}, model {index.encoder.name}")
             except StoreNotFound:

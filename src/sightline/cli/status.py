@@ -1,21 +1,17 @@
 """The command status: show what an index holds, verify and repair it."""
 
 import argparse
-from typing import TYPE_CHECKING
 
 from sightline.cli.options import Commands, add_command, index_url, open_index, show
 from sightline.errors import UsageError
 from sightline.text import count, left_out_text, printable, size, table
 
-if TYPE_CHECKING:
-    from sightline.stores.local.writes import Corruption
-
 
 def add_commands(commands: Commands) -> None:
     """Add status."""
-    command = add_command(commands, status, "index model json")
-    command.add_argument("--verify", action="store_true", help="read every record and vector and compare checksums")
-    command.add_argument(
+    add = add_command(commands, status, "index model json").add_argument
+    add("--verify", action="store_true", help="read every record and vector and compare checksums")
+    add(
         "--repair",
         action="store_true",
         help="repair what --verify finds; what is lost is indexed again by the next run",
@@ -26,7 +22,6 @@ def status(options: argparse.Namespace) -> int:
     """Show what an index holds."""
     damaged = _verified(options) if options.verify or options.repair else None  # needs no sound index
     from sightline.calibration.tuning import Tuning
-    from sightline.cli.copy import tuning_text
     from sightline.sources.base import file_of
 
     with open_index(options) as index:
@@ -44,7 +39,7 @@ def status(options: argparse.Namespace) -> int:
         folder = file_of(root)
         gone = "; not there now" if folder is not None and not folder.exists() else ""
         rows.append(["folder", f"{part}{printable(root)}, indexed {note['indexed']}{left_out}{gone}"])
-    rows += [["answers", tuning_text(Tuning(**info["tuning"]))]] if info["tuning"] else []
+    rows += [["answers", str(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
     rows += [["verified", "every record and vector matches its checksum"]] if damaged == [] else []
     show(options, info if damaged is None else {**info, "damaged": damaged}, table(rows))
@@ -54,6 +49,19 @@ def status(options: argparse.Namespace) -> int:
 def _verified(options: argparse.Namespace) -> list[str]:
     """What is damaged, in words; repaired first if that was asked for."""
     from sightline.stores.local.store import LocalStore, repair_store
+    from sightline.stores.local.writes import Corruption
+
+    def shown(damage: Corruption) -> str:
+        match damage.kind:
+            case "records":
+                return f"{count(damage.count, 'record')}, to be indexed again"
+            case "notes":
+                return f"{count(damage.count, 'note')} on folders, failures or measurements, to be taken out"
+            case "tables":
+                return "what is derived from the records, to be rebuilt without loss"
+        if damage.can_be_rebuilt:
+            return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
+        return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"
 
     url = index_url(options)
     if url.is_remote:
@@ -66,17 +74,4 @@ def _verified(options: argparse.Namespace) -> list[str]:
             found = store.verify()
         finally:
             store.close()
-    return [_shown(damage) + end for damage in found]
-
-
-def _shown(damage: "Corruption") -> str:
-    match damage.kind:
-        case "records":
-            return f"{count(damage.count, 'record')}, to be indexed again"
-        case "notes":
-            return f"{count(damage.count, 'note')} on folders, failures or measurements, to be taken out"
-        case "tables":
-            return "what is derived from the records, to be rebuilt without loss"
-    if damage.can_be_rebuilt:
-        return f"{count(damage.count, 'row')} of the scan, to be rebuilt without loss"
-    return f"{count(damage.count, 'vector')} of {count(len(damage.ids), 'picture')}, to be indexed again"
+    return [shown(damage) + end for damage in found]

@@ -19,44 +19,40 @@ _BLIP = "blip:Salesforce/blip-image-captioning-base"
 
 def add_commands(commands: Commands) -> None:
     """Add caption, train and export."""
-    command = add_command(commands, caption, "json")
-    command.add_argument("folder", metavar="DIR", help="a folder of pictures, with all below it")
-    command.add_argument(
-        "--output", metavar="FILE", default="captions.tsv", help="the table (default: captions.tsv); it is added to"
-    )
-    command.add_argument("--model", metavar="NAME", default=_BLIP, help="a captioning model, see below")
-    command.add_argument("--batch", metavar="N", type=positive, default=8, help="pictures at a time (default: 8)")
-    command = add_command(commands, train, "json")
-    command.add_argument("config", metavar="CONFIG", help="a TOML file with the data, the start and the settings")
-    command.add_argument("--base", metavar="DIR", help="the folder that its paths start from (default: the file's own)")
-    command.add_argument("--output", metavar="DIR", help="the folder of the model, in place of the file's")
-    command.add_argument("--seed", metavar="N", type=int, help="the seed, in place of the file's")
-    command.add_argument("--steps", metavar="N", type=int, help="the number of steps, in place of the file's")
+    add = add_command(commands, caption, "json").add_argument
+    add("folder", metavar="DIR", help="a folder of pictures, with all below it")
+    add("--output", metavar="FILE", default="captions.tsv", help="the table (default: captions.tsv); it is added to")
+    add("--model", metavar="NAME", default=_BLIP, help="a captioning model, see below")
+    add("--batch", metavar="N", type=positive, default=8, help="pictures at a time (default: 8)")
+    add = add_command(commands, train, "json").add_argument
+    add("config", metavar="CONFIG", help="a TOML file with the data, the start and the settings")
+    add("--base", metavar="DIR", help="the folder that its paths start from (default: the file's own)")
+    add("--output", metavar="DIR", help="the folder of the model, in place of the file's")
+    add("--seed", metavar="N", type=int, help="the seed, in place of the file's")
+    add("--steps", metavar="N", type=int, help="the number of steps, in place of the file's")
     devices = ("auto", "cpu", "cuda")
-    command.add_argument("--device", choices=devices, help="where to compute, in place of the file's")
-    command.add_argument(
-        "--may-forget", action="store_true", help="export even a model that lost too much on the general set"
-    )
-    command = add_command(commands, export, "json")
-    command.add_argument(
+    add("--device", choices=devices, help="where to compute, in place of the file's")
+    add("--may-forget", action="store_true", help="export even a model that lost too much on the general set")
+    add = add_command(commands, export, "json").add_argument
+    add(
         "source",
         metavar="SOURCE",
         help="open_clip:ARCHITECTURE/WEIGHTS, hf:NAME, timm:NAME, dinov2:SIZE, simclr:FILE, st:NAME, a folder that "
         "open_clip or transformers saved, or a training run's folder",
     )
-    command.add_argument("--output", metavar="DIR", required=True, help="the folder of the model")
-    command.add_argument(
+    add("--output", metavar="DIR", required=True, help="the folder of the model")
+    add(
         "--precision",
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="int8: a quarter of the size, faster on a CPU; fp16: half the size, for a GPU (default: fp32)",
     )
-    command.add_argument(
+    add(
         "--pictures",
         metavar="PATH",
         help="a folder of pictures or a captions table to compare on (default: generated pictures)",
     )
-    command.add_argument("--images", metavar="DIR", help="the folder of the table's pictures (default: beside it)")
+    add("--images", metavar="DIR", help="the folder of the table's pictures (default: beside it)")
 
 
 def caption(options: argparse.Namespace) -> int:

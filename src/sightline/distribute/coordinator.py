@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 import ray.data
@@ -19,9 +19,6 @@ from sightline.distribute.worker import Chunk, Plan, Worker, singles
 from sightline.errors import SightlineError
 from sightline.ingest import Summary
 from sightline.types import Item
-
-if TYPE_CHECKING:
-    import pyarrow
 
 _WAITING = 4  # chunks for each worker that wait here; what is under way is bounded by Ray Data
 _PATIENCE_S = 1.0  # a call waits no longer than this, so that whoever calls stays awake
@@ -122,8 +119,8 @@ class Coordinator:
                 )
 
 
-def read(_: pyarrow.Table, coordinator: Any) -> Iterator[pyarrow.Table]:
-    """The coordinator's chunks, one a row, as long as some come."""
+def read(_: Any, coordinator: Any) -> Iterator[Any]:
+    """The coordinator's chunks as tables of Arrow, one a row, as long as some come."""
     import pyarrow
 
     while (chunks := ray.get(coordinator.take.remote())) is not None:

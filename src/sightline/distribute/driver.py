@@ -10,27 +10,25 @@ import socket
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import sightline
 from sightline.distribute.worker import Chunk, Plan, chunks
-from sightline.encoders.hub import Hub, default_cache
+from sightline.encoders.base import Encoder
+from sightline.encoders.hub import Hub
 from sightline.errors import ClusterError, ExtraMissing, SightlineError, UsageError, summary
+from sightline.files import default_cache
 from sightline.ingest import BatchResult, Options, Run, Summary
 from sightline.sources.files import path_of
+from sightline.stores.base import Store
 from sightline.stores.url import StoreUrl
-from sightline.types import Failure, Item
-
-if TYPE_CHECKING:
-    from sightline.encoders.base import Encoder
-    from sightline.stores.base import Store
+from sightline.types import Failure, Item, now
 
 _EXAMPLE = "ray://head:10001?workers=8&cpus=2"
 _KNOCK_S = 5.0
-_ASK_S = 60.0  # for the cluster to start one small task
+_ASK_S = 300.0  # for the cluster to start one small task
 _LOOK_S = 1.0
 _PORT = 10001
 
@@ -132,13 +130,12 @@ def _connected(host: str, port: int) -> Iterator[Any]:
         return
     where, logger = f"ray://{host}:{port}", logging.getLogger("ray")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # its advice and reports stay out of the terminal; what goes wrong is raised, too
+    logger.setLevel(logging.CRITICAL)  # its advice and reports stay out of the terminal; what goes wrong is raised, too
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"ray\.")
             _connect(ray, where, host, port)
             try:
-                _check_versions(ray, where)
                 yield ray
             finally:
                 ray.shutdown()
@@ -147,6 +144,7 @@ def _connected(host: str, port: int) -> Iterator[Any]:
 
 
 def _connect(ray: Any, where: str, host: str, port: int) -> None:
+    """Connect, and refuse a cluster that lacks this version of Sightline."""
     try:
         socket.create_connection((host, port), _KNOCK_S).close()  # Ray itself would try for half a minute
     except OSError as error:
@@ -154,33 +152,41 @@ def _connect(ray: Any, where: str, host: str, port: int) -> None:
             f"{where} does not answer ({error.strerror or error}), expected the head of a Ray cluster: check host and "
             f"port, and that `ray start --head --ray-client-server-port={port}` runs there"
         ) from error
+    # The head starts a process for each client, by a fork beside gRPC's threads: some crash there, or soon after.
     for is_last in (False, False, True):
         try:
-            ray.init(where, log_to_driver=False, logging_level="ERROR")
-            return
+            ray.init(where, log_to_driver=False, logging_level="CRITICAL")
         except Exception as error:  # grpc's errors, ConnectionError, RuntimeError for another version: no common base
-            # The head starts a process for each client, by a fork beside gRPC's threads: some of them crash there.
             if isinstance(error, ConnectionAbortedError) and not is_last:
                 continue
             raise ClusterError(
                 f"{where} cannot be used ({summary(error)}), expected the port for clients of a Ray {ray.__version__} "
                 f"with Python {platform.python_version()}, as here: check the port, and install the same on both sides"
             ) from error
+        try:
+            there = ray.get(ray.remote(num_cpus=0)(_version).remote(), timeout=_ASK_S)
+        except Exception as error:
+            ray.shutdown()
+            if _is_lost(error) and not is_last:
+                continue
+            raise ClusterError(
+                f"{where} cannot run Sightline ({summary(error)}): it must be installed on each node, "
+                f"pip install 'sightline[ray]=={sightline.__version__}' there"
+            ) from error
+        if there != sightline.__version__:  # what travels there must be understood
+            ray.shutdown()
+            raise ClusterError(
+                f"{where} has Sightline {there}, expected {sightline.__version__} as here: "
+                "install the same on each node"
+            )
+        return
 
 
-def _check_versions(ray: Any, where: str) -> None:
-    """Refuse a cluster without this version of Sightline, as what travels there must be understood."""
-    try:
-        there = ray.get(ray.remote(num_cpus=0)(_version).remote(), timeout=_ASK_S)
-    except Exception as error:
-        raise ClusterError(
-            f"{where} cannot run Sightline ({summary(error)}): it must be installed on each node, "
-            f"pip install 'sightline[ray]=={sightline.__version__}' there"
-        ) from error
-    if there != sightline.__version__:
-        raise ClusterError(
-            f"{where} has Sightline {there}, expected {sightline.__version__} as here: install the same on each node"
-        )
+def _is_lost(error: Exception) -> bool:
+    """Whether the connection ended, rather than a task of it."""
+    import grpc
+
+    return isinstance(error, ConnectionError | grpc.RpcError)
 
 
 def _version() -> str:
@@ -220,8 +226,7 @@ def _drive(ray: Any, plan: Plan, offered: Iterable[Chunk], run: Run) -> None:
             ray.kill(coordinator)
     _show(run, outcome.done)
     reason = "each worker that tried it died: expected a picture that fits its memory; look at it, or leave it out"
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    run.take(BatchResult(failures=[(Failure(item.uri, "encode", reason, when), item) for item in outcome.deadly]))
+    run.take(BatchResult(failures=[(Failure(item.uri, "encode", reason, now()), item) for item in outcome.deadly]))
     if outcome.error is not None:
         run.commit()
         raise outcome.error

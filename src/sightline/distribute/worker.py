@@ -7,18 +7,15 @@ import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from sightline.encoders.hub import Hub, default_cache
+from sightline.encoders.hub import Hub
 from sightline.errors import ClusterError, SightlineError, SourceError
+from sightline.files import default_cache
 from sightline.index import Index
 from sightline.ingest import Options, Summary, ingest
 from sightline.stores.url import StoreUrl
 from sightline.types import Item, Note
-
-if TYPE_CHECKING:
-    import pyarrow
-
 
 _FULL = 512  # the weight of a chunk
 _WEIGHT = 8  # of an item that is read from a disk: a second or two of one worker's time; one from the web weighs 1
@@ -85,8 +82,8 @@ class Worker:
         self._plan = plan
         self._index: Index | None = None
 
-    def __call__(self, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
-        """Rows of a chunk (pickled) -> rows of its number and its answer (pickled)."""
+    def __call__(self, table: Any) -> Iterator[Any]:
+        """Tables of Arrow: rows of a chunk (pickled) -> rows of its number and its answer (pickled)."""
         import pyarrow
 
         for data in table["chunk"].to_pylist():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sightline.errors import HubBusy, HubUnreachable, ModelNotFound
+from sightline.errors import EncoderError, HubBusy, HubUnreachable, IndexMismatch, ModelNotFound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -227,3 +228,32 @@ def _advice(name: str, known: Iterable[str]) -> str:
 
     near = get_close_matches(name, list(known), n=3, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else "a folder is written ./name"
+
+
+def check_identity(url: object, encoder: Encoder, identity: Mapping[str, Any], hub: Hub | None) -> None:
+    """Refuse a model that gives pictures other vectors; its name and its text tower may be others.
+
+    `identity` is the note that the index keeps of its builder. Raises `IndexMismatch`.
+    """
+    built_with, fingerprint = identity.get("encoder", encoder.name), identity.get("fingerprint")
+    if encoder.name == built_with and encoder.fingerprint == (fingerprint or encoder.fingerprint):
+        return
+    pictures = identity.get("pictures")
+    if not pictures:  # built before these were written down: the builder is asked, if it is on this disk and unchanged
+        from sightline.encoders.hub import Hub
+
+        with suppress(EncoderError):
+            builder = load_encoder(str(identity.get("load")), hub=replace(hub or Hub.from_environment(), offline=True))
+            pictures = picture_fingerprint(builder) if builder.fingerprint == fingerprint else None
+    if pictures and picture_fingerprint(encoder) == pictures:
+        return
+    if encoder.name != built_with:
+        raise IndexMismatch(
+            f"{url} was built with {built_with!r}, not {encoder.name!r}: "
+            f"open it with --model {built_with}, or build a new index"
+        )
+    build = f"build a new index with `sightline index FOLDER --index NEW --model {encoder.name}`"
+    raise IndexMismatch(
+        f"{url} was built with other weights of {encoder.name!r} ({fingerprint}, now "
+        f"{encoder.fingerprint}), which give other vectors: {build}, or use the model files it was built with"
+    )

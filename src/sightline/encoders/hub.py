@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,17 +21,9 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import quote
 
+from sightline import errors
 from sightline.encoders.catalog import BUNDLED, CatalogEntry, bundled_folder, catalog
-from sightline.errors import (
-    EncoderError,
-    HubBusy,
-    HubUnreachable,
-    ModelDamaged,
-    ModelNotFound,
-    UsageError,
-    WebError,
-    WrongContent,
-)
+from sightline.files import default_cache
 from sightline.text import size
 from sightline.web.download import Expected, download
 
@@ -52,16 +43,6 @@ _FORBIDS = re.compile(r"(^|-)nc(-|$)|non-?commercial|research|amlr", re.IGNORECA
 _log = logging.getLogger(__name__)
 _FOR_OTHERS = (".armnn", ".rknn", ".md")  # the same weights for other runtimes
 _ADVICE = f"use --model {BUNDLED}, which needs no network, or a model folder (--model ./folder), or try again"
-
-
-def default_cache() -> Path:
-    """Where this system keeps what programs can fetch again."""
-    try:
-        home = Path.home()
-    except RuntimeError:  # a user without a home
-        return Path(tempfile.gettempdir()) / "sightline"
-    folders = {"darwin": home / "Library" / "Caches" / "sightline", "win32": home / "AppData" / "Local" / "sightline"}
-    return folders.get(sys.platform, home / ".cache" / "sightline")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +105,7 @@ class Hub:
 
     def __post_init__(self) -> None:
         if not self.endpoint.startswith(("https://", "http://")):
-            raise UsageError(f"the hub is {self.endpoint!r}, expected an address such as https://huggingface.co")
+            raise errors.UsageError(f"the hub is {self.endpoint!r}, expected an address such as https://huggingface.co")
 
     def folder(self, model: str) -> Path | None:
         """The model's folder if it is on this disk, complete. A model is `owner/name`, `@revision`, `:precision`.
@@ -157,7 +138,7 @@ class Hub:
                     self._fetch(_parts(model)[0], listing, unfinished)
                     unfinished.rename(folder)
         except OSError as error:
-            raise EncoderError(
+            raise errors.EncoderError(
                 f"{self.cache} cannot be written ({error.strerror or error}), expected room for the model: "
                 "free some space, or choose another folder with SIGHTLINE_CACHE"
             ) from error
@@ -182,11 +163,13 @@ class Hub:
             every = {file.path: file for file in map(_file, answer["siblings"])}
             commit, licence = answer.get("sha", revision), (answer.get("cardData") or {}).get("license")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise HubUnreachable(f"{self.endpoint} does not answer like a Hugging Face hub: {_ADVICE}") from error
+            raise errors.HubUnreachable(
+                f"{self.endpoint} does not answer like a Hugging Face hub: {_ADVICE}"
+            ) from error
         needed = [path for path in every if _OF_OPEN_CLIP.fullmatch(path) and not path.endswith(_FOR_OTHERS)]
         if not {"config.json", "visual/model.onnx"} <= every.keys():
             if not {"config.json", "preprocessor_config.json"} <= every.keys():
-                raise ModelNotFound(
+                raise errors.ModelNotFound(
                     f"{model} on {self.endpoint} holds no model in the open_clip ONNX layout or that of "
                     "transformers.js, expected config.json with visual/ and textual/, or preprocessor_config.json and "
                     "onnx/: choose another (sightline models lists some)"
@@ -206,19 +189,19 @@ class Hub:
         from sightline.web.client import fetch_json
 
         if self.offline:
-            raise HubUnreachable(f"offline mode is on: {_ADVICE}")
+            raise errors.HubUnreachable(f"offline mode is on: {_ADVICE}")
         url = f"{self._base}/api/models/{repository}{what}"
         try:
             return fetch_json(url, answer_s=self.answer_s, headers=self._headers)
-        except WebError as error:
+        except errors.WebError as error:
             if error.status in (401, 403, 404):
-                raise ModelNotFound(
+                raise errors.ModelNotFound(
                     f"{self.endpoint} has no model {repository!r} for you (status {error.status}): "
                     + _access(self.endpoint, repository)
                 ) from error
             if error.status is not None:
-                raise HubBusy(f"{self.endpoint} {error.reason}: {_ADVICE} in a few minutes") from error
-            raise HubUnreachable(f"{self.endpoint} {error.reason}: {_ADVICE}") from error
+                raise errors.HubBusy(f"{self.endpoint} {error.reason}: {_ADVICE} in a few minutes") from error
+            raise errors.HubUnreachable(f"{self.endpoint} {error.reason}: {_ADVICE}") from error
 
     def _fetch(self, repository: str, listing: Listing, folder: Path) -> None:
         from sightline.web.client import HttpClient
@@ -226,7 +209,7 @@ class Hub:
         here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         free = shutil.disk_usage(self.cache).free
         if free < listing.size_bytes - here:
-            raise EncoderError(
+            raise errors.EncoderError(
                 f"{self.cache} has {size(free)} free, expected {size(listing.size_bytes - here)} for {repository}: "
                 "free some space, or choose another folder with SIGHTLINE_CACHE"
             )
@@ -237,16 +220,16 @@ class Hub:
         try:
             transfer.run([file for file in listing.files if file not in texts])
             transfer.run(texts)
-        except WrongContent as error:
+        except errors.WrongContent as error:
             for part in folder.rglob("*.part"):  # of files on the way, which whoever changed this one may have changed
                 part.unlink(missing_ok=True)
-            raise ModelDamaged(
+            raise errors.ModelDamaged(
                 f"{error}, run the same again; if that does not help, something between you and the hub changes files"
             ) from error
-        except WebError as error:
+        except errors.WebError as error:
             if error.status in (401, 403, 404):
-                raise ModelNotFound(f"{error}: {_access(self.endpoint, repository)}") from error
-            raise HubUnreachable(
+                raise errors.ModelNotFound(f"{error}: {_access(self.endpoint, repository)}") from error
+            raise errors.HubUnreachable(
                 f"{error}, got {transfer.done_bytes:,} of {listing.size_bytes:,} bytes: run the same again, it goes on "
                 "from there"
             ) from error
@@ -271,7 +254,7 @@ class Hub:
 
                 graphs = graphs_of([f"onnx/{path.name}" for path in (folder / "onnx").iterdir()], precision, model)
                 needed = [*_OF_TRANSFORMERS, *(graph for graph in graphs if graph)]
-        except (OSError, ValueError, ModelNotFound):
+        except (OSError, ValueError, errors.ModelNotFound):
             return None
         is_whole = all((folder / name).is_file() for name in needed) and not any(top.glob("blobs/*.incomplete"))
         return folder if is_whole else None
@@ -384,7 +367,7 @@ def _parts(model: str) -> tuple[str, str, str]:
     """`owner/name@revision:precision` -> its parts; raises `UsageError`."""
     match = re.fullmatch(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<precision>[\w+]+))?", model)
     if match is None or ".." in model:
-        raise UsageError(f"the model is {model!r}, expected owner/name, owner/name@revision or owner/name:int8")
+        raise errors.UsageError(f"the model is {model!r}, expected owner/name, owner/name@revision or owner/name:int8")
     return match["repository"], match["revision"] or "main", match["precision"] or ""
 
 

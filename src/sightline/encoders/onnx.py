@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from sightline.encoders.layout import fingerprint, read_layout
 from sightline.encoders.preprocess import Preprocessing, normalised, pixels
 from sightline.encoders.sessions import LazySession, choose_provider, open_session
-from sightline.encoders.tokens import TokenizerConfig, Tokens
+from sightline.encoders.tokens import Reading, TokenizerConfig, Tokens
 from sightline.errors import EncoderError, ModelDamaged, TextNotSupported, UsageError, summary
 from sightline.types import Pixels, Vectors
 
@@ -31,6 +32,8 @@ _TRIAL = "a red dog"  # shorter than any context
 _SAME_WHEN_CUT = 0.95  # of dynamic int8: 0.98 to 0.99 although the padding is masked
 _DYNAMIC = b"DynamicQuantize"  # DynamicQuantizeLinear and its fused forms
 _HEAD_BYTES = 8 << 20
+LARGE_BYTES = 64 << 20  # of a graph whose weights are mapped: smaller ones load at once
+_BRIEF_RUNS = 8  # after which a mapped tower is packed for more of them
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(uint8)": np.uint8,
     "tensor(float)": np.float32,
@@ -104,12 +107,12 @@ class OnnxEncoder:
             )
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        graph = self._texts.latency_session()
+        graph = self._texts.latency_session(is_brief=len(texts) < _BRIEF_RUNS)
         return np.concatenate([graph(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)])
 
-    def reads(self, text: str) -> bool:
-        """Whether the model knows at least half of what a text holds; all unknown scripts look alike to it."""
-        return self._texts is None or self._texts.latency_session().tokens.reads(text)
+    def reads(self, text: str) -> Reading:
+        """Whether the model can read a text; all that it cannot looks alike to it."""
+        return self._texts.latency_session().tokens.reads(text) if self._texts else "yes"
 
     def unload(self) -> None:
         """Give back the memory of both towers; the next call loads them again."""
@@ -126,8 +129,15 @@ class Graph:
     runs on its own. The names of the operators stand before the weights in the file.
     """
 
-    def __init__(self, path: Path, dim: int, provider: str, threads: int) -> None:
-        self._session, self.dim = open_session(path, provider, threads), dim
+    def __init__(self, path: Path, dim: int, provider: str, threads: int, is_brief: bool) -> None:
+        model, self.dim = None, dim
+        if path.is_file() and path.stat().st_size >= LARGE_BYTES:
+            from sightline.encoders.mapped import without_weights
+
+            model = without_weights(path)
+        self._session = open_session(path, provider, threads, model, is_brief=is_brief)
+        self._packed = partial(open_session, path, provider, threads, model) if model and is_brief else None
+        self._runs = count()
         self.inputs = self._session.get_inputs()
         self.dtypes = {one.name: _DTYPES[one.type] for one in self.inputs if one.type in _DTYPES}
         if unknown := next((one for one in self.inputs if one.name not in self.dtypes), None):
@@ -143,18 +153,21 @@ class Graph:
         named = [one for one in fitting if "embed" in one.name and "hidden" not in one.name]
         self._output = str((named or fitting or outputs)[0].name)
         with path.open("rb") as file:
-            is_mixing = _DYNAMIC in file.read(_HEAD_BYTES)
+            is_mixing = _DYNAMIC in (model or file.read(_HEAD_BYTES))
         size = self.inputs[0].shape[0]
         self._size = 1 if is_mixing else size if isinstance(size, int) else None
 
     def __call__(self, inputs: dict[str, NDArray[Any]]) -> Vectors:
         """Inputs by name, each with n rows -> (n, dim), rows of norm 1."""
-        count = len(next(iter(inputs.values())))
-        size = self._size or count
+        packed = self._packed
+        if packed and next(self._runs) == _BRIEF_RUNS:  # it pays from here on
+            self._session, self._packed = packed(), None
+        rows_in = len(next(iter(inputs.values())))
+        size = self._size or rows_in
         parts = []
-        for start in range(0, count, size):
+        for start in range(0, rows_in, size):
             part = {name: values[start : start + size] for name, values in inputs.items()}
-            if (lacking := start + size - count) > 0:
+            if (lacking := start + size - rows_in) > 0:
                 part = {name: np.concatenate([rows, rows[:1].repeat(lacking, axis=0)]) for name, rows in part.items()}
             try:
                 parts.append(self._session.run([self._output], part)[0])
@@ -164,7 +177,7 @@ class Graph:
                     f"the model failed on {shapes} ({summary(error)}): "
                     "fetch the model again, or choose another processor or a smaller batch"
                 ) from error
-        rows = np.concatenate(parts)[:count].astype(np.float32, copy=False)
+        rows = np.concatenate(parts)[:rows_in].astype(np.float32, copy=False)
         if rows.ndim != 2 or rows.shape[1] != self.dim:
             raise ModelDamaged(
                 f"the graph gives {list(rows.shape)}, expected (n, {self.dim}) as config.json says: "
@@ -182,8 +195,10 @@ class Graph:
 class ImageGraph:
     """The graph of the image tower, with the pixels that it wants."""
 
-    def __init__(self, path: Path, preprocessing: Preprocessing, dim: int, provider: str, threads: int) -> None:
-        self._preprocessing, self._graph = preprocessing, Graph(path, dim, provider, threads)
+    def __init__(
+        self, path: Path, preprocessing: Preprocessing, dim: int, provider: str, threads: int, is_brief: bool
+    ) -> None:
+        self._preprocessing, self._graph = preprocessing, Graph(path, dim, provider, threads, is_brief)
         self._input = self._graph.inputs[0]
         shape = self._input.shape
         self._channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] != 3
@@ -202,8 +217,10 @@ class ImageGraph:
 class TextGraph:
     """The graph of the text tower with its tokenizer."""
 
-    def __init__(self, path: Path, config: TokenizerConfig, dim: int, provider: str, threads: int) -> None:
-        self._graph = Graph(path, dim, provider, threads)
+    def __init__(
+        self, path: Path, config: TokenizerConfig, dim: int, provider: str, threads: int, is_brief: bool
+    ) -> None:
+        self._graph = Graph(path, dim, provider, threads, is_brief)
         names = [one.name for one in self._graph.inputs]
         self._masks = [name for name in names if "mask" in name]
         self._zeros = [name for name in names if "type" in name and name not in self._masks]

@@ -45,8 +45,14 @@ def choose_provider(name: str | None) -> str:
     return name
 
 
-def open_session(graph: Path, provider: str, threads: int) -> Session:
-    """Load a graph with so many threads of its own, on the CPU if the processor fails; raises `ModelDamaged`."""
+def open_session(
+    graph: Path, provider: str, threads: int, model: bytes | None = None, *, is_brief: bool = False
+) -> Session:
+    """Load a graph with so many threads of its own, on the CPU if the processor fails; raises `ModelDamaged`.
+
+    `model` is what `mapped.without_weights` gives of it. With `is_brief` the weights of that are used as they lie in
+    the file and not packed first, which takes seconds and as much memory again, and makes each run a third faster.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -55,14 +61,20 @@ def open_session(graph: Path, provider: str, threads: int) -> Session:
     # Threads that spin while they wait take the cores from whoever shares them: one picture of an int8 ViT-B/32 beside
     # two busy processes takes 41 ms with spinning and 24 ms without, on two cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if model is not None:
+        place = str(graph.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", place)
+        options.add_session_config_entry("session.disable_prepacking", str(int(is_brief)))
     wanted, package = PROVIDERS[provider]
     try:
         if provider == "cuda" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()  # finds the CUDA libraries that pip installed
         session = onnxruntime.InferenceSession(
-            str(graph), options, providers=list({wanted: 0, "CPUExecutionProvider": 0})
+            model or str(graph), options, providers=list({wanted: 0, "CPUExecutionProvider": 0})
         )
     except Exception as error:  # onnxruntime's exceptions share no base class but this
+        if model is not None:  # a runtime that cannot map it (before 1.20), or a damaged graph
+            return open_session(graph, provider, threads)
         raise ModelDamaged(
             f"{graph} cannot be loaded by onnxruntime {onnxruntime.__version__} ({summary(error)}), "
             "expected a graph with its weights beside it: fetch the model again, or pip install -U onnxruntime"
@@ -80,7 +92,7 @@ def all_threads() -> int:
 
 
 class LazySession(Generic[G]):
-    """One tower, which `load` opens with so many threads when it is first used.
+    """One tower, which `load` opens with so many threads when it is first used, and told whether that is for one input.
 
     Many workers that each bring a batch want one shared session with a single thread inside, a person who waits for one
     picture wants all threads: 67 against 55 pictures/s, and 19 against 29 ms, for an int8 ViT-B/32 on two cores. So
@@ -88,7 +100,7 @@ class LazySession(Generic[G]):
     With a thread count of one's own, or on a GPU, one session serves all.
     """
 
-    def __init__(self, load: Callable[[int], G], provider: str, threads: int | None) -> None:
+    def __init__(self, load: Callable[[int, bool], G], provider: str, threads: int | None) -> None:
         self._load, self._threads = load, threads or all_threads()
         self._is_shared = threads is not None or provider != "cpu" or self._threads == 1
         self._lock = threading.Lock()
@@ -99,14 +111,14 @@ class LazySession(Generic[G]):
         """For workers that bring batches."""
         with self._lock:
             if self._throughput is None:
-                self._throughput = self._load(self._threads if self._is_shared else 1)
+                self._throughput = self._load(self._threads if self._is_shared else 1, False)
             return self._throughput
 
-    def latency_session(self) -> G:
-        """For a query, which somebody waits for."""
+    def latency_session(self, *, is_brief: bool = True) -> G:
+        """For a query, which somebody waits for; `is_brief` says that few runs are likely to follow."""
         with self._lock:
             if (ready := self._latency or self._throughput) is None:
-                ready = self._latency = self._load(self._threads)
+                ready = self._latency = self._load(self._threads, is_brief)
                 if self._is_shared:
                     self._throughput = ready
             return ready

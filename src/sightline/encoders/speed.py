@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 from PIL import Image
@@ -16,6 +15,7 @@ from sightline.encoders.hub import Hub
 from sightline.encoders.sessions import all_threads
 from sightline.errors import TextNotSupported
 from sightline.files import write_atomically
+from sightline.types import now
 
 _FILE = "speeds.json"
 _LEAST_S = 1.0  # of measuring each, after one call that loads the model
@@ -48,7 +48,7 @@ def measure(encoder: Encoder, *, least_s: float = _LEAST_S) -> Speed:
             list(pool.map(encoder.encode_images, [batch] * workers))
             rounds += 1
         taken_s = time.perf_counter() - began
-    return Speed(rounds * workers * len(batch) / taken_s, _text_ms(encoder, least_s / 2), _now())
+    return Speed(rounds * workers * len(batch) / taken_s, _text_ms(encoder, least_s / 2), now())
 
 
 def speeds(hub: Hub) -> Mapping[str, Speed]:
@@ -90,7 +90,3 @@ def _text_ms(encoder: Encoder, least_s: float) -> float | None:
         encoder.encode_texts([_WORDS])
         rounds += 1
     return (time.perf_counter() - began) / rounds * 1e3
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

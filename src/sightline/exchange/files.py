@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -20,14 +19,14 @@ from numpy.typing import NDArray
 from sightline.encoders.base import load_encoder
 from sightline.encoders.catalog import catalog
 from sightline.encoders.hub import Hub
-from sightline.errors import ExtraMissing, IndexMismatch, SourceError, UsageError, summary
+from sightline.errors import IndexMismatch, SourceError, UsageError, needing, summary
 from sightline.files import replacing
 from sightline.filters.documents import dump_payload, load_payload
 from sightline.index import Index
 from sightline.sources.rows import Row, field_of, open_rows, value_of
 from sightline.stores.base import Store, open_store
 from sightline.stores.url import StoreUrl
-from sightline.types import Payload, Record, Value, Vectors, chunks, record_id
+from sightline.types import Payload, Record, Value, Vectors, chunks, now, record_id
 
 BATCH_RECORDS = 4096
 IDENTITY, RECORDS, VECTORS = "index.json", "records.jsonl", "vectors.npy"
@@ -47,13 +46,9 @@ def write_parquet(store: Store, path: Path, on_progress: Progress = lambda _: No
     A field that holds several kinds of values is a column of JSON texts. The file's metadata says which model made the
     vectors. The store is read twice, with constant memory: once for the columns. Raises `ExtraMissing` without pyarrow.
     """
-    try:
+    with needing("Parquet", "parquet"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise ExtraMissing(
-            "Parquet needs 'pyarrow', which is not installed: pip install 'sightline[parquet]'"
-        ) from error
     columns, written = _columns(store), 0
     schema = _schema(pyarrow, columns, store)
     with _in_place_of(path) as partial_path, parquet.ParquetWriter(partial_path, schema, compression="zstd") as writer:
@@ -121,7 +116,7 @@ def load(
     store = _store_for(saved, path, url, model, hub)
     written = 0
     try:  # a server shows files that such records name only below its own folders
-        store.write_notes("imported", {path.absolute().as_uri(): {"when": datetime.now(UTC).isoformat("T", "seconds")}})
+        store.write_notes("imported", {path.absolute().as_uri(): {"when": now()}})
         for few in chunks(saved.records(), BATCH_RECORDS):
             store.upsert(few)
             written += len(few)

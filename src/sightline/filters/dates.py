@@ -49,10 +49,7 @@ def read_time(value: Any) -> Span | datetime:
     try:
         if match := _DATE.fullmatch(value):
             return _span(*match.groups())
-        if value[10:11] not in (
-            "T",
-            " ",
-        ):  # ISO 8601 also knows 20240501 and 2024-W18: numbers and codes here
+        if value[10:11] not in ("T", " "):  # ISO 8601 also knows 20240501 and 2024-W18: numbers and codes here
             raise ValueError(value)
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:

@@ -50,6 +50,11 @@ def words_of(text: str) -> list[str]:
     return _WORD.findall("".join(char for char in decomposed if not unicodedata.combining(char)))
 
 
+def spans_of(text: str) -> list[tuple[int, int]]:
+    """Where the words of a text stand in it, as it is written: (start, end)."""
+    return [found.span() for found in _WORD.finditer(text)]
+
+
 def payload_words(payload: Payload) -> set[str]:
     """The words of a payload's caption, title and name together; only text counts, and lists of text."""
     texts = [payload[field] for field in FIELDS if field in payload]

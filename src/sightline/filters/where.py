@@ -61,7 +61,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Matches when the field, or an element of it, stands so to the bound: $gt, $gte, $lt or $lte."""
+    """Matches when the field, or an element of it, stands so to the bound, no bool: $gt, $gte, $lt or $lte."""
 
     field: str
     operator: str
@@ -113,7 +113,8 @@ def matches(payload: Payload, where: Where | Node) -> bool:
         case Not(part):
             return not matches(payload, part)
         case In(field, values):
-            return any(_equal(element, value) for element in _elements(payload, field) for value in values)
+            found = _elements(payload, field)
+            return any(kind_of(one) == kind_of(value) and one == value for one in found for value in values)
         case Compare(field, operator, bound):
             ordering, kind = ORDERINGS[operator], kind_of(bound)
             return any(kind_of(value) == kind and ordering(value, bound) for value in _elements(payload, field))
@@ -152,6 +153,13 @@ def by_kind(values: Sequence[Scalar]) -> dict[str, list[Any]]:
     return found
 
 
+def plain(value: Scalar) -> str | int | float | bool:
+    """A value as engines compare it within its kind: a time in microseconds, a number as a float that is never -0.0."""
+    if isinstance(value, str | bool):
+        return value
+    return microseconds(value) if isinstance(value, datetime) else float(value) + 0.0
+
+
 def microseconds(moment: datetime) -> int:
     """Since 1970 in UTC: the integer by which engines compare times."""
     return (moment - EPOCH) // timedelta(microseconds=1)
@@ -160,10 +168,6 @@ def microseconds(moment: datetime) -> int:
 def _elements(payload: Payload, field: str) -> Sequence[object]:
     value = payload.get(field, [])
     return value if isinstance(value, list) else [value]
-
-
-def _equal(left: object, right: object) -> bool:
-    return kind_of(left) == kind_of(right) and left == right
 
 
 def _top(name: object, operand: Any) -> Node:
@@ -205,7 +209,10 @@ def _condition(field: str, operator: object, operand: Any) -> Node:
             node = In(field, tuple(_scalar(field, str(operator), value) for value in operand))
             return node if operator == "$in" else Not(node)
         case "$gt" | "$gte" | "$lt" | "$lte":
-            return Compare(field, str(operator), _scalar(field, str(operator), operand))
+            bound = _scalar(field, str(operator), operand)
+            if isinstance(bound, bool):  # engines do not order these
+                return In(field, tuple(value for value in (False, True) if ORDERINGS[str(operator)](value, bound)))
+            return Compare(field, str(operator), bound)
         case "$exists":
             if not isinstance(operand, bool):
                 raise WhereError(f"$exists of {field!r} is {operand!r}, expected true or false: write one of them")

@@ -66,6 +66,10 @@ Url = Annotated[
     str, Field(max_length=2000, description="a picture on the web; where the server was started to fetch such ones")
 ]
 Weight = Annotated[FiniteFloat, Field(ge=-100, le=100)]
+By = Annotated[
+    Literal["both", "meaning", "text"],
+    Field(description="go by what pictures show, by what is written of them (title, caption, tags ...), or by both"),
+]
 Name = Annotated[str, Field(max_length=100)]
 IndexName = Annotated[str | None, Parameter(max_length=100)]
 
@@ -120,6 +124,7 @@ class SearchRequest(Query):
     k: Annotated[int, Field(ge=1, le=MOST_HITS)] = 50
     offset: Annotated[int, Field(ge=0, le=DEEPEST)] = 0
     min_score: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    by: By = "both"
     group_duplicates: bool = False
     duplicate_score: Annotated[
         FiniteFloat, Field(ge=0.5, le=1, description="the cosine from which two pictures count as copies")
@@ -152,6 +157,10 @@ class FoundPicture(Picture):
     )
     is_likely: bool | None = Field(default=None, description="whether its score reaches the line")
     duplicates: list[str] = []
+    evidence: dict[str, list[tuple[int, int]]] = Field(
+        default={},
+        description="why it was found: meaning, and fields in which words of the query stand, with their places",
+    )
 
 
 class TookMs(BaseModel):
@@ -170,6 +179,7 @@ class SearchAnswer(BaseModel):
         description="how many of these hits are likely, null where that is not known: for queries with a picture or a "
         "subtracted part, beyond the first 1,000 hits, and for an index without a line"
     )
+    note: str | None = Field(description="what makes the hits doubtful: words that the model perhaps does not read")
     hits: list[FoundPicture]
     total_estimate: int
     next_offset: int | None

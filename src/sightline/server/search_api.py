@@ -19,6 +19,7 @@ from sightline.server.schemas import (
     DEEPEST,
     MOST_BROWSED,
     MOST_HITS,
+    By,
     ClassifyAnswer,
     ClassifyRequest,
     EmbeddingsAnswer,
@@ -75,10 +76,18 @@ async def search_for(
     where: Text = None,
     min_score: Score = None,
     group_duplicates: bool = False,
+    by: By = "both",
     index: IndexName = None,
 ) -> Response:
     """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
-    given = {"text": q, "k": k, "offset": offset, "min_score": min_score, "group_duplicates": group_duplicates}
+    given = {
+        "text": q,
+        "k": k,
+        "offset": offset,
+        "min_score": min_score,
+        "by": by,
+        "group_duplicates": group_duplicates,
+    }
     query = SearchRequest.model_validate({**given, "index": index, "where": where})
     return await _search(request, query, None)
 
@@ -193,6 +202,7 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
         fold=asked.group_duplicates,
         fold_score=asked.duplicate_score,
         with_total=True,
+        by=asked.by,
     )
     # One that has to wait leaves the queue when its asker does: somebody who types on.
     hits = await (while_there(request, served.search(query)) if served.depth else served.search(query))
@@ -201,10 +211,16 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     body = {
         "query": hits.query,
         "likely": None if hits.likely is None else len(hits.likely),
+        "note": hits.note or None,
         "hits": [
-            served.shown(hit) | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates)}
-            for hit, line, duplicates in zip(
-                hits, lines or [{}] * len(hits), hits.duplicates or [()] * len(hits), strict=True
+            served.shown(hit)
+            | {"score": round(hit.score, 4), **line, "duplicates": list(duplicates), "evidence": evidence}
+            for hit, line, duplicates, evidence in zip(
+                hits,
+                lines or [{}] * len(hits),
+                hits.duplicates or [()] * len(hits),
+                hits.evidence or [{}] * len(hits),
+                strict=True,
             )
         ],
         "total_estimate": total,

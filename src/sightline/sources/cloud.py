@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from sightline.errors import ExtraMissing, SourceError, summary
 from sightline.sources.files import MAX_FILE_BYTES, is_picture, is_skipped, too_large, unreadable_item
 from sightline.types import Item, Value
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 _CONTENT = ("md5Hash", "ETag", "etag", "content_md5")  # what engines call a mark of the content, the truest first
 _TIMES = ("LastModified", "updated", "last_modified", "mtime", "modified", "created")

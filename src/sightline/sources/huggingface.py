@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
-from sightline.errors import ExtraMissing, SourceError, WebError, summary
+from sightline.errors import SourceError, WebError, needing, summary
 from sightline.sources.rows import Row, Rows
 from sightline.sources.table import Remote, TableSource, table_of
 from sightline.text import printable
@@ -68,12 +68,8 @@ def _name(url: str) -> str:
 
 def _loaded(url: str, options: Mapping[str, str]) -> dict[str, Any]:
     """The streams of a data set, by split, with pictures left undecoded."""
-    try:
+    with needing(url, "datasets"):
         import datasets
-    except ImportError as error:
-        raise ExtraMissing(
-            f"{url} needs 'datasets', which is not installed: pip install 'sightline[datasets]'"
-        ) from error
     split = options.get("split")
     if not Path(_name(url)).exists() and not datasets.config.HF_HUB_OFFLINE:
         from sightline.web.client import see_that_it_answers

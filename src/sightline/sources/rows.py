@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.errors import SourceError, needing, summary
 from sightline.sources.delimited import is_picture_cell, open_delimited, opened
 from sightline.sources.files import unreadable
 from sightline.text import printable
@@ -166,13 +166,9 @@ def _no_object(what: str, text: str) -> SourceError:
 
 
 def _parquet(path: Path) -> Rows:
-    try:
+    with needing(path, "parquet"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise ExtraMissing(
-            f"{path} needs 'pyarrow', which is not installed: pip install 'sightline[parquet]'"
-        ) from error
     try:
         columns = tuple(parquet.ParquetFile(path).schema_arrow.names)
     except pyarrow.ArrowException as error:

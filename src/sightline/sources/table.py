@@ -19,13 +19,7 @@ from sightline.errors import SourceError, summary
 from sightline.sources.delimited import CAPTION_COLUMNS, IMAGE_COLUMNS
 from sightline.sources.files import absolute, bytes_in, is_picture, is_skipped, path_of, unreadable_item
 from sightline.sources.folder import SingleFile
-from sightline.sources.rows import (
-    Row,
-    Rows,
-    fields_of,
-    open_rows,
-    text_of,
-)
+from sightline.sources.rows import Row, Rows, fields_of, open_rows, text_of
 from sightline.sources.web import Downloader, is_url, url_item
 from sightline.types import Item, Value
 

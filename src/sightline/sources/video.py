@@ -11,19 +11,17 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sightline.errors import ExtraMissing, SourceError, summary
+from sightline.errors import SourceError, needing, summary
 from sightline.files import write_atomically
 from sightline.sources.files import unreadable, unreadable_item, valid
 from sightline.text import printable
 from sightline.types import Item, Value
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _EVERY_S = 0.25  # between two frames that are compared
 _CUT = 0.10  # mean difference, 0 to 1, of two frames that belong to different scenes
@@ -146,10 +144,8 @@ def _read(path: Path, time_s: float) -> bytes:
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """The container and its first stream of pictures."""
-    try:
+    with needing(path, "video"):
         import av
-    except ImportError as error:
-        raise ExtraMissing(f"{path} needs 'av', which is not installed: pip install 'sightline[video]'") from error
     try:
         container = av.open(str(path))
     except (av.FFmpegError, OSError, ValueError) as error:

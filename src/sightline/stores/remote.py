@@ -6,22 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from sightline.errors import (
-    DimensionMismatch,
-    SightlineError,
-    StoreError,
-    StoreNotFound,
-    StoreTooNew,
-    StoreUnreachable,
-    UsageError,
-    summary,
-)
+from sightline import errors
 from sightline.filters.where import And, Node, matches, parse_where
-from sightline.stores.base import check_dim, check_records, check_search
+from sightline.stores.base import Store, check_dim, check_records, check_search
 from sightline.types import Hit, Note, Record, Vector, Vectors, Where
 
 EVERYTHING = And(())
@@ -53,8 +45,8 @@ class Calls:
         timeout_s: float,
         *,
         is_transient: Callable[[Exception], bool],
-        translate: Callable[[Exception], StoreError | None],
-        words: Callable[[Exception], str] = summary,
+        translate: Callable[[Exception], errors.StoreError | None],
+        words: Callable[[Exception], str] = errors.summary,
     ) -> None:
         self.what, self.timeout_s, self.is_closed = what, timeout_s, False
         self._is_transient, self._translate, self._words = is_transient, translate, words
@@ -65,7 +57,7 @@ class Calls:
         patience_s = self.timeout_s if timeout_s is None else timeout_s
         try:
             return retry(call, is_transient=self._is_transient, what=self.what, timeout_s=patience_s, words=self._words)
-        except SightlineError:
+        except errors.SightlineError:
             raise
         except Exception as error:
             self.check_open()  # another thread may have closed the store meanwhile
@@ -77,7 +69,7 @@ class Calls:
     def check_open(self) -> None:
         """Raise `StoreError` after `close`."""
         if self.is_closed:
-            raise StoreError(f"{self.what} was closed: open it again")
+            raise errors.StoreError(f"{self.what} was closed: open it again")
 
     def close(self) -> None:
         """Refuse further calls."""
@@ -115,7 +107,7 @@ class Workers:
 
 
 class Engine(Protocol):
-    """What a vector database must do to become a store; `RemoteStore` does the rest.
+    """What a vector database must do to become a store; `RemoteStore` does the rest. Engines inherit from it.
 
     Every method may be called from many threads. Filters are given as parsed nodes, `EVERYTHING` for none. An engine
     may let too much pass a filter in `nearest` and `scan`, never too little: what does not match is taken out later.
@@ -151,7 +143,8 @@ class Engine(Protocol):
         """Write some notes and remove others."""
 
     def size_bytes(self) -> int | None:
-        """What the index takes on the server's disk; None if it does not tell."""
+        """What the index takes on the server's disk; None if it does not tell, as most do not."""
+        return None
 
     def drop(self) -> None:
         """Remove records, notes and schema from the server."""
@@ -159,38 +152,42 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back the connections, and close `calls`."""
 
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Around what opens the index: an engine that cannot be opened is closed."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
 
 class TunableEngine(Engine, Protocol):
     """An engine that finds the more of the true neighbours the wider it searches."""
 
-    @property
-    def widths(self) -> Sequence[int]:
-        """The widths to choose from, smallest first."""
-
-    @property
-    def untuned_width(self) -> int:
-        """The width until one is noted."""
-
-    @property
-    def reads_width(self) -> bool:
-        """Whether `nearest` itself looks up the noted width, when it is given None."""
+    widths: Sequence[int]
+    """The widths to choose from, smallest first."""
+    untuned_width: int
+    """The width until one is noted."""
+    reads_width: bool = False
+    """Whether `nearest` itself looks up the noted width, when it is given None."""
 
     def finish_indexing(self) -> None:
         """Have what was written indexed, so that a measured recall is the one that later searches have."""
+        return
 
 
 E = TypeVar("E", bound=Engine)
 TunableE = TypeVar("TunableE", bound=TunableEngine)
 
 
-class RemoteStore(Generic[E]):
+class RemoteStore(Store, Generic[E]):
     """A store in an engine; `engine` gives access to what only that engine has."""
 
     def __init__(self, engine: E) -> None:
         self.engine, self.dim = engine, engine.dim
 
     def upsert(self, records: Sequence[Record]) -> None:
-        """Write records, replacing those of the same id; returns when they are durable."""
         self.engine.calls.check_open()
         # The last of each id wins. Sorted, so that two writers of the same records wait for each other in one order.
         last = [record for _, record in sorted({record.id: record for record in records}.items())]
@@ -199,40 +196,33 @@ class RemoteStore(Generic[E]):
             self.engine.write(last, vectors)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         self.engine.calls.check_open()
         return self.engine.delete(list(dict.fromkeys(ids))) if ids else 0
 
     def search(self, vectors: Vectors, k: int, where: Where | None = None, offset: int = 0) -> list[list[Hit]]:
-        """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
         return self._search(vectors, k, offset, parse_where(where or {}), None)
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
-        """The records of those ids that exist, in the order asked."""
         self.engine.calls.check_open()
         found = {record.id: record for record in self.engine.fetch(list(dict.fromkeys(ids)))} if ids else {}
         return [found[name] for name in ids if name in found]
 
     def scan(self, where: Where | None = None) -> Iterator[Record]:
-        """Every record that matches, in order of id, with constant memory; the store may be written meanwhile."""
         node = parse_where(where or {})
         self.engine.calls.check_open()
         return self._scan(node, with_vectors=True)
 
     def count(self, where: Where | None = None) -> int:
-        """How many records match."""
         node = parse_where(where or {})
         self.engine.calls.check_open()
         counted = self.engine.count(node)
         return sum(1 for _ in self._scan(node, with_vectors=False)) if counted is None else counted
 
     def notes(self, kind: str) -> dict[str, Note]:
-        """The notes of a kind by key, with all that any process has written."""
         self.engine.calls.check_open()
         return dict(sorted(self.engine.notes(kind)))
 
     def write_notes(self, kind: str, notes: Mapping[str, Note | None]) -> None:
-        """Write notes, replacing those of the same key; None removes one."""
         self.engine.calls.check_open()
         kept = {key: note for key, note in notes.items() if note is not None}
         removed = [key for key, note in notes.items() if note is None]
@@ -244,14 +234,12 @@ class RemoteStore(Generic[E]):
         return self.engine.size_bytes()
 
     def drop(self) -> None:
-        """Remove records, notes and schema from the server, and close the store."""
         try:
             self.engine.drop()
         finally:
             self.engine.close()
 
     def close(self) -> None:
-        """Give back connections; further calls raise `StoreError`."""
         if not self.engine.calls.is_closed:
             self.engine.close()
 
@@ -298,28 +286,21 @@ class TunableStore(RemoteStore[TunableE]):
     def __init__(self, engine: TunableE) -> None:
         super().__init__(engine)
         self.widths = engine.widths
-        try:
+        with engine.opening():
             self._width = None if engine.reads_width else self._noted_width()
-        except BaseException:
-            engine.close()
-            raise
 
     @property
     def width(self) -> int:
-        """The width that `search` uses."""
         return self._noted_width() if self._width is None else self._width
 
     def search(self, vectors: Vectors, k: int, where: Where | None = None, offset: int = 0) -> list[list[Hit]]:
-        """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
         return self._search(vectors, k, offset, parse_where(where or {}), self._width)
 
     def search_at(self, vectors: Vectors, k: int, width: int) -> list[list[Hit]]:
-        """As `search` without a filter, at that width; what was written is indexed before."""
         self.engine.finish_indexing()
         return self._search(vectors, k, 0, EVERYTHING, self._checked(width))
 
     def set_width(self, width: int) -> None:
-        """Search at that width from now on, here and wherever else this store is opened."""
         self.write_notes(_WIDTH, {_WIDTH: {_WIDTH: self._checked(width)}})
         self._width = None if self.engine.reads_width else width
 
@@ -328,7 +309,7 @@ class TunableStore(RemoteStore[TunableE]):
 
     def _checked(self, width: int) -> int:
         if not self.widths[0] <= width <= self.widths[-1]:
-            raise UsageError(
+            raise errors.UsageError(
                 f"the width is {width}, expected {self.widths[0]} to {self.widths[-1]}: choose one of "
                 f"{', '.join(map(str, self.widths))}"
             )
@@ -385,7 +366,7 @@ def retry(
     is_transient: Callable[[Exception], bool],
     what: str,
     timeout_s: float = TIMEOUT_S,
-    words: Callable[[Exception], str] = summary,
+    words: Callable[[Exception], str] = errors.summary,
 ) -> T:
     """What the call gives; while it raises an error that `is_transient`, it is made again for up to `timeout_s`.
 
@@ -402,7 +383,7 @@ def retry(
                 raise
             left_s = until - time.monotonic()
             if left_s <= 0:
-                raise StoreUnreachable(
+                raise errors.StoreUnreachable(
                     f"{what} does not answer ({words(error)}) and did not for {timeout_s:.0f} s: start the "
                     "server, or check host, port and network; what was acknowledged is kept"
                 ) from error
@@ -428,7 +409,7 @@ def batches(items: Iterable[T], size_of: Callable[[T], int], *, most: int, most_
 def missing_index(what: str, dim: int | None) -> int:
     """The dim of an index to be made; `StoreNotFound` if none was given and so none may be."""
     if dim is None:
-        raise StoreNotFound(f"there is no index at {what}: index something first, or correct the name")
+        raise errors.StoreNotFound(f"there is no index at {what}: index something first, or correct the name")
     check_dim(dim)
     return dim
 
@@ -437,7 +418,7 @@ def check_marker(what: str, marker: Mapping[str, Any], dim: int | None, *, newes
     """The dim of an existing index by its marker `{"format", "dim"}`; raises for a newer format or another dim."""
     check_format(what, marker["format"], newest=newest)
     if dim not in (None, marker["dim"]):
-        raise DimensionMismatch(
+        raise errors.DimensionMismatch(
             f"{what} holds vectors of {marker['dim']} dimensions, expected {dim}: open it with the model it was built "
             "with, or give the new index another name"
         )
@@ -447,13 +428,13 @@ def check_marker(what: str, marker: Mapping[str, Any], dim: int | None, *, newes
 def check_format(what: str, found: int, *, newest: int = 1) -> None:
     """Raise `StoreTooNew` for a format of later versions."""
     if found > newest:
-        raise StoreTooNew(f"{what} has the format {found}, expected at most {newest}: upgrade Sightline")
+        raise errors.StoreTooNew(f"{what} has the format {found}, expected at most {newest}: upgrade Sightline")
 
 
 def check_reach(needed: int, most_hits: int, what: str) -> None:
     """Raise `UsageError` for more hits than an engine can give."""
     if needed > most_hits:
-        raise UsageError(
+        raise errors.UsageError(
             f"offset + k is {needed}, expected at most {most_hits}, the most that {what} gives for one query: ask for "
             "fewer, or filter"
         )

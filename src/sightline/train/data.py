@@ -1,8 +1,10 @@
-"""Read the sets of a training run, caption tables or class folders, and count what does not fit together."""
+"""The sets of a training run, caption tables or class folders: read, counted what does not fit, with their keywords."""
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,16 @@ from sightline.sources.folder import class_folders
 from sightline.sources.rows import open_rows
 from sightline.train.config import DataSettings
 
+KEYWORD_TEMPLATES = ("{}", "{}", "{}", "a {}", "a photo of a {}", "a picture of {}", "{} in a photo")
+SHORTEST = 3
+AGREEING = 2
+STOP_WORDS = frozenset(
+    "a an the of in on at is are and with to his her its their through by for from up down out into over near while "
+    "two three one four several some other another as it he she they that this who which be being has have behind "
+    "front next against around off onto along across under during top side very all each them him there look looks "
+    "looking stand stands standing sit sits sitting wear wears wearing hold holds holding small big little large "
+    "young older old group different".split()
+)
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +42,18 @@ class PictureSet:
     name: str
     pictures: tuple[Captioned, ...]
     dropped: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Keywords:
+    """Per picture: words that at least two of its captions have, and all frequent words that any has.
+
+    People type `dog` and captions never say just that: a model that sees sentences only puts bare words anywhere, and
+    `dog` found a pizza.
+    """
+
+    own: Sequence[tuple[str, ...]]
+    any: Sequence[frozenset[str]]
 
 
 def read_set(settings: DataSettings, base: Path, *, is_held_out: bool = False) -> PictureSet:
@@ -102,3 +126,20 @@ def _from_table(settings: DataSettings, base: Path) -> tuple[list[tuple[str, Cap
         "pictures have no caption": len(texts_of) - len(pictures),
     }
     return pictures, {reason: count for reason, count in counts.items() if count}
+
+
+def keywords(captions: Sequence[Sequence[str]], *, least_pictures: int = 15) -> Keywords:
+    """Words and pairs of neighbouring words that are agreed on for at least `least_pictures` pictures."""
+    counts = [Counter(word for text in texts for word in _words(text)) for texts in captions]
+    agreed = [{word for word, count in counter.items() if count >= AGREEING} for counter in counts]
+    totals = Counter(word for words in agreed for word in words)
+    frequent = {word for word, total in totals.items() if total >= least_pictures}
+    own = [tuple(sorted(words & frequent)) for words in agreed]
+    return Keywords(own, [frozenset(counter.keys() & frequent) for counter in counts])
+
+
+def _words(text: str) -> set[str]:
+    words = re.findall(r"[a-z]+", text.lower())
+    counting = [len(word) >= SHORTEST and word not in STOP_WORDS for word in words]
+    pairs = {f"{words[n]} {words[n + 1]}" for n in range(len(words) - 1) if counting[n] and counting[n + 1]}
+    return {word for word, counts in zip(words, counting, strict=True) if counts} | pairs

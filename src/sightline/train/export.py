@@ -80,6 +80,10 @@ class Sample:
     is_generated: bool
 
 
+Both = tuple[Vectors, Vectors | None]
+"""Vectors (n, dim) of the pictures and of the texts of a sample; no texts of a model of pictures alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Original:
     """A torch model: the vector, of any norm, of one upright picture or of one text, and how it is written.
@@ -91,14 +95,6 @@ class Original:
     encode_text: Callable[[str], Tensor] | None
     """None for a model of pictures alone."""
     write: Callable[[Path, Precision, Sequence[Path]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Both:
-    """Vectors (n, dim) of the pictures and of the texts of a sample; no texts of a model of pictures alone."""
-
-    pictures: Vectors
-    texts: Vectors | None
 
 
 def convert(
@@ -123,9 +119,8 @@ def convert(
         original = open_original(name, hub)
         say(f"vectors of the torch model: {len(sample.pictures):,} pictures, {len(sample.texts):,} texts")
         reference = _vectors_of_original(original, sample)
-        texts = 0 if reference.texts is None else len(sample.texts)
-        recall = _recall(reference, sample)
-        report = Report(name, len(sample.pictures), texts, sample.is_generated, recall, {})
+        texts = 0 if reference[1] is None else len(sample.texts)
+        report = Report(name, len(sample.pictures), texts, sample.is_generated, _recall(reference, sample), {})
         with filled(output) as work:
             for short in dict.fromkeys(("fp32", precision)):  # each in a folder of its own; the last one's files stay
                 with tempfile.TemporaryDirectory(dir=work) as folder:
@@ -134,13 +129,10 @@ def convert(
                     original.write(one, SHORT[short], () if sample.is_generated else sample.pictures)
                     exported = _vectors_of_folder(one, sample)
                     size_bytes = sum(path.stat().st_size for path in one.rglob("*"))
-                    recall = _recall(exported, sample)
-                    cosines = {
-                        "image": _cosines(reference.pictures, exported.pictures),
-                        "text": _cosines(reference.texts, exported.texts),
-                    }
+                    cosines = dict(zip(("image", "text"), map(_cosines, reference, exported), strict=True))
                     measured = {f"{what}_cosine": found for what, found in cosines.items()}
-                    report.precisions[short] = {"size_bytes": size_bytes, **measured, "recall": recall}
+                    recall = {"recall": _recall(exported, sample)}
+                    report.precisions[short] = {"size_bytes": size_bytes, **measured, **recall}
                     for what, found in cosines.items() if short == "fp32" else ():
                         if found and not found["median"] >= LEAST_COSINE:
                             raise TrainingError(
@@ -266,7 +258,7 @@ def _vectors_of_original(original: Original, sample: Sample) -> Both:
 
     pictures = unit([original.encode_image(read(path.read_bytes(), image_size=WHOLE)) for path in sample.pictures])
     encode_text = original.encode_text
-    return Both(pictures, unit([encode_text(text) for text in sample.texts]) if encode_text else None)
+    return pictures, unit([encode_text(text) for text in sample.texts]) if encode_text else None
 
 
 def _vectors_of_folder(folder: Path, sample: Sample) -> Both:
@@ -277,16 +269,17 @@ def _vectors_of_folder(folder: Path, sample: Sample) -> Both:
         few = sample.pictures[start : start + BATCH]
         images = [read(path.read_bytes(), image_size=encoder.image_size) for path in few]
         rows.append(encoder.encode_images(np.stack([encoder.preprocess(image) for image in images])))
-    both = Both(np.concatenate(rows), encoder.encode_texts(sample.texts) if encoder.knows_words else None)
+    texts = encoder.encode_texts(sample.texts) if encoder.knows_words else None
     encoder.unload()
-    return both
+    return np.concatenate(rows), texts
 
 
 def _recall(vectors: Both, sample: Sample) -> dict[str, float] | None:
     """Recall at 1, 5, 10 in both directions; None without captions."""
-    if sample.owners is None or vectors.texts is None:
+    pictures, texts = vectors
+    if sample.owners is None or texts is None:
         return None
-    return recall_of(torch.from_numpy(vectors.texts @ vectors.pictures.T), torch.from_numpy(sample.owners))
+    return recall_of(torch.from_numpy(texts @ pictures.T), torch.from_numpy(sample.owners))
 
 
 def _cosines(one: Vectors | None, other: Vectors | None) -> Mapping[str, float] | None:

@@ -1,21 +1,24 @@
-"""The training loop: one step at a time, the same for the same settings and data, resumed or not; and its losses."""
+"""The training loop: batches, steps and losses, the same for the same settings and data, resumed or not."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sightline.errors import TrainingError
-from sightline.train.batches import Batch, TrainingSet, draw
 from sightline.train.config import Mode, OptimiserSettings, Settings
+from sightline.train.data import Keywords
 from sightline.train.model import TwoTowers, device_of, padded
+from sightline.train.pictures import Pictures
 
+Ids = Sequence[int]
 TEXT_PARTS = 3
 State = dict[str, Any]
 MOVES: dict[Mode, Callable[[str, str], bool]] = {
@@ -24,6 +27,34 @@ MOVES: dict[Mode, Callable[[str, str], bool]] = {
     "text_frozen": lambda name, adapter: not name.startswith("text."),
     "query_adapter": lambda name, adapter: name in (adapter, "log_scale", "bias"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """One set made ready to train on. Lists run over its pictures, inner lists over the texts of one picture."""
+
+    pictures: Pictures
+    ids: Sequence[Sequence[Ids]]
+    positive_groups: Sequence[Sequence[str]]
+    """Texts of the same meaning are right for each other's pictures: the lower-cased text, or the class."""
+    per_step: int
+    keywords: Keywords | None = None
+    keyword_ids: Mapping[str, Sequence[Ids]] = field(default_factory=dict)
+    """For every keyword the ids of the phrases that it appears in."""
+    keyword_share: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts and pictures of one step; `positives[t, p]` is 1 where text t fits picture p."""
+
+    pictures: Sequence[Tensor]
+    ids: Sequence[Ids]
+    positives: Tensor
+    places: Sequence[NDArray[np.int64]]
+    """For each source the places of its pictures."""
+    texts: Sequence[tuple[int, int, int]]
+    """Of each text: number of the source, place of the picture, and number of the text, -1 for a keyword."""
 
 
 class Lesson(Protocol):
@@ -177,11 +208,7 @@ class Trainer:
 
 
 def trainer(
-    model: TwoTowers,
-    settings: Settings,
-    sources: Sequence[TrainingSet],
-    anchors: Anchors,
-    lesson: Lesson | None = None,
+    model: TwoTowers, settings: Settings, sources: Sequence[TrainingSet], anchors: Anchors, lesson: Lesson | None = None
 ) -> Trainer:
     """A run before its first step."""
 
@@ -195,6 +222,55 @@ def trainer(
     if settings.loss == "sigmoid" and not model.has_bias:
         fresh().guess_bias()
     return fresh()
+
+
+def draw(sources: Sequence[TrainingSet], step: int, *, seed: int, texts_per_picture: int = 1) -> Batch:
+    """The batch of a step: every source gives its `per_step` pictures, each with some of its texts.
+
+    These are the next pictures of a shuffled pass over the source; each pass has its own order.
+    """
+    rng = np.random.default_rng((seed, step))
+    pictures, places, ids, texts, positives = [], [], [], [], []
+    for number, source in enumerate(sources):
+        count, wanted = len(source.ids), min(source.per_step, len(source.ids))
+        order = np.random.default_rng((seed + 1000 * (number + 1), step // (count // wanted))).permutation(count)
+        start = step % (count // wanted) * wanted
+        here = order[start : start + wanted]
+        places.append(here)
+        pictures.append(source.pictures.augmented(here, rng))
+        chosen = [(int(at), int(n)) for at in here for n in rng.permutation(len(source.ids[at]))[:texts_per_picture]]
+        words = _words_instead(source, [at for at, _ in chosen], rng)
+        ids += [words[n][1] if n in words else source.ids[at][which] for n, (at, which) in enumerate(chosen)]
+        texts += [(number, at, -1 if n in words else which) for n, (at, which) in enumerate(chosen)]
+        positives.append(_positives(source, here, chosen, {n: word for n, (word, _) in words.items()}))
+    return Batch(pictures, ids, torch.block_diag(*positives), places, texts)
+
+
+def _words_instead(source: TrainingSet, places: Sequence[int], rng: np.random.Generator) -> dict[int, tuple[str, Ids]]:
+    """By position in `places`: a keyword in place of the picture's text, and the ids of a phrase with it."""
+    words = {}
+    for position, place in enumerate(places):
+        own = source.keywords.own[place] if source.keywords else ()
+        if own and rng.random() < source.keyword_share:
+            word = own[int(rng.integers(len(own)))]
+            phrases = source.keyword_ids[word]
+            words[position] = word, phrases[int(rng.integers(len(phrases)))]
+    return words
+
+
+def _positives(
+    source: TrainingSet, places: NDArray[np.int64], texts: Sequence[tuple[int, int]], words: Mapping[int, str]
+) -> Tensor:
+    """(texts, pictures) of one source: 1 for the text's own picture and for those that share its meaning or keyword."""
+    groups = [source.positive_groups[at][which] for at, which in texts]
+    said: dict[int, set[str]] = {int(at): set() for at in places}
+    for (at, _), group in zip(texts, groups, strict=True):
+        said[at].add(group)
+    positives = np.array([[group in said[at] for at in said] for group in groups], np.float32)
+    if source.keywords is not None:
+        for position, word in words.items():
+            positives[position] = [word in source.keywords.any[at] for at in said]
+    return torch.from_numpy(positives)
 
 
 def parameter_groups(model: TwoTowers, settings: Settings) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sightline.encoders.torch.libraries import quietly
 from sightline.encoders.torch.towers import Documents
-from sightline.errors import TrainingError
+from sightline.errors import TrainingError, summary
 from sightline.train.config import Precision
 
 OPSET = 17  # the first with LayerNormalization; any ONNX Runtime since 1.12 runs it
@@ -144,10 +144,9 @@ def traced(
                 dynamo=False,
             )
     except Exception as error:  # the tracer raises of every kind
-        first = str(error).strip().partition("\n")[0][:300]
         raise TrainingError(
-            f"the {name} tower cannot be written as ONNX ({type(error).__name__}: {first}): expected operators "
-            "that torch can export; choose another architecture"
+            f"the {name} tower cannot be written as ONNX ({type(error).__name__}: {summary(error, 300)}): expected "
+            "operators that torch can export; choose another architecture"
         ) from error
     graph = onnx.load(folder / "graph")
     shutil.rmtree(folder)  # the graph, and its weights where they were too many for one file

@@ -20,18 +20,8 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from urllib3 import exceptions
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import (
-    HTTPError,
-    IncompleteRead,
-    LocationValueError,
-    MaxRetryError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ResponseError,
-    TimeoutError,
-)
 
 from sightline.errors import WebError
 from sightline.text import size
@@ -72,13 +62,13 @@ class Retries:
             return False
         try:
             self._retry = self._retry.increment("GET", url, response=response, error=error)
-        except MaxRetryError:
+        except exceptions.MaxRetryError:
             return False
         pause_s = self._retry.get_backoff_time()
         if time.monotonic() + pause_s > self._until:
             return False
         if response is not None:
-            with suppress(HTTPError):  # neither seconds nor a date
+            with suppress(exceptions.HTTPError):  # neither seconds nor a date
                 pause_s = min(self._retry.get_retry_after(response) or pause_s, self._longest_wait_s)
         time.sleep(pause_s)
         return True
@@ -149,7 +139,7 @@ class HttpClient:
                     retries=self._redirects,
                     preload_content=False,
                 )
-            except (HTTPError, UnicodeError) as error:
+            except (exceptions.HTTPError, UnicodeError) as error:
                 if retries is None or not retries.wait(url, error):
                     raise self.error(url, error) from error
                 continue
@@ -175,7 +165,7 @@ class HttpClient:
                     raise refused(url, response.status)
                 data = _body(url, response, most_bytes, until)
                 return Answer(data, response.headers.get("Content-Type", "").lower())
-            except HTTPError as error:
+            except exceptions.HTTPError as error:
                 if retries is None or not retries.wait(url, error):
                     raise self.error(url, error) from error
             finally:
@@ -188,25 +178,25 @@ class HttpClient:
         try:
             with self.open(url, method=method, headers=headers, body=body) as response:
                 return response.status, response.read()
-        except HTTPError as error:
+        except exceptions.HTTPError as error:
             raise self.error(url, error) from error
 
     def error(self, url: str, error: Exception) -> WebError:
         """What went wrong, in a few words."""
-        while isinstance(error, MaxRetryError) and error.reason:
+        while isinstance(error, exceptions.MaxRetryError) and error.reason:
             error = error.reason
-        if isinstance(error, ProxyError):
+        if isinstance(error, exceptions.ProxyError):
             error = error.original_error
-        if isinstance(error, ResponseError):
+        if isinstance(error, exceptions.ResponseError):
             return WebError(url, f"has too many redirects (more than {_REDIRECTS})")
-        if isinstance(error, NewConnectionError):
+        if isinstance(error, exceptions.NewConnectionError):
             return WebError(url, f"cannot be reached ({_told(error)})", is_transient=True)
-        if isinstance(error, TimeoutError):
-            waited_s = self._connect_s if isinstance(error, urllib3.exceptions.ConnectTimeoutError) else self._read_s
+        if isinstance(error, exceptions.TimeoutError):
+            waited_s = self._connect_s if isinstance(error, exceptions.ConnectTimeoutError) else self._read_s
             return WebError(url, f"does not answer within {waited_s:g} s", is_transient=True)
-        if isinstance(error, ProtocolError | IncompleteRead):
+        if isinstance(error, exceptions.ProtocolError | exceptions.IncompleteRead):
             return WebError(url, "broke off before the end", is_transient=True)
-        if isinstance(error, LocationValueError):
+        if isinstance(error, exceptions.LocationValueError):
             return WebError(url, "leads to an invalid address, expected http:// or https:// and a host")
         return WebError(url, f"cannot be reached ({_told(error)})")
 
@@ -307,7 +297,7 @@ class _Connection(HTTPConnection):
         try:
             return self._guard.connect(self.host, self.port, timeout_s=timeout_s, options=self.socket_options or ())
         except OSError as error:
-            raise NewConnectionError(self, str(error)) from error
+            raise exceptions.NewConnectionError(self, str(error)) from error
 
     def getresponse(self) -> Any:
         response = super().getresponse()

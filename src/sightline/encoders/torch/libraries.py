@@ -16,7 +16,7 @@ import torch
 
 from sightline.encoders.hub import Hub, forbids_commercial_use
 from sightline.encoders.torch import needed
-from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError
+from sightline.errors import HubUnreachable, ModelDamaged, ModelNotFound, SightlineError, summary
 
 _OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
 _ANSWER_S = 5.0
@@ -82,10 +82,9 @@ def loading(name: str) -> Iterator[None]:
     except SightlineError:
         raise
     except Exception as error:  # the libraries raise of every kind
-        first = str(error).strip().partition("\n")[0][:300]
         raise ModelDamaged(
-            f"{name} cannot be loaded ({type(error).__name__}: {first}), expected a whole model whose weights fit its "
-            "config: check the name, or fetch the files again"
+            f"{name} cannot be loaded ({type(error).__name__}: {summary(error, 300)}), expected a whole model whose "
+            "weights fit its config: check the name, or fetch the files again"
         ) from error
 
 
@@ -142,9 +141,8 @@ def read_state(path: Path) -> dict[str, Any]:
             with torch.serialization.safe_globals([argparse.Namespace]):
                 values = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises of every kind
-        first = str(error).strip().partition("\n")[0][:200]
         raise ModelDamaged(
-            f"{path} cannot be read as weights ({type(error).__name__}: {first}), expected tensors by name: "
+            f"{path} cannot be read as weights ({type(error).__name__}: {summary(error)}), expected tensors by name: "
             "save them with torch.save(model.state_dict(), path) or as safetensors"
         ) from error
     while nested := next((key for key in _NESTED if isinstance(values, Mapping) and key in values), None):

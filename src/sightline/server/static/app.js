@@ -38,6 +38,7 @@ async function start() {
   $("show-status").addEventListener("click", openStatus);
   $("show-compare").addEventListener("click", toggleCompare);
   $("theme").addEventListener("click", nextTheme);
+  $("by").addEventListener("change", (event) => change({ by: event.target.value }));
   $("fold").addEventListener("change", (event) => change({ fold: Number(event.target.value) }));
   $("threshold").addEventListener("input", slide);
   $("results").addEventListener("click", onDo);
@@ -56,7 +57,7 @@ function onState(now, before, top) {
   searchbox.show();
   filters.show();
   if (now.compare !== before.compare) arrange();
-  const asked = (it) => JSON.stringify([apiTerms(it), apiWhere(filters.dates(), it), it.fold, it.compare]);
+  const asked = (it) => JSON.stringify([apiTerms(it), apiWhere(filters.dates(), it), it.fold, it.by, it.compare]);
   if (asked(now) !== asked(before)) {
     scrollTo(0, 0);
     reload(top);
@@ -185,6 +186,7 @@ function showTools() {
 }
 
 function showFold() {
+  $("by").value = state.by;
   const [select, value] = [$("fold"), String(state.fold)];
   if (![...select.options].some((option) => option.value === value)) select.append(el("option", { value }, `Folded from ${value}`));
   select.value = value;

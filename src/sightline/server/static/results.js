@@ -53,7 +53,7 @@ export class Results {
       this.total = answer.total_estimate;
       this.forget();
       this.take(answer.hits, answer);
-      this.note(null);
+      this.note(answer.note ? el("p", { class: "doubt" }, answer.note) : null);
       this.cut();
       this.events.onLoaded(this, answer);
     } catch (error) {
@@ -159,7 +159,7 @@ export class Results {
     const purpose = offset ? `${this.purpose} more` : this.purpose;
     if (!offset) cancel(`${this.purpose} more`);
     if (hasQuery()) {
-      const body = { terms: apiTerms(), where, k, offset, group_duplicates: state.fold > 0, ...(state.fold && { duplicate_score: state.fold }) };
+      const body = { terms: apiTerms(), where, k, offset, by: state.by, group_duplicates: state.fold > 0, ...(state.fold && { duplicate_score: state.fold }) };
       return post("/api/search", { ...body, ...(this.index && { index: this.index }) }, purpose);
     }
     const given = { k, offset, ...(where && { where: JSON.stringify(where) }), ...(this.index && { index: this.index }) };

@@ -11,6 +11,7 @@ const EMPTY = {
   facets: {}, // field -> values, any of which will do
   least: null, // score
   fold: 0, // the score from which near-duplicates become one; 0 shows all
+  by: "both", // what words are looked for in: "meaning", "text", or both
   compare: false,
   open: "", // id of the picture shown large
   view: "", // "status"
@@ -79,6 +80,7 @@ function write(it) {
   }
   if (it.least !== null) found.set("least", it.least);
   if (it.fold) found.set("fold", it.fold);
+  if (it.by !== EMPTY.by) found.set("by", it.by);
   if (it.compare) found.set("compare", 1);
   if (it.view) found.set("view", it.view);
   if (it.panel) found.set("panel", 1);
@@ -109,6 +111,7 @@ function read() {
     pixels: Number.parseInt(given.get("pixels"), 10) || 0,
     facets,
     least: Number.isFinite(least) ? least : null,
+    by: ["meaning", "text"].includes(given.get("by")) ? given.get("by") : EMPTY.by,
     fold: fold >= 0.5 && fold <= 1 ? fold : 0,
     compare: given.has("compare"),
     view: given.get("view") === "status" ? "status" : "",

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sightline.errors import (
@@ -26,11 +25,13 @@ from sightline.errors import (
     summary,
 )
 from sightline.stores.local.vectors import DATABASE, create_files, sync_folder
+from sightline.types import now
 
-FORMAT = 2
+FORMAT = 3
 """The version of tables and vector files. What reads an older one stays; a newer one is refused.
 
-Format 2 has checksums of records and notes; one of format 1 becomes one of 2 when it is first written to.
+Format 2 has checksums of records and notes, format 3 full text; an older one becomes one of 3 when it is first written
+to.
 """
 ROTATION = 1
 """The version of the rotation of `search.py`: with another one, every code stored before is wrong."""
@@ -49,6 +50,12 @@ _APPLICATION_ID = 0x53_4C_49_31  # "SLI1" in the database's header says whose it
 
 # `key` names a record for its life, `slot` its row in the vector files: compaction renumbers slots only.
 SLOTS_TABLE = "CREATE TABLE slots (slot INTEGER PRIMARY KEY, key INTEGER NOT NULL UNIQUE)"
+# `words` is for the filter $match and has captions, titles and names; `written` is for searching, with all that people
+# write.
+_FULL_TEXT = """\
+CREATE VIRTUAL TABLE written USING fts5 (text, tokenize = 'ascii', detail = 'none', columnsize = 0);
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab (written, row);\
+"""
 _TABLES = f"""
 {SLOTS_TABLE};
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -59,6 +66,7 @@ CREATE TABLE dead (page INTEGER PRIMARY KEY, bits BLOB NOT NULL);
 CREATE TABLE batches (first INTEGER PRIMARY KEY, count INTEGER, codes_crc INTEGER, vectors_crc INTEGER);
 CREATE TABLE notes (kind TEXT, name TEXT, document TEXT, crc INTEGER, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE words USING fts5 (text, tokenize = 'ascii', detail = 'none', columnsize = 0);
+{_FULL_TEXT}
 """
 _FIND_TABLES = "SELECT 1 FROM sqlite_schema WHERE name = 'state'"
 _FIELD_INDEXES = """
@@ -156,8 +164,7 @@ class Database:
                 connection = self._begin_write()
                 try:
                     with contextlib.suppress(OSError):  # only for a better message
-                        name = {"pid": os.getpid(), "host": socket.gethostname(),
-                                "since": datetime.now(UTC).isoformat("T", "seconds")}  # fmt: skip
+                        name = {"pid": os.getpid(), "host": socket.gethostname(), "since": now()}
                         (self._folder / _WRITER).write_text(json.dumps(name), "utf-8")
                     yield connection
                     connection.execute("COMMIT")
@@ -252,10 +259,18 @@ def create_field_indexes(connection: sqlite3.Connection) -> None:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Give an index of format 1 the columns of format 2; its rows get checksums when they are written or repaired."""
-    if connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()[0] < FORMAT:
+    """Give an older index what it lacks; its rows get checksums when they are written or repaired.
+
+    The texts of its records are read later: `unread` in the table `meta` is how many keys may have some, from 1 on.
+    """
+    (found,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone()
+    if found < 2:
         for table in ("records", "notes"):
             connection.execute(f"ALTER TABLE {table} ADD COLUMN crc INTEGER")
+    if found < FORMAT:
+        for statement in _FULL_TEXT.split(";\n"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('unread', ?)", (read_state(connection).next_key - 1,))
         connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 
 

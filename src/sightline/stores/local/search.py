@@ -25,7 +25,7 @@ from sightline.filters.documents import load_payload
 from sightline.filters.where import Node
 from sightline.stores.local.vectors import Codes, Slots
 from sightline.stores.local.views import View, passing, rows_of
-from sightline.types import Hit, Vector, Vectors
+from sightline.types import Hit, Vectors
 
 Scores: TypeAlias = NDArray[np.int32]
 """Shape (q, n): dot products of codes."""
@@ -147,7 +147,29 @@ def search(
             scores = _scanned(pool, view, some, slots)
         for query, row, margin in zip(queries[at:], scores, margins[at:], strict=False):
             near = near_best(row, end, margin)
-            found.append(_hits(connection, view, near if slots is None else slots[near], query, offset, end))
+            near, exact = near if slots is None else slots[near], np.empty(len(near), np.float32)
+            for start in range(0, len(near), 4096):
+                view.check()
+                rows = view.vectors[near[start : start + 4096]]  # (slots, dim) -> (m, dim)
+                # Not by matrix product: BLAS rounds equal rows differently, by their place.
+                scored = simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32")  # (1, m)
+                exact[start : start + 4096] = np.asarray(scored)[0]
+            view.check()
+            if len(exact) > end:
+                kth = np.partition(exact, len(exact) - end)[len(exact) - end]
+                best = np.flatnonzero(exact >= kth)
+                near, exact = near[best], exact[best]
+            by_slot = dict(zip(near.tolist(), exact.tolist(), strict=True))
+            of_slots = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, "slot", by_slot))
+            # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for
+            # all ties.
+            ordered = sorted(of_slots) if len(by_slot) <= 2 * end else heapq.nsmallest(end, of_slots)
+            found.append(
+                [
+                    Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload))
+                    for score, name, uri, payload in ordered[offset:end]
+                ]
+            )
     return found
 
 
@@ -212,22 +234,3 @@ def _threshold(scores: NDArray[np.int32], k: int, margin: int) -> int:
     last = max(0, len(scores) - k)
     kth = int(np.partition(scores, last)[last]) if len(scores) else _NEVER
     return max(kth - margin, _NEVER + 1)
-
-
-def _hits(connection: sqlite3.Connection, view: View, near: Slots, query: Vector, offset: int, end: int) -> list[Hit]:
-    scores = np.empty(len(near), np.float32)
-    for at in range(0, len(near), 4096):
-        view.check()
-        rows = view.vectors[near[at : at + 4096]]  # (slots, dim) -> (m, dim)
-        # Not by matrix product: BLAS rounds equal rows differently, by their place.
-        scores[at : at + 4096] = np.asarray(simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32"))[0]
-    view.check()
-    if len(scores) > end:
-        kth = np.partition(scores, len(scores) - end)[len(scores) - end]
-        best = np.flatnonzero(scores >= kth)
-        near, scores = near[best], scores[best]
-    by_slot = dict(zip(near.tolist(), scores.tolist(), strict=True))
-    found = ((-by_slot[slot], *rest) for slot, *rest in rows_of(connection, "slot", by_slot))
-    # By score, then by id, which no two rows share. Sorting is faster for a few, and a heap needs no room for all ties.
-    first = (sorted(found) if len(by_slot) <= 2 * end else heapq.nsmallest(end, found))[offset:end]
-    return [Hit(name, uri, max(-1.0, min(1.0, -score)), load_payload(payload)) for score, name, uri, payload in first]

@@ -11,31 +11,14 @@ from typing import TypeVar
 from sightline.errors import SightlineError, StoreDamaged, StoreError, StoreNotFound
 from sightline.filters.documents import load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
-from sightline.stores.base import check_dim, check_records, check_search
-from sightline.stores.local.database import (
-    Database,
-    check_folder,
-    create_index,
-    damaged_record,
-    read_dim,
-    read_state,
-    upgrade,
-)
+from sightline.stores.base import Store, check_dim, check_records, check_search
+from sightline.stores.local import database, writes
+from sightline.stores.local.fulltext import read_some, search_text
 from sightline.stores.local.search import THREADS, quantiser, search
 from sightline.stores.local.vectors import remove_other_files
 from sightline.stores.local.views import Stale, View, Views, passing, rows_of
-from sightline.stores.local.writes import (
-    Corruption,
-    check_last_batch,
-    compact,
-    delete_records,
-    find_corruption,
-    repair,
-    should_compact,
-    write_documents,
-    write_records,
-)
 from sightline.stores.url import StoreUrl
+from sightline.stores.written import Phrase, Written
 from sightline.types import Hit, Note, Record, Vectors, Where
 
 _Result = TypeVar("_Result")
@@ -48,19 +31,19 @@ _MOST_TRIES = 20  # a reader begins again when a compaction overtakes it; more o
 _logger = logging.getLogger(__name__)
 
 
-def repair_store(path: str | Path) -> list[Corruption]:
+def repair_store(path: str | Path) -> list[writes.Corruption]:
     """Mend an index that `LocalStore` refuses to open because a vector file is missing or truncated."""
     folder = Path(path)
-    with contextlib.closing(Database(folder, _TIMEOUT_S)) as database:
-        with database.guarded():
-            check_folder(folder, may_create=False)
-        with database.reading() as connection:
-            dim = read_dim(connection, folder, None)
-        with database.writing() as connection:
-            return repair(connection, folder, quantiser(dim))
+    with contextlib.closing(database.Database(folder, _TIMEOUT_S)) as opened:
+        with opened.guarded():
+            database.check_folder(folder, may_create=False)
+        with opened.reading() as connection:
+            dim = database.read_dim(connection, folder, None)
+        with opened.writing() as connection:
+            return writes.repair(connection, folder, quantiser(dim))
 
 
-class LocalStore:
+class LocalStore(Store):
     """Keeps records in a folder, at a path or a file: URL; any number of processes may read while one writes.
 
     Search is exact: every live record is scanned in int8, and those that can be among the best are ranked in float32.
@@ -69,15 +52,15 @@ class LocalStore:
 
     def __init__(self, path: str | Path | StoreUrl, dim: int | None = None, *, timeout_s: float = _TIMEOUT_S) -> None:
         self.path = path.path if isinstance(path, StoreUrl) else Path(path)
-        self._database = Database(self.path, timeout_s)
+        self._database = database.Database(self.path, timeout_s)
         try:
             with self._database.guarded():
-                check_folder(self.path, may_create=dim is not None)
+                database.check_folder(self.path, may_create=dim is not None)
                 if dim is not None:
                     check_dim(dim)
-                    create_index(self.path, dim, timeout_s)
+                    database.create_index(self.path, dim, timeout_s)
             with self._database.reading() as connection:
-                self.dim = read_dim(connection, self.path, dim)
+                self.dim = database.read_dim(connection, self.path, dim)
             self._views = Views(self.path, self.dim)
             self._read(lambda connection, view: None)  # a truncated file is found now, not by the first search
         except BaseException:
@@ -88,23 +71,20 @@ class LocalStore:
         self._is_checked, self._may_compact = False, True
 
     def upsert(self, records: Sequence[Record]) -> None:
-        """Write records, replacing those of the same id; returns when they are on the disk."""
         last = list({record.id: record for record in records}.values())
         vectors = check_records(last, self.dim)
         if last:
             with self._writing() as connection:
-                write_records(connection, self.path, self._quantiser, last, vectors)
+                writes.write_records(connection, self.path, self._quantiser, last, vectors)
             self._compact_if_useful()
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         with self._writing() as connection:
-            count = delete_records(connection, ids)
+            count = writes.delete_records(connection, ids)
         self._compact_if_useful()
         return count
 
     def search(self, vectors: Vectors, k: int, where: Where | None = None, offset: int = 0) -> list[list[Hit]]:
-        """(q, dim) -> for each query the hits from `offset` to `offset + k`, best first."""
         queries = check_search(vectors, k, offset, self.dim)
         node = parse_where(where) if where else None
         return self._read(
@@ -113,37 +93,46 @@ class LocalStore:
             )
         )
 
+    def search_text(
+        self, phrases: Sequence[Phrase], limit: int, where: Where | None = None, *, common: int | None = None
+    ) -> Written:
+        """The records with the most of what the phrases tell, as `TextStore` says; an older index is read once."""
+        node = parse_where(where) if where else None
+
+        while (
+            found := self._read(lambda connection, view: search_text(connection, view, phrases, limit, node, common))
+        ) is None:
+            with self._writing() as connection:
+                if unread := read_some(connection):
+                    _logger.warning("%s: reading what is written, once: %d records to go", self.path, unread)
+        matcher, ids, count = found
+        return Written(matcher, self.fetch(ids) if ids else [], count)
+
     def fetch(self, ids: Sequence[str]) -> list[Record]:
-        """The records of those ids that exist, in the order asked."""
         records = self._read(lambda connection, view: _records(view, rows_of(connection, "id", ids)))
         found = {record.id: record for record in records}
         return [found[name] for name in ids if name in found]
 
     def scan(self, where: Where | None = None) -> Iterator[Record]:
-        """Every record that matches, in order of id, with constant memory; the store may be written meanwhile."""
         node = parse_where(where) if where else None
         pages = self._pages_of(node) if node else self._pages()
         return (record for page in pages for record in page)
 
     def count(self, where: Where | None = None) -> int:
-        """How many records match."""
         node = parse_where(where) if where else None
         return self._read(lambda connection, view: len(passing(connection, view, node)) if node else view.state.live)
 
     def notes(self, kind: str) -> dict[str, Note]:
-        """The notes of a kind by key."""
         with self._database.reading() as connection:
             rows = connection.execute("SELECT name, document FROM notes WHERE kind = ? ORDER BY name", (kind,))
             with self._damage_named():
                 return {name: load_note(document) for name, document in rows}
 
     def write_notes(self, kind: str, notes: Mapping[str, Note | None]) -> None:
-        """Write notes, replacing those of the same key; None removes one."""
         with self._writing() as connection:
-            write_documents(connection, kind, notes)
+            writes.write_documents(connection, kind, notes)
 
     def close(self) -> None:
-        """Give back files and connections; further calls raise `StoreError`."""
         self._database.close()
         self._threads.shutdown()
         self._views.newest = None  # which unmaps the files, as soon as nobody searches in them
@@ -159,15 +148,15 @@ class LocalStore:
         with contextlib.suppress(OSError):  # other files: not ours to delete
             self.path.rmdir()
 
-    def verify(self) -> list[Corruption]:
+    def verify(self) -> list[writes.Corruption]:
         """Compare everything with the checksums of the commits; gives what is damaged, nothing if all is well."""
         with self._database.reading() as connection, self._damage_named():
-            return find_corruption(connection, self.path, self.dim)
+            return writes.find_corruption(connection, self.path, self.dim)
 
-    def repair(self) -> list[Corruption]:
+    def repair(self) -> list[writes.Corruption]:
         """Rebuild what can be rebuilt, and remove the records whose vectors are lost: indexing encodes them again."""
         with self._database.writing() as connection:
-            damages = repair(connection, self.path, self._quantiser)
+            damages = writes.repair(connection, self.path, self._quantiser)
         self._views, self._may_compact = Views(self.path, self.dim), True
         return damages
 
@@ -211,31 +200,31 @@ class LocalStore:
         except SightlineError:
             raise
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise damaged_record(self.path, error) from error
+            raise database.damaged_record(self.path, error) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self._database.writing() as connection:
             if not self._is_checked:
-                upgrade(connection)
-                check_last_batch(connection, self.path, self.dim)
-                remove_other_files(self.path, read_state(connection).generation)
+                database.upgrade(connection)
+                writes.check_last_batch(connection, self.path, self.dim)
+                remove_other_files(self.path, database.read_state(connection).generation)
                 self._is_checked = True
             yield connection
 
     def _compact_if_useful(self) -> None:
         """Reclaim deleted slots; what was written before is safe whatever happens here."""
-        if not self._may_compact or not self._read(lambda connection, view: should_compact(view.state)):
+        if not self._may_compact or not self._read(lambda connection, view: writes.should_compact(view.state)):
             return
         try:
             with self._database.writing() as connection:
-                if should_compact(read_state(connection)):  # another process may have been faster
-                    self._may_compact = compact(connection, self.path, self.dim)
+                if writes.should_compact(database.read_state(connection)):  # another process may have been faster
+                    self._may_compact = writes.compact(connection, self.path, self.dim)
         except StoreError as error:
             self._may_compact = False  # each try reads everything: one is enough until the next opening
             _logger.warning("the room of deleted records was not reclaimed: %s", error)
         with self._database.writing() as connection:
-            remove_other_files(self.path, read_state(connection).generation)
+            remove_other_files(self.path, database.read_state(connection).generation)
 
     def _pages_of(self, node: Node) -> Iterator[list[Record]]:
         def few_ids(connection: sqlite3.Connection, view: View) -> list[str] | None:

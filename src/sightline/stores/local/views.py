@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from sightline.errors import StoreDamaged
 from sightline.filters.documents import TIME
-from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of, microseconds
 from sightline.stores.local.database import INDEXED_FIELDS, State, read_state
 from sightline.stores.local.vectors import Codes, Slots, check_size, map_files
-from sightline.types import Vectors
+from sightline.types import Vectors, chunks
 
 Mask: TypeAlias = NDArray[np.bool_]
 """Shape (slots,)."""
@@ -42,7 +42,6 @@ _ORDERINGS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "$lte": ("<=", np.less_equal),
 }
 _MOST_COLUMNS = 12  # of 9 bytes a slot
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ROWS = 8192  # read at once
 _FEW = 8  # values: up to here comparing with each is faster than a binary search
 _MOST_PARAMETERS = 500  # of one statement, well below SQLite's limits
@@ -91,25 +90,25 @@ class Views:
                 if view is not None and view.state.version > state.version:
                     raise Stale
                 if view is None or view.state.version < state.version:
-                    view = self.newest = self._loaded(connection, state, view)
+                    tombstones = read_tombstones(connection)
+                    if view is not None and view.state.generation != state.generation:
+                        view = None
+                    if view is not None and view.state.slots == state.slots:
+                        view = replace(view, state=state, tombstones=tombstones)
+                    else:
+                        try:
+                            codes, vectors, mapped = map_files(self.folder, state.generation, self.dim, state.slots)
+                        except FileNotFoundError as error:
+                            raise Stale from error
+                        columns = view.columns if view else Columns()
+                        view = View(self.folder, state, codes, vectors, mapped, tombstones, columns)
+                    self.newest = view
         try:
             view.check()
         except StoreDamaged:
             self.newest = None  # it may be restored
             raise
         return view
-
-    def _loaded(self, connection: sqlite3.Connection, state: State, old: View | None) -> View:
-        tombstones = read_tombstones(connection)
-        if old is not None and old.state.generation != state.generation:
-            old = None
-        if old is not None and old.state.slots == state.slots:
-            return replace(old, state=state, tombstones=tombstones)
-        try:
-            codes, vectors, mapped = map_files(self.folder, state.generation, self.dim, state.slots)
-        except FileNotFoundError as error:
-            raise Stale from error
-        return View(self.folder, state, codes, vectors, mapped, tombstones, Columns() if old is None else old.columns)
 
 
 def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:
@@ -121,9 +120,7 @@ def passing(connection: sqlite3.Connection, view: View, node: Node) -> Slots:
 
 def rows_of(connection: sqlite3.Connection, column: str, values: Iterable[Any]) -> Iterator[tuple[int, str, str, str]]:
     """Slot, id, URI and payload as JSON of the records with those slots or ids, by the column's name; in no order."""
-    every = list(values)
-    for at in range(0, len(every), _MOST_PARAMETERS):
-        some = every[at : at + _MOST_PARAMETERS]
+    for some in chunks(values, _MOST_PARAMETERS):
         marks = ", ".join("?" * len(some))
         yield from connection.execute(
             f"SELECT slot, id, uri, payload FROM slots JOIN records USING (key) WHERE {column} IN ({marks})", some
@@ -231,7 +228,7 @@ def _stored(value: Scalar) -> int | float:
     """A value as `Column.values` holds it; a text's 64 bits tell it apart within this process."""
     if isinstance(value, str):
         return hash(value)
-    return (value - _EPOCH) // timedelta(microseconds=1) if isinstance(value, datetime) else value
+    return microseconds(value) if isinstance(value, datetime) else value
 
 
 def _path_of(name: str) -> str:
@@ -298,8 +295,7 @@ def _compared(column: Column, operator: str, bound: Scalar) -> Mask:
 def _looked_up(connection: sqlite3.Connection, view: View, name: str, values: Sequence[Scalar]) -> Mask:
     """By SQLite's index of the field; the second half finds lists of text, by an index that is empty as a rule."""
     mask, path = np.zeros(view.state.slots, np.bool_), _path_of(name)
-    for at in range(0, len(values), _MOST_PARAMETERS):
-        some = values[at : at + _MOST_PARAMETERS]
+    for some in chunks(values, _MOST_PARAMETERS):
         marks = ", ".join("?" * len(some))
         rows = connection.execute(
             f"""SELECT slot FROM records JOIN slots USING (key)

@@ -13,28 +13,11 @@ import numpy as np
 
 from sightline.errors import StoreDamaged
 from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
-from sightline.stores.local.database import (
-    INDEXED_FIELDS,
-    SLOTS_TABLE,
-    State,
-    create_field_indexes,
-    damaged_database,
-    read_state,
-    upgrade,
-    write_state,
-)
+from sightline.stores.local import database
+from sightline.stores.local import vectors as files
+from sightline.stores.local.fulltext import write_texts
 from sightline.stores.local.search import Quantiser
-from sightline.stores.local.vectors import (
-    VECTOR,
-    Codes,
-    Slots,
-    appending,
-    create_files,
-    files_of,
-    map_files,
-    sync_folder,
-    write_rows,
-)
+from sightline.stores.local.vectors import VECTOR, Codes, Slots
 from sightline.stores.local.views import PAGE_SLOTS, read_tombstones, unpacked
 from sightline.types import Note, Record, Vectors, chunks
 
@@ -66,7 +49,7 @@ def write_records(
     connection: sqlite3.Connection, folder: Path, quantiser: Quantiser, records: Sequence[Record], vectors: Vectors
 ) -> None:
     """Put records with different ids, and their vectors (n, dim), into new slots; earlier ones of the same id die."""
-    old, residual = read_state(connection), 0.0
+    old, residual = database.read_state(connection), 0.0
 
     def blocks() -> Iterator[tuple[Codes, Vectors]]:
         nonlocal residual
@@ -97,7 +80,8 @@ def write_records(
         "INSERT INTO slots VALUES (?, ?)", ((old.slots + at, keys[record.id]) for at, record in enumerate(records))
     )
     _write_words(connection, records, keys, known)
-    state = State(
+    write_texts(connection, ((keys[record.id], record.payload) for record in records))
+    state = database.State(
         version=old.version + 1,
         generation=old.generation,
         slots=old.slots + len(records),
@@ -105,7 +89,7 @@ def write_records(
         next_key=old.next_key + len(fresh),
         residual=max(old.residual, residual),
     )
-    write_state(connection, state)
+    database.write_state(connection, state)
 
 
 def delete_records(connection: sqlite3.Connection, ids: Sequence[str]) -> int:
@@ -116,9 +100,10 @@ def delete_records(connection: sqlite3.Connection, ids: Sequence[str]) -> int:
     _mark_deleted(connection, [slot for _, slot in known.values()])
     keys = [(key,) for key, _ in known.values()]
     connection.executemany("DELETE FROM records WHERE key = ?", keys)
-    connection.executemany("DELETE FROM words WHERE rowid = ?", keys)
-    state = read_state(connection)
-    write_state(connection, replace(state, version=state.version + 1, live=state.live - len(known)))
+    for table in ("words", "written"):
+        connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", keys)
+    state = database.read_state(connection)
+    database.write_state(connection, replace(state, version=state.version + 1, live=state.live - len(known)))
     return len(known)
 
 
@@ -135,7 +120,7 @@ def find_corruption(connection: sqlite3.Connection, folder: Path, dim: int) -> l
     """Read everything and compare it with the checksums of the commits; `StoreDamaged` if SQLite's own check fails."""
     result = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if result != "ok":
-        raise damaged_database(folder, result)
+        raise database.damaged_database(folder, result)
     records, notes = _corrupt_records(connection), _corrupt_notes(connection)
     found = list[Corruption]()
     if records:
@@ -158,18 +143,18 @@ def check_last_batch(connection: sqlite3.Connection, folder: Path, dim: int) -> 
 
 def repair(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -> list[Corruption]:
     """Rebuild damaged codes, and remove the records whose vectors are lost; gives what was damaged."""
-    state, dim = read_state(connection), quantiser.dim
-    files = files_of(folder, state.generation)
+    state, dim = database.read_state(connection), quantiser.dim
+    paths = files.files_of(folder, state.generation)
     (known,) = connection.execute("SELECT coalesce(max(first + count), 0) FROM batches").fetchone()
-    rows = max([known, *(path.stat().st_size // dim for path in files if path.exists())])
-    is_other = any(folder.glob("vectors-*")) and not any(path.exists() for path in files)
+    rows = max([known, *(path.stat().st_size // dim for path in paths if path.exists())])
+    is_other = any(folder.glob("vectors-*")) and not any(path.exists() for path in paths)
     if state.slots > rows or is_other:  # to go by them would cost every vector
-        raise damaged_database(folder, "its counters")
-    for path, row_bytes in zip(files, (dim, dim * VECTOR.itemsize), strict=True):
+        raise database.damaged_database(folder, "its counters")
+    for path, row_bytes in zip(paths, (dim, dim * VECTOR.itemsize), strict=True):
         with path.open("ab") as file:  # missing files and missing ends, of zeros, so that every slot can be mapped
             file.truncate(max(file.tell(), state.slots * row_bytes))
-    sync_folder(folder)
-    upgrade(connection)
+    files.sync_folder(folder)
+    database.upgrade(connection)
     damages = find_corruption(connection, folder, dim)
     if any(damage.kind != "vectors" for damage in damages):
         _repair_database(connection)
@@ -180,20 +165,20 @@ def repair(connection: sqlite3.Connection, folder: Path, quantiser: Quantiser) -
             delete_records(connection, damage.ids)
             connection.execute("DELETE FROM batches WHERE first = ?", (damage.first_slot,))
             continue
-        _, vectors, _ = map_files(folder, state.generation, dim, state.slots)
+        _, vectors, _ = files.map_files(folder, state.generation, dim, state.slots)
         codes, worst = quantiser.encode(vectors[damage.first_slot : damage.first_slot + damage.count])
-        with appending(folder, state.generation) as (codes_file, _):
-            crc = write_rows(codes_file, damage.first_slot, codes)
+        with files.appending(folder, state.generation) as (codes_file, _):
+            crc = files.write_rows(codes_file, damage.first_slot, codes)
         connection.execute("UPDATE batches SET codes_crc = ? WHERE first = ?", (crc, damage.first_slot))
-        now = read_state(connection)
-        write_state(connection, replace(now, version=now.version + 1, residual=max(worst, now.residual)))
+        now = database.read_state(connection)
+        database.write_state(connection, replace(now, version=now.version + 1, residual=max(worst, now.residual)))
     _fill_checksums(connection)
     return damages
 
 
 def _corrupt_records(connection: sqlite3.Connection) -> dict[int, str]:
     """Key and id of the records that do not have the checksum of their commit, or no slot of their own."""
-    state, dead, found = read_state(connection), set(read_tombstones(connection).tolist()), dict[int, str]()
+    state, dead, found = database.read_state(connection), set(read_tombstones(connection).tolist()), dict[int, str]()
     rows = connection.execute(
         f"SELECT key, slot, {_checked_columns(connection, 'records', 'id', 'uri', 'payload')} "
         "FROM records LEFT JOIN slots USING (key)"
@@ -235,7 +220,7 @@ def _checked_columns(connection: sqlite3.Connection, table: str, *names: str) ->
 
 def _is_consistent(connection: sqlite3.Connection) -> bool:
     """Whether the slots, the counters, SQLite's indexes and the full text agree with the records."""
-    state = read_state(connection)
+    state = database.read_state(connection)
     (strays,) = connection.execute("SELECT count(*) FROM slots WHERE key NOT IN (SELECT key FROM records)").fetchone()
     live, last_key = connection.execute("SELECT count(*), coalesce(max(key), 0) FROM records").fetchone()
     is_counted = live == state.live == state.slots - len(read_tombstones(connection)) and last_key < state.next_key
@@ -244,13 +229,13 @@ def _is_consistent(connection: sqlite3.Connection) -> bool:
 
 def _repair_database(connection: sqlite3.Connection) -> None:
     """Take out damaged rows, and make anew what follows from the others."""
-    for field in INDEXED_FIELDS:  # they cannot be kept up to date for a payload that is no JSON
+    for field in database.INDEXED_FIELDS:  # they cannot be kept up to date for a payload that is no JSON
         for name in (f"records_{field}", f"records_{field}_lists"):
             connection.execute(f"DROP INDEX IF EXISTS {name}")
     pairs = connection.execute("SELECT slot, key FROM slots NOT INDEXED").fetchall()
     owners = Counter(key for _, key in pairs)
     connection.execute("DROP TABLE slots")  # an index of its own may deny that two rows have the same key
-    connection.execute(SLOTS_TABLE)
+    connection.execute(database.SLOTS_TABLE)
     connection.executemany("INSERT INTO slots VALUES (?, ?)", [pair for pair in pairs if owners[pair[1]] == 1])
     connection.execute("REINDEX")
     lost = [(key,) for key in _corrupt_records(connection)]
@@ -259,15 +244,17 @@ def _repair_database(connection: sqlite3.Connection) -> None:
     connection.executemany(
         "DELETE FROM notes WHERE CAST(kind AS BLOB) = ? AND CAST(name AS BLOB) = ?", _corrupt_notes(connection)
     )
-    create_field_indexes(connection)
-    state = read_state(connection)
+    database.create_field_indexes(connection)
+    state = database.read_state(connection)
     placed = np.array([slot for (slot,) in connection.execute("SELECT slot FROM slots ORDER BY slot")], np.int64)
     connection.execute("DELETE FROM dead")
     _mark_dead(connection, np.setdiff1d(np.arange(state.slots), placed))
     (last,) = connection.execute("SELECT coalesce(max(key), 0) FROM records").fetchone()
     live, next_key = len(placed), max(state.next_key, last + 1)
-    write_state(connection, replace(state, version=state.version + 1, live=live, next_key=next_key))
-    connection.execute("DELETE FROM words")
+    database.write_state(connection, replace(state, version=state.version + 1, live=live, next_key=next_key))
+    for table in ("words", "written"):
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute("INSERT OR REPLACE INTO meta VALUES ('unread', ?)", (last,))
     rows = connection.execute("SELECT key, payload FROM records")
     texts = ((key, " ".join(sorted(payload_words(load_payload(payload))))) for key, payload in rows)
     connection.executemany("INSERT INTO words (rowid, text) VALUES (?, ?)", (row for row in texts if row[1]))
@@ -284,7 +271,7 @@ def _fill_checksums(connection: sqlite3.Connection) -> None:
         )
 
 
-def should_compact(state: State) -> bool:
+def should_compact(state: database.State) -> bool:
     """Whether enough slots hold nothing any more."""
     deleted = state.slots - state.live
     return deleted >= _FEWEST_DELETED and deleted > _DELETED_SHARE * state.slots
@@ -295,7 +282,7 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
 
     Gives whether it did so. A damaged index is left as it is: copying would give damaged rows a valid checksum.
     """
-    old = read_state(connection)
+    old = database.read_state(connection)
     live = np.ones(old.slots, np.bool_)
     live[read_tombstones(connection)] = False
     kept = np.flatnonzero(live)
@@ -303,8 +290,8 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
         _logger.warning("%s is damaged and was not compacted: run sightline status --repair", folder)
         return False
     state = replace(old, version=old.version + 1, generation=old.generation + 1, slots=len(kept))
-    create_files(folder, state.generation)
-    codes, vectors, _ = map_files(folder, old.generation, dim, old.slots)
+    files.create_files(folder, state.generation)
+    codes, vectors, _ = files.map_files(folder, old.generation, dim, old.slots)
     connection.execute("DELETE FROM batches")
     rows = (kept[at : at + _BATCH_ROWS] for at in range(0, len(kept), _BATCH_ROWS))
     _append(connection, folder, state.generation, 0, ((codes[some], vectors[some]) for some in rows))
@@ -312,7 +299,7 @@ def compact(connection: sqlite3.Connection, folder: Path, dim: int) -> bool:
     moved = ((new, old_slot) for new, old_slot in enumerate(kept.tolist()) if new != old_slot)
     connection.executemany("UPDATE slots SET slot = ? WHERE slot = ?", moved)
     connection.execute("DELETE FROM dead")
-    write_state(connection, state)
+    database.write_state(connection, state)
     return True
 
 
@@ -320,9 +307,12 @@ def _append(
     connection: sqlite3.Connection, folder: Path, generation: int, slot: int, blocks: Iterable[tuple[Codes, Vectors]]
 ) -> None:
     """Write blocks of codes and vectors to both files from a slot on, each with its checksums."""
-    with appending(folder, generation) as (codes_file, vectors_file):
+    with files.appending(folder, generation) as (codes_file, vectors_file):
         for codes, vectors in blocks:
-            checksums = write_rows(codes_file, slot, codes), write_rows(vectors_file, slot, np.asarray(vectors, VECTOR))
+            checksums = (
+                files.write_rows(codes_file, slot, codes),
+                files.write_rows(vectors_file, slot, np.asarray(vectors, VECTOR)),
+            )
             connection.execute("INSERT INTO batches VALUES (?, ?, ?, ?)", (slot, len(codes), *checksums))
             slot += len(codes)
 
@@ -370,7 +360,7 @@ def _write_words(
 
 def _corrupt_batches(connection: sqlite3.Connection, folder: Path, dim: int, which: str) -> Iterator[Corruption]:
     """Those of some batches, by the end of an SQL statement, whose rows do not have the checksums of their commit."""
-    codes, vectors = files_of(folder, read_state(connection).generation)
+    codes, vectors = files.files_of(folder, database.read_state(connection).generation)
     batches = connection.execute(f"SELECT first, count, codes_crc, vectors_crc FROM batches {which}").fetchall()
     for first, count, codes_crc, vectors_crc in batches:
         are_vectors_whole = _crc(vectors, first, count, dim * VECTOR.itemsize) == vectors_crc

@@ -18,7 +18,7 @@ from sightline.filters.where import Node
 from sightline.stores.milvus import schema
 from sightline.stores.milvus.filters import EVERY_ROW, KEYED, Translator, joined, listed, quoted
 from sightline.stores.milvus.schema import Place, Row
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore, batches, check_marker, missing_index
+from sightline.stores.remote import EVERYTHING, Calls, TunableEngine, TunableStore, batches, check_marker, missing_index
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -63,7 +63,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Mi
     return TunableStore(MilvusEngine(schema.parse_place(url), dim))
 
 
-class MilvusEngine:
+class MilvusEngine(TunableEngine):
     """One collection of records and one of notes; any number of processes may share a server, one a file of Lite.
 
     `writing` is held while something is written, and of a Lite file while it is read: beside a write or a flush of
@@ -71,7 +71,6 @@ class MilvusEngine:
     """
 
     most_hits = _MOST_HITS
-    reads_width = False
 
     def __init__(self, place: Place, dim: int | None) -> None:
         if place.file:
@@ -87,30 +86,30 @@ class MilvusEngine:
         self._timeout_s = max(_SHORTEST_TIMEOUT_S, patience_s)
         self._unsealed_rows: Counter[str] = Counter()
         self._is_sealed = False
-        try:
+        with self.opening():
             if self.client is None:
                 self.client = self.calls.make(self._connected)
-            self._learn_version()
+            self._version = str(self._call("get_server_version"))  # 2.3.5-lite is a server, milvus_lite-3.2.2 is Lite
+            self.is_lite = "lite-" in self._version or place.file is not None
+            numbers = tuple(map(int, re.findall(r"\d+", self._version)[:2]))
+            self._has_array_indexes = not self.is_lite and numbers >= _FIRST_WITH_ARRAY_INDEXES
+            self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
             marker = self._open(dim)
             if may_be_doubled:
                 self._remove_doubles()
-        except BaseException:
-            self.close()
-            raise
         self.dim = int(marker["dim"])
         self.index: str = marker["index"]
-        self.widths = _widths(self.index, marker["nlist"])
+        of_lists = (*(8 << step for step in range(20) if 8 << step < marker["nlist"]), marker["nlist"])
+        self.widths = {"flat": (1,), "hnsw": GRAPH_WIDTHS}.get(self.index, of_lists)
         self.untuned_width = min(_UNTUNED_WIDTHS[self.index], self.widths[-1])
         self._partition_key: str = marker["partition"]
         self.translator = Translator(not self.is_lite, self._partition_key)
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records; returns when they are in the server's log."""
         self._write(self.place.collection, schema.record_rows(records, vectors, self._partition_key))
         self._is_sealed = False
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         found = [row["id"] for row in self._rows_of(ids, ["id"])]
         self._delete(self.place.collection, found)
         if found and self.place.consistency == "Session":
@@ -127,26 +126,21 @@ class MilvusEngine:
         return found
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
-        """The records of those ids that exist."""
         return map(schema.record_of, self._rows_of(ids, _COLUMNS))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that may match, in order of id."""
         expression = "" if node == EVERYTHING else self.translator.lookup(node)
         pages = self._pages(self.place.collection, expression, _COLUMNS)
         return (schema.record_of(row) for page in pages for row in page)
 
     def count(self, node: Node) -> int:
-        """How many records match."""
         return self._counted(self._expression(node))
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
-        """The notes of a kind."""
         pages = self._pages(self.place.notes, f"kind == {quoted(kind)}", ["id", "name", "document"], "Strong")
         return ((row["name"], load_note(row["document"])) for page in pages for row in page)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
         self._write(self.place.notes, [schema.note_row(kind, name, note) for name, note in notes.items()])
         self._delete(self.place.notes, [schema.note_id(kind, name) for name in removed])
 
@@ -167,11 +161,7 @@ class MilvusEngine:
             self._call("refresh_load", name, timeout=_SEAL_S)
         self._is_sealed = True
 
-    def size_bytes(self) -> None:
-        """Milvus does not tell."""
-
     def drop(self) -> None:
-        """Remove everything from the server."""
         with self.writing:
             for name in (self.place.collection, self.place.notes):
                 self._call("drop_collection", name)
@@ -184,7 +174,12 @@ class MilvusEngine:
         if self.client is not None:
             self.client.close()
             if self.place.file:
-                _leave_lite(self.place.file)
+                from milvus_lite.server_manager import server_manager_instance
+
+                with _lite_lock:
+                    _lite_users[self.place.file] -= 1
+                    if _lite_users[self.place.file] == 0:
+                        server_manager_instance.release_server(str(self.place.file.absolute()))
 
     def query(
         self, collection: str, expression: str, columns: list[str], consistency: str = "", **options: Any
@@ -232,11 +227,13 @@ class MilvusEngine:
         with self.writing:
             records = schema.record_fields(client, dim, has_partitions=bool(partition))
             self._make(place.collection, records, schema.vector_index(place), max(1, place.options["shards"]))
+            kind = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
             for column in (KEYED, *(schema.ARRAYS if self._has_array_indexes else ())):
                 scalar = client.prepare_index_params()
-                scalar.add_index(column, index_name=column, index_type=self._text_index)
+                scalar.add_index(column, index_name=column, index_type=kind)
                 self._call("create_index", place.collection, scalar)
-            self._make(place.notes, schema.note_fields(client), {"index_type": "FLAT", "params": {}}, 1)
+            notes = schema.fields(client, "notes", 2, ("kind", "name", "document"))  # 2: it must have a vector, too
+            self._make(place.notes, notes, {"index_type": "FLAT", "params": {}}, 1)
         nlist = _LITE_NLIST if self.is_lite else place.options["nlist"]
         return {"format": schema.FORMAT, "dim": dim, "index": place.index, "nlist": nlist, "partition": partition}
 
@@ -365,15 +362,6 @@ class MilvusEngine:
             **({"server_pem_path": ca_file} if ca_file else {}),
         )
 
-    def _learn_version(self) -> None:
-        self._version = str(self._call("get_server_version"))
-        # 2.3.5-lite is a server, milvus_lite-3.2.2 is Lite.
-        self.is_lite = "lite-" in self._version or self.place.file is not None
-        numbers = tuple(map(int, re.findall(r"\d+", self._version)[:2]))
-        self._has_array_indexes = not self.is_lite and numbers >= _FIRST_WITH_ARRAY_INDEXES
-        self._text_index = "INVERTED" if self.is_lite or self._has_array_indexes else "Trie"
-        self._can_upsert_partitions = self.is_lite or numbers >= _FIRST_WITH_UPSERT_IN_PARTITIONS
-
     def _translated(self, error: Exception) -> StoreError | None:
         if isinstance(error, ImportError):
             return None
@@ -386,14 +374,6 @@ class MilvusEngine:
         if getattr(error, "code", None) == _GONE_CODE:
             return StoreNotFound(f"{what} is gone ({words}): index again, or restore its collections")
         return StoreError(f"{what} refuses a call ({words}): look at the server's log")
-
-
-def _widths(index: str, nlist: int) -> Sequence[int]:
-    if index == "flat":
-        return (1,)
-    if index == "hnsw":
-        return GRAPH_WIDTHS
-    return (*(8 << step for step in range(20) if 8 << step < nlist), nlist)
 
 
 def _is_transient(error: Exception) -> bool:
@@ -460,15 +440,6 @@ def _lite_client(file: Path) -> Any:
 def _is_worth_logging(record: logging.LogRecord) -> bool:
     """Whether a line of the log is more than the trace of a call that Lite does not know and the client can miss."""
     return not (record.exc_info and isinstance(record.exc_info[1], NotImplementedError))
-
-
-def _leave_lite(file: Path) -> None:
-    from milvus_lite.server_manager import server_manager_instance
-
-    with _lite_lock:
-        _lite_users[file] -= 1
-        if _lite_users[file] == 0:
-            server_manager_instance.release_server(str(file.absolute()))
 
 
 def _check_file(file: Path, place: Place, *, may_create: bool) -> None:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sightline.filters import where
@@ -43,7 +42,7 @@ def filter_row(payload: Payload) -> dict[str, Any]:
                 fields |= {_LIST + key: value, _LOWEST + key: min(value), _HIGHEST + key: max(value)}
         else:
             names.append(_PREFIXES[where.kind_of(value)] + key)
-            fields[names[-1]] = _stored(value)
+            fields[names[-1]] = where.plain(value)
     keyed = payload.get(KEYED, "")
     is_key = isinstance(keyed, str) and len(keyed.encode()) <= _LONGEST_KEY
     return {
@@ -97,8 +96,6 @@ class Translator:
                 return f"not ({self._written(part)})"
             case where.In(field, values):
                 return self._in(field, values)
-            case where.Compare(field, operator, bool() as bound):
-                return self._in(field, [value for value in (False, True) if where.ORDERINGS[operator](value, bound)])
             case where.Compare(field, operator, bound):
                 return self._compare(field, operator, bound)
             case where.Exists(field):
@@ -144,12 +141,6 @@ def joined(parts: Sequence[str], operator: str) -> str:
     return f"({joined(parts[:middle], operator)} {operator} {joined(parts[middle:], operator)})"
 
 
-def partition_of(payload: Payload, field: str) -> str:
-    """The text by which a record's partition is chosen."""
-    value = payload.get(field)
-    return value if isinstance(value, str) else ""
-
-
 def _known(key: str, test: str) -> str:
     """A test of a value that is there.
 
@@ -168,17 +159,8 @@ def _demanded(node: Node, field: str) -> list[str] | None:
     return None
 
 
-def _stored(value: Any) -> Any:
-    match value:
-        case bool() | str():
-            return value
-        case datetime():
-            return where.microseconds(value)
-    return float(value) + 0.0  # -0.0 becomes 0.0
-
-
 def _literal(value: Scalar) -> str:
-    return quoted(value) if isinstance(value, str) else json.dumps(_stored(value))
+    return quoted(value) if isinstance(value, str) else json.dumps(where.plain(value))
 
 
 def _texts(value: Any) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from sightline.errors import UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_payload
-from sightline.stores.milvus.filters import KEYED, TYPED, filter_row, partition_of
+from sightline.stores.milvus.filters import KEYED, TYPED, filter_row
 from sightline.stores.remote import TIMEOUT_S
 from sightline.stores.url import Option, StoreUrl, parse_address
 from sightline.types import Hit, Note, Record, Vectors
@@ -108,7 +108,7 @@ def record_fields(client: Any, dim: int, *, has_partitions: bool) -> Any:
     """The client's schema of the collection of records."""
     from pymilvus import DataType
 
-    schema = _fields(client, "records", dim, ("uri", "payload", KEYED))
+    schema = fields(client, "records", dim, ("uri", "payload", KEYED))
     schema.add_field("fields", DataType.JSON)
     texts = {"element_type": DataType.VARCHAR, "max_capacity": _MOST_ELEMENTS, "max_length": _LONGEST_TEXT}
     for name in ARRAYS:
@@ -118,12 +118,8 @@ def record_fields(client: Any, dim: int, *, has_partitions: bool) -> Any:
     return schema
 
 
-def note_fields(client: Any) -> Any:
-    """The client's schema of the collection of notes, which must have a vector, too."""
-    return _fields(client, "notes", 2, ("kind", "name", "document"))
-
-
-def _fields(client: Any, what: str, dim: int, texts: Sequence[str]) -> Any:
+def fields(client: Any, what: str, dim: int, texts: Sequence[str]) -> Any:
+    """The client's schema of a collection with an id, a vector and columns of text."""
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=f"Sightline: {what}")
@@ -141,7 +137,8 @@ def record_rows(records: Sequence[Record], vectors: Vectors, partition_key: str)
         row: Row = {"id": record.id, "uri": record.uri, "payload": dump_payload(record.payload), "vector": vector}
         row |= filter_row(record.payload)
         if partition_key:
-            row["partition"] = partition_of(record.payload, partition_key)
+            value = record.payload.get(partition_key)
+            row["partition"] = value if isinstance(value, str) else ""
         _check(row, record.uri)
         rows.append(row)
     return rows

@@ -22,7 +22,7 @@ from sightline.filters.where import Node
 from sightline.stores.pgvector import schema
 from sightline.stores.pgvector.filters import Condition, condition_of, is_storable
 from sightline.stores.pgvector.schema import COLUMNS, Connection, Server, parse_server
-from sightline.stores.remote import EVERYTHING, Calls, TunableStore
+from sightline.stores.remote import EVERYTHING, Calls, TunableEngine, TunableStore
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -89,7 +89,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Pg
     return TunableStore(PgvectorEngine(parse_server(url), dim))
 
 
-class PgvectorEngine:
+class PgvectorEngine(TunableEngine):
     """Keeps records in a table of PostgreSQL; any number of processes may read and write.
 
     Exact while no more than 20,000 records match; through an HNSW graph beyond, which is built by the first writer that
@@ -110,18 +110,14 @@ class PgvectorEngine:
         self._free = threading.BoundedSemaphore(max(1, server.options["connections"]))
         self._has_graph = False
         self._began, self._written, self._unchecked = 0.0, 0, 0
-        try:
+        with self.opening():
             self.table = self.transact(partial(schema.open_table, server=server, dim=dim))
-        except BaseException:
-            self._give_back()
-            raise
         self.dim = self.table.dim
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records, sorted by id; returns when they are committed.
+        """Deleting and copying, because it is up to 1.5 times as fast as a temporary table with INSERT ... ON CONFLICT.
 
-        Deleting and copying, because it is up to 1.5 times as fast as a temporary table with INSERT ... ON CONFLICT; of
-        two writers of one new id the second fails with a unique violation, and is tried again.
+        Of two writers of one new id the second fails with a unique violation, and is tried again.
         """
         copied = self.table.query(f"COPY {{table}} ({COLUMNS}, fields) FROM STDIN WITH (FORMAT binary)")
 
@@ -140,7 +136,6 @@ class PgvectorEngine:
             self.build_graph()
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         return self.transact(partial(self._delete, ids=ids))
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
@@ -150,7 +145,6 @@ class PgvectorEngine:
         return [self.read(partial(find, query=text)) for text in texts]
 
     def fetch(self, ids: Sequence[str]) -> list[Record]:
-        """The records of those ids that exist."""
         return self._records("WHERE id = ANY(%s)", list(filter(is_storable, ids)))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
@@ -168,17 +162,14 @@ class PgvectorEngine:
             last = page[-1].id
 
     def count(self, node: Node) -> int:
-        """How many records match."""
         where, given = condition_of(node)
         return int(self._rows(f"SELECT count(*) FROM {{table}} WHERE {where}", *given)[0][0])
 
     def notes(self, kind: str) -> Iterable[tuple[str, Note]]:
-        """The notes of a kind."""
         found = (json.loads(entry) for (entry,) in self._rows("SELECT entry FROM {notes} WHERE kind = %s", kind))
         return ((key, note) for key, note in found)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
         # Sorted, so that two writers of the same notes wait for each other and not both.
         kept = sorted((_digest(key), json.dumps([key, note])) for key, note in notes.items())
         gone = sorted(map(_digest, removed))
@@ -194,14 +185,10 @@ class PgvectorEngine:
         self.transact(write)
 
     def finish_indexing(self) -> None:
-        """Build the graph: recall differs with it, so it must be there before it is measured."""
-        self.build_graph()
+        self.build_graph()  # recall differs with it, so it must be there before it is measured
 
     def build_graph(self, timeout_s: float | None = None) -> bool:
-        """Build the graph if there are more than 20,000 records and none is there yet; gives whether it was built.
-
-        Searches go on meanwhile, writers wait.
-        """
+        """Build the graph if there are more than 20,000 records and none is there yet; gives whether it was built."""
         self._unchecked = 0
         if self._has_graph:
             return False
@@ -212,11 +199,9 @@ class PgvectorEngine:
             return self.transact(partial(build, workers=0), timeout_s=timeout_s)
 
     def size_bytes(self) -> int:
-        """What the tables and their indexes take on the server's disk."""
         return int(self._rows(_SIZE, [self.table.name, f"{self.table.name}_notes"])[0][0])
 
     def drop(self) -> None:
-        """Remove everything from the server."""
         statement = self.table.query("DROP TABLE IF EXISTS {table}, {notes}")
         self.transact(lambda connection: connection.execute(statement))
         self._written = 0
@@ -228,7 +213,8 @@ class PgvectorEngine:
                 self.build_graph(timeout_s=0)
             except StoreError as error:
                 _log.warning("the graph was not built, so searches compare all records until it is: %s", error)
-        self._give_back()
+        self.calls.close()
+        self._close_idle()  # a call under way closes its connection when it ends
 
     def read(self, action: Callable[[Connection], T]) -> T:
         """What the action gives, each of its statements a transaction; tried again while the server is away."""
@@ -267,7 +253,11 @@ class PgvectorEngine:
         self, connection: Connection, query: str, limit: int, condition: Condition, width: int | None
     ) -> list[Hit]:
         where, given = condition
-        is_large = self._has_graph and (not given or self._looks_large(connection, condition))
+        is_large = self._has_graph
+        if is_large and given:  # the planner may be sure that many fulfil the condition, without a look at them
+            statement = self.table.query(f"EXPLAIN (FORMAT JSON) SELECT FROM {{table}} WHERE {where}")
+            (((plan,),),) = connection.execute(statement, given)
+            is_large = bool(plan["Plan"]["Plan Rows"] > _SURE * self.table.few)
         if not is_large:
             statement = self.table.query(_FEW.format(where=where))
             found = connection.execute(statement, (query, *given, self.table.few + 1, limit)).fetchall()
@@ -300,12 +290,6 @@ class PgvectorEngine:
             found = connection.execute(self.table.query(_GRAPH.format(where=condition.sql)), parameters).fetchall()
         return _hits(found)
 
-    def _looks_large(self, connection: Connection, condition: Condition) -> bool:
-        """Whether the planner is sure that many records fulfil the condition; costs no look at them."""
-        statement = self.table.query(f"EXPLAIN (FORMAT JSON) SELECT FROM {{table}} WHERE {condition.sql}")
-        (((plan,),),) = connection.execute(statement, condition.parameters)
-        return bool(plan["Plan"]["Plan Rows"] > _SURE * self.table.few)
-
     def _once(self, action: Callable[[Connection], T]) -> T:
         """What the action gives on one of a few connections.
 
@@ -336,11 +320,6 @@ class PgvectorEngine:
         connection.add_notice_handler(lambda notice: _log.info("%s: %s", self.server.name, notice.message_primary))
         connection.execute("SET jit = off")  # it compiles for longer than these statements run
         return connection
-
-    def _give_back(self) -> None:
-        """Close what is idle; a call under way closes its connection when it ends."""
-        self.calls.close()
-        self._close_idle()
 
     def _close_idle(self) -> None:
         while self._idle:

@@ -22,7 +22,7 @@ from sightline.filters.where import Node
 from sightline.stores.pinecone import schema
 from sightline.stores.pinecone.filters import push
 from sightline.stores.pinecone.schema import Entry, hit_of, key_of, record_of
-from sightline.stores.remote import TIMEOUT_S, Calls, RemoteStore, Workers, batches, check_marker, missing_index
+from sightline.stores.remote import TIMEOUT_S, Calls, Engine, RemoteStore, Workers, batches, check_marker, missing_index
 from sightline.stores.url import Address, Option, StoreUrl, parse_address
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -72,11 +72,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[PineconeEngine]":
-    """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there.
-
-    Raises `StoreNotFound`, `StoreForbidden`, `StoreUnreachable`, `DimensionMismatch`, or `StoreError` for an index or a
-    namespace that holds something else.
-    """
+    """The store of `pinecone://:KEY@host/index?namespace=...`; created if `dim` is given and nothing is there."""
     address = parse_address(url, _OPTIONS)
     namespace = address.options["namespace"]
     if not _NAME.fullmatch(address.name):
@@ -92,7 +88,7 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "RemoteStore[Pin
     return RemoteStore(PineconeEngine(address, dim))
 
 
-class PineconeEngine:
+class PineconeEngine(Engine):
     """One namespace of a Pinecone index and that of its notes, which Pinecone finds and filters."""
 
     most_hits = MOST_FOUND
@@ -106,7 +102,7 @@ class PineconeEngine:
         self.index: Any = None
         is_encrypted = address.host not in _LOCAL if tls is None else tls
         self._client = _client(address, "https" if is_encrypted else "http")
-        try:
+        with self.opening():
             model = self._prepared(dim)
             self.dim = _dim(address, model)
             check_marker(address.text, {"format": _FORMAT, "dim": self.dim}, dim)
@@ -117,16 +113,12 @@ class PineconeEngine:
             self.index = self._client.index(host=host)
             self._is_ours = (model.tags or {}).items() >= TAG.items()
             self._claim(is_new_welcome=dim is not None)
-        except BaseException:
-            self.close()
-            raise
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
         """Write records; returns when they are in Pinecone's log and reads see them."""
         self._upsert(self.namespace, schema.entries_of(records, vectors))
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         return self._delete(self.namespace, map(key_of, ids))
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
@@ -145,7 +137,6 @@ class PineconeEngine:
         return self._workers.map(of_query, queries.tolist())
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
-        """The records of those ids that exist."""
         return map(record_of, self._fetch(self.namespace, map(key_of, ids)).values())
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
@@ -171,22 +162,17 @@ class PineconeEngine:
         return answer.matched_records if answer is not None else 0
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
-        """The notes of a kind."""
         entries = self._walk(self.notes_namespace, {"kind": {"$eq": kind}})
         found = (one.metadata for one in entries if one.metadata and one.metadata.get("kind") == kind)
         return ((str(kept["key"]), load_note(kept["note"])) for kept in found)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
         written = schema.mark()
         entries = [schema.note_entry(kind, key, note, self.any_vector, written) for key, note in notes.items()]
         if entries:
             self._upsert(self.notes_namespace, entries)
         if removed:
             self._delete(self.notes_namespace, [schema.note_key(kind, key) for key in removed])
-
-    def size_bytes(self) -> None:
-        """Pinecone does not tell."""
 
     def drop(self) -> None:
         """Empty both namespaces, and remove the index if Sightline made it and nothing else is in it."""
@@ -203,7 +189,6 @@ class PineconeEngine:
                 _log.debug("%s is gone", self.address.text)
 
     def close(self) -> None:
-        """Give back the connections."""
         if not self.calls.is_closed:
             self.calls.close()
             self._workers.close()
@@ -345,7 +330,7 @@ class PineconeEngine:
         def some(group: list[str]) -> dict[str, Any]:
             return self._read(lambda: self.index.fetch(ids=group, namespace=namespace), FetchResponse()).vectors
 
-        groups = batches(dict.fromkeys(keys), _url_bytes, most=_MOST_FETCHED, most_bytes=_MOST_URL)
+        groups = batches(dict.fromkeys(keys), lambda key: len(f"&ids={key}"), most=_MOST_FETCHED, most_bytes=_MOST_URL)
         found: dict[str, Any] = {}
         for part in self._workers.map(some, groups):
             found |= part
@@ -379,7 +364,6 @@ class PineconeEngine:
         return found
 
     def _listed(self, namespace: str) -> Iterator[list[str]]:
-        """All keys in order, as the namespace lists them."""
         keys = list[str]()
         for page in self._pages("list_paginated", ListResponse(), namespace, limit=_LISTED):
             keys += [str(item.id) for item in page.vectors]
@@ -493,7 +477,3 @@ def _is_transient(error: Exception) -> bool:
 def _marks(found: Iterable[Any]) -> dict[str, int]:
     """By which write each of some entries was written, by key."""
     return {one.id: int((one.metadata or {}).get("mark", 0)) for one in found}
-
-
-def _url_bytes(key: str) -> int:
-    return len(key) + len("&ids=")

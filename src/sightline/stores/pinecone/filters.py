@@ -17,7 +17,7 @@ from sightline.filters.where import Node, Scalar
 _KINDS = ("text", "number", "truth", "time", "none")
 _OPPOSITE = {"$gt": "$lte", "$gte": "$lt", "$lt": "$gte", "$lte": "$gt"}
 _INCLUSIVE = {"$gt": "$gte", "$gte": "$gte", "$lt": "$lte", "$lte": "$lte"}
-_EXACT_BELOW = 2**53  # microseconds: beyond, neighbouring moments share a double
+_EXACT_BELOW = 2**53  # microseconds, before 1684 and after 2255: beyond, neighbouring moments share a double
 _MOST_VALUES = 10_000  # of one $in or $nin
 
 
@@ -49,15 +49,12 @@ def push(node: Node, *, is_negated: bool = False) -> Pushed:
             kinds = where.by_kind(values)
             pushed = [_in(f"{kind}:{field}", some, is_negated=is_negated) for kind, some in kinds.items()]
             return _all(pushed) if is_negated else _any(pushed)
-        case where.Compare(field, operator, bool() as bound):
-            values = tuple(truth for truth in (False, True) if where.ORDERINGS[operator](truth, bound))
-            return push(where.In(field, values), is_negated=is_negated)
         case where.Compare(field, _, str()):  # Pinecone does not order text
             return _PERHAPS_ALL if is_negated else Pushed({f"text:{field}": {"$exists": True}}, is_exact=False)
         case where.Compare(field, operator, bound):
             name, symbol = f"{where.kind_of(bound)}:{field}", _OPPOSITE[operator] if is_negated else operator
             is_exact = _is_exact(bound)
-            condition = {symbol if is_exact else _INCLUSIVE[symbol]: stored(bound)}
+            condition = {symbol if is_exact else _INCLUSIVE[symbol]: where.plain(bound)}
             return _lacks(name, condition, is_exact=is_exact) if is_negated else Pushed({name: condition}, is_exact)
         case where.Exists(field):
             pushed = [Pushed({f"{kind}:{field}": {"$exists": not is_negated}}) for kind in _KINDS]
@@ -66,13 +63,6 @@ def push(node: Node, *, is_negated: bool = False) -> Pushed:
             if is_negated:
                 return _any([_lacks("words", {"$nin": [word]}, is_exact=False) for word in words])
             return _all([Pushed({"words": {"$in": [word]}}) for word in words])
-
-
-def stored(value: Scalar) -> Any:
-    """A value as filters see it: a time is microseconds since 1970 in UTC, exact as a double from 1684 to 2255."""
-    if isinstance(value, datetime):
-        return float(where.microseconds(value))
-    return value if isinstance(value, str | bool) else float(value) + 0.0  # + 0.0 makes -0.0 equal to 0.0
 
 
 def _all(parts: Sequence[Pushed]) -> Pushed:
@@ -98,8 +88,8 @@ def _in(name: str, values: Sequence[Scalar], *, is_negated: bool) -> Pushed:
         return _any([*equal, Pushed({name: {"$exists": False}})] if is_negated else equal)
     is_exact = all(map(_is_exact, values))
     if not is_negated:
-        return Pushed({name: {"$in": [stored(value) for value in values]}}, is_exact)
-    sure = [stored(value) for value in values if _is_exact(value)]
+        return Pushed({name: {"$in": [where.plain(value) for value in values]}}, is_exact)
+    sure = [where.plain(value) for value in values if _is_exact(value)]
     may_be_list = isinstance(values[0], str)
     return _lacks(name, {"$nin": sure}, is_exact=is_exact and not may_be_list) if sure else _PERHAPS_ALL
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from sightline.errors import StoreDamaged, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_payload, payload_words
-from sightline.filters.where import kind_of
-from sightline.stores.pinecone.filters import stored
+from sightline.filters.where import kind_of, plain
 from sightline.types import Hit, Note, Payload, Record, Value, Vectors
 
 MOST_METADATA_BYTES = 40_960
@@ -47,40 +46,34 @@ class Entry:
 
 def entries_of(records: Sequence[Record], vectors: Vectors) -> list[Entry]:
     """Records and their vectors as entries; `UsageError` if one is too large."""
-    written = mark()
-    entries = list[Entry]()
+    written, entries = mark(), list[Entry]()
     for record, vector in zip(records, vectors, strict=True):
-        kept = {"id": record.id, "uri": record.uri, "payload": dump_payload(record.payload), **fields(record.payload)}
-        made = _entry(key_of(record.id), vector.tolist(), kept, written)
-        if made.metadata_bytes > MOST_METADATA_BYTES:
-            sizes = {name: _json_bytes(_field(name, value)[1]) for name, value in record.payload.items()}
-            largest = max(sizes, key=lambda name: sizes[name], default="")
-            blamed = f", whose field {largest!r} has {sizes[largest]:,} bytes," if largest else ""
-            raise _too_large(f"the record of {record.uri[:200]!r}{blamed}", made)
-        entries.append(made)
+        what, payload = f"the record of {record.uri[:200]!r}", record.payload
+        kept = {"id": record.id, "uri": record.uri, "payload": dump_payload(payload), **fields(payload)}
+        entries.append(_entry(what, key_of(record.id), vector.tolist(), kept, written, payload))
     return entries
 
 
 def note_entry(kind: str, key: str, note: Note, values: list[float], written: int) -> Entry:
     """A note as an entry; `UsageError` if it is too large."""
     identity = note_key(kind, key)
-    made = _entry(identity, values, {"id": identity, "kind": kind, "key": key, "note": dump_note(note)}, written)
-    if made.metadata_bytes > MOST_METADATA_BYTES:
-        raise _too_large(f"the note {key[:200]!r} of kind {kind!r}", made)
-    return made
+    kept = {"id": identity, "kind": kind, "key": key, "note": dump_note(note)}
+    return _entry(f"the note {key[:200]!r} of kind {kind!r}", identity, values, kept, written, {})
 
 
-def _entry(key: str, values: list[float], metadata: dict[str, Any], written: int) -> Entry:
+def _entry(what: str, key: str, values: list[float], metadata: dict[str, Any], written: int, payload: Payload) -> Entry:
     """An entry with the mark of its writing and its place in the order of keys."""
     metadata = {**metadata, "mark": written, "place": place(key)}
-    return Entry(key, values, metadata, _json_bytes(metadata))
-
-
-def _too_large(what: str, made: Entry) -> UsageError:
-    return UsageError(
-        f"{what} needs {made.metadata_bytes:,} bytes of metadata, expected at most {MOST_METADATA_BYTES:,}, which is "
-        "Pinecone's limit, and what can be filtered stands there twice: shorten it"
-    )
+    size_bytes = _json_bytes(metadata)
+    if size_bytes > MOST_METADATA_BYTES:
+        sizes = {name: _json_bytes(_field(name, value)[1]) for name, value in payload.items()}
+        largest = max(sizes, key=lambda name: sizes[name], default="")
+        blamed = f", whose field {largest!r} has {sizes[largest]:,} bytes," if largest else ""
+        raise UsageError(
+            f"{what}{blamed} needs {size_bytes:,} bytes of metadata, expected at most {MOST_METADATA_BYTES:,}, which "
+            "is Pinecone's limit, and what can be filtered stands there twice: shorten it"
+        )
+    return Entry(key, values, metadata, size_bytes)
 
 
 def fields(payload: Payload) -> dict[str, Any]:
@@ -93,7 +86,7 @@ def fields(payload: Payload) -> dict[str, Any]:
 def _field(name: str, value: Value) -> tuple[str, Any]:
     if isinstance(value, list):
         return (f"text:{name}", value) if value else (f"none:{name}", True)
-    return f"{kind_of(value)}:{name}", stored(value)
+    return f"{kind_of(value)}:{name}", plain(value)
 
 
 def note_key(kind: str, key: str) -> str:

@@ -19,10 +19,11 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from sightline.errors import StoreBusy, StoreError, StoreForbidden, StoreFull, StoreNotFound, summary
 from sightline.filters.documents import load_note
 from sightline.filters.where import Node
+from sightline.stores import remote
 from sightline.stores.qdrant import schema
 from sightline.stores.qdrant.filters import NAMES, TEXTS, WORDS, Pushed, has_value, looked_into, path, push
 from sightline.stores.qdrant.schema import ID, IS_NAMED, KEY, KIND, NOTE, SHOWN, Collection, parse_collection, point_id
-from sightline.stores.remote import Calls, TunableStore, Workers, batches, check_format, check_marker, missing_index
+from sightline.stores.remote import Calls, TunableEngine, TunableStore, Workers, check_marker
 from sightline.stores.url import StoreUrl
 from sightline.types import Hit, Note, Record, Vectors, chunks
 
@@ -68,17 +69,17 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Qd
     return TunableStore(QdrantEngine(parse_collection(url), dim))
 
 
-class QdrantEngine:
+class QdrantEngine(TunableEngine):
     """Keeps records in a collection of Qdrant, notes in a second one; any number of processes may read and write.
 
-    Search is approximate (HNSW over int8 codes, ranked again by the full vectors). Writes return when they are applied,
-    so that the next read sees them. The width is `hnsw_ef`, the list of candidates that a search keeps.
+    Search is approximate (HNSW over int8 codes, ranked again by the full vectors), and exact in what is not indexed
+    yet. Writes return when they are applied, so that the next read sees them. The width is `hnsw_ef`, the list of
+    candidates that a search keeps.
     """
 
     most_hits = 1_000_000  # Qdrant has no limit of its own
     widths: Sequence[int] = (100, 200, 400, 800, 1600, 3200)  # 100 is what Qdrant itself would take
     untuned_width = 100
-    reads_width = False
 
     def __init__(self, collection: Collection, dim: int | None) -> None:
         self.collection, self.is_local = collection, bool(collection.folder)
@@ -94,20 +95,15 @@ class QdrantEngine:
         }
         self._workers = Workers(self.calls, _WRITERS, "qdrant")
         self.client: Any = None
-        try:
-            self.client = self.calls.make(lambda: _local(collection) if self.is_local else _remote(collection))
+        with self.opening():
+            self.client = self.calls.make(lambda: _connected(collection))
             self.dim = self._open(dim)
-        except BaseException:
-            self.close()
-            raise
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records; returns when they are applied and in the write-ahead log."""
         points = (schema.point_of(record, vector) for record, vector in zip(records, vectors, strict=True))
         self._write(self.collection.name, points)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         there = [str(point.id) for point in self._retrieve(ids, with_payload=False, with_vectors=False)]
         self._remove(self.collection.name, there)
         return len(there)
@@ -128,15 +124,11 @@ class QdrantEngine:
         return found
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
-        """The records of those ids that exist."""
         fields = models.PayloadSelectorInclude(include=SHOWN)
         return map(schema.record_of, self._retrieve(ids, with_payload=fields, with_vectors=True))
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that pass, in order of id.
-
-        With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here.
-        """
+        """With constant memory for ids that are UUIDs, which is the order of the points; other ids are sorted here."""
         pushed, name, is_named = push(node), self.collection.name, has_value(IS_NAMED, True)
         only: list[models.Condition] = [pushed.filter] if pushed.filter else []
         named = self._pages(name, models.Filter(must=[*only, is_named]), [ID], pushed)
@@ -150,28 +142,19 @@ class QdrantEngine:
         return merge(by_uuid, by_name, key=lambda record: record.id)
 
     def count(self, node: Node) -> int | None:
-        """How many records match, where the engine's filter is exact."""
         pushed = push(node)
         if not pushed.is_exact:
             return None
         return int(self._call("count", self.collection.name, pushed.filter, exact=True, pushed=pushed).count)
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
-        """The notes of a kind."""
         only = models.Filter(must=[has_value(KIND, kind)])
         payloads = (point.payload or {} for point in self._pages(self.collection.notes, only, [KEY, NOTE]))
         return ((payload[KEY], load_note(payload[NOTE])) for payload in payloads)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
         self._write(self.collection.notes, (schema.note_point(kind, key, note) for key, note in notes.items()))
         self._remove(self.collection.notes, [schema.note_id(kind, key) for key in removed])
-
-    def finish_indexing(self) -> None:
-        """Nothing: what is not indexed yet, Qdrant searches exactly."""
-
-    def size_bytes(self) -> None:
-        """Qdrant does not tell."""
 
     def drop(self) -> None:
         """Remove both collections; what an interruption leaves is removed by the next opening."""
@@ -181,7 +164,6 @@ class QdrantEngine:
                 self._call("delete_collection", name)
 
     def close(self) -> None:
-        """Give back the connections."""
         with self._lock:
             if not self.calls.is_closed and self.client is not None:
                 self.client.close()
@@ -200,7 +182,7 @@ class QdrantEngine:
             self.drop()
             is_there = False
         if not is_there:
-            self._create(missing_index(self.collection.what, dim))
+            self._create(remote.missing_index(self.collection.what, dim))
         info = self._call("get_collection", self.collection.name)
         vectors = info.config.params.vectors
         if not isinstance(vectors, models.VectorParams) or vectors.distance != models.Distance.DOT:
@@ -233,7 +215,7 @@ class QdrantEngine:
                 f"the collection {name!r} or {notes!r} of {self.collection.what} was made by someone else, expected "
                 "none or those that Sightline made: choose another name"
             )
-        check_format(self.collection.what, found.get("format", FORMAT), newest=FORMAT)
+        remote.check_format(self.collection.what, found.get("format", FORMAT), newest=FORMAT)
         return found
 
     def _mark(self, *, is_dropping: bool) -> None:
@@ -299,12 +281,12 @@ class QdrantEngine:
         A page begins at the id that the one before named, so that writes in between move nothing.
         """
         options: dict[str, Any] = {"scroll_filter": only, "with_payload": models.PayloadSelectorInclude(include=fields)}
-        options |= {"limit": _PAGE, "with_vectors": with_vectors, **self._reading}
-        page, start = self._call("scroll", name, pushed=pushed, **options)
-        yield from page
-        while start is not None:
-            page, start = self._call("scroll", name, pushed=pushed, offset=start, **options)
+        options |= {"limit": _PAGE, "with_vectors": with_vectors, "offset": None, **self._reading}
+        while True:
+            page, options["offset"] = self._call("scroll", name, pushed=pushed, **options)
             yield from page
+            if options["offset"] is None:
+                return
 
     def _retrieve(self, ids: Sequence[str], **options: Any) -> Iterator[models.Record]:
         for few in chunks(map(point_id, ids), _PAGE):
@@ -314,7 +296,7 @@ class QdrantEngine:
         def write(batch: list[models.PointStruct]) -> None:
             self._call("upsert", name, batch, **self._writing)
 
-        self._workers.map(write, batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
+        self._workers.map(write, remote.batches(points, _point_bytes, most=_BATCH_POINTS, most_bytes=_BATCH_BYTES))
 
     def _remove(self, name: str, points: Sequence[str]) -> None:
         for few in chunks(points, _PAGE):
@@ -360,9 +342,13 @@ class QdrantEngine:
         return StoreError(f"{what} failed: {error}; expected a folder of the client's local mode: name another folder")
 
 
-def _remote(collection: Collection) -> QdrantClient:
-    """A client that speaks gRPC if that port answers, and REST otherwise."""
+def _connected(collection: Collection) -> QdrantClient:
+    """A client of a folder, or of a server: one that speaks gRPC if that port answers, and REST otherwise."""
     address, options = collection.address, collection.address.options
+    if collection.folder:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return QdrantClient(path=collection.folder, force_disable_check_same_thread=True)
 
     def client(*, prefer_grpc: bool) -> QdrantClient:
         with warnings.catch_warnings():
@@ -387,26 +373,13 @@ def _remote(collection: Collection) -> QdrantClient:
 
     if address.key and not options["tls"]:
         _log.warning("the key for %s travels unencrypted: add tls=true if the server has it", address.text)
-    if options["grpc"] and _listens(address.host, collection.grpc_port):
+    if options["grpc"]:
         try:
+            socket.create_connection((address.host, collection.grpc_port), _PROBE_S).close()
             return client(prefer_grpc=True)
-        except grpc.RpcError as error:
+        except (OSError, grpc.RpcError) as error:
             _log.info("port %d of %s speaks no gRPC (%s): using REST", collection.grpc_port, address.host, error)
     return client(prefer_grpc=False)
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), _PROBE_S):
-            return True
-    except OSError:
-        return False
-
-
-def _local(collection: Collection) -> QdrantClient:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return QdrantClient(path=collection.folder, force_disable_check_same_thread=True)
 
 
 def _is_transient(error: Exception) -> bool:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from qdrant_client import models
 
-from sightline.filters.where import ORDERINGS, And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
+from sightline.filters.where import And, Compare, Exists, In, Match, Node, Not, Or, Scalar, kind_of
 
 NAMES, TEXTS, WORDS = "has", "texts", "words"
 """Fields of a point: the names of its payload's fields, of those that hold text, and its words."""
@@ -78,8 +78,6 @@ def _filter(node: Node, *, is_wide: bool) -> models.Filter:
             return models.Filter(must_not=[_filter(part, is_wide=not is_wide)])
         case In(field, values):
             return _in(field, values if is_wide else [value for value in values if not _is_moved(value)])
-        case Compare(field, operator, bool() as bound):
-            return _in(field, [value for value in (False, True) if ORDERINGS[operator](value, bound)])
         case Compare(field, operator, bound) if not isinstance(bound, str) and not _is_moved(bound):
             return models.Filter(must=[_range(field, bound, operator[1:])])
         case Compare(field, _, bound):  # the engine orders no texts, nor times at the ends of the calendar as we do

@@ -175,14 +175,13 @@ def hit_of(point: models.Record | models.ScoredPoint, score: float = 0.0) -> Hit
 
 def field_index(kind: str, *, is_unique: bool = False) -> Any:
     """The index of the values of that kind of a field."""
-    match kind:
-        case "number":  # an integer index would pass over fractions
-            return models.FloatIndexParams(type=models.FloatIndexType.FLOAT)
-        case "truth":
-            return models.BoolIndexParams(type=models.BoolIndexType.BOOL)
-        case "time":
-            return models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME)
-    return models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=is_unique or None)
+    others = {
+        "number": models.FloatIndexParams(type=models.FloatIndexType.FLOAT),  # one of integers passes over fractions
+        "truth": models.BoolIndexParams(type=models.BoolIndexType.BOOL),
+        "time": models.DatetimeIndexParams(type=models.DatetimeIndexType.DATETIME),
+    }
+    text = models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, on_disk=is_unique or None)
+    return others.get(kind, text)
 
 
 def record_collection(collection: Collection, dim: int) -> dict[str, Any]:

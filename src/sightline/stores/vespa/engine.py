@@ -18,17 +18,9 @@ from vespa.exceptions import VespaError
 from sightline.errors import StoreError, StoreForbidden, StoreFull, StoreUnreachable, UsageError
 from sightline.filters.documents import dump_note, dump_payload, load_note, load_payload
 from sightline.filters.where import Node, matches, parse_where
+from sightline.stores import remote
 from sightline.stores.base import check_dim
-from sightline.stores.remote import (
-    TIMEOUT_S,
-    Calls,
-    TunableStore,
-    Workers,
-    check_marker,
-    check_reach,
-    missing_index,
-    top_k,
-)
+from sightline.stores.remote import Calls, TunableEngine, TunableStore, Workers
 from sightline.stores.url import Address, Option, StoreUrl, parse_address
 from sightline.stores.vespa import filters, package
 from sightline.stores.vespa.filters import ALL, NONE, PLACES, condition, places
@@ -43,7 +35,7 @@ _OPTIONS: Mapping[str, Option] = {
     "cert_key": "",
     "tls": False,
     "exact": False,
-    "patience_s": TIMEOUT_S,
+    "patience_s": remote.TIMEOUT_S,
     "start_s": 300,  # an application starts in about half a minute
     "text_model": "",
     "links": package.LINKS,
@@ -77,10 +69,7 @@ class DegradedError(Exception):
 
 
 def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[VespaEngine]":
-    """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there.
-
-    Raises `UsageError`, `StoreNotFound`, `DimensionMismatch`, `StoreForbidden`, `StoreUnreachable` or `StoreError`.
-    """
+    """The store of `vespa://host:8080/name`, deployed if `dim` is given and nothing is there."""
     address = parse_address(url, _OPTIONS)
     package.check_name(address.name)
     if dim is not None:
@@ -94,17 +83,17 @@ def open_url(url: StoreUrl | str, *, dim: int | None = None) -> "TunableStore[Ve
     return TunableStore(VespaEngine(address, dim))
 
 
-class VespaEngine:
+class VespaEngine(TunableEngine):
     """Records in Vespa. The width is `hnsw.exploreAdditionalHits`: how many vectors more than wanted a search visits.
 
-    Vespa itself searches exactly where a filter lets few records pass (2 % of all).
+    Vespa itself searches exactly where a filter lets few records pass (2 % of all). A record that it acknowledged is in
+    the graph.
     """
 
     most_hits = LARGEST_ANSWER - 1
     widths: Sequence[int] = (0, 100, 200, 400, 800, 1600, 3200)
     # Until it is tuned: other graph indexes lose 20 to 40 % of the neighbours of queries by words at their own widths.
     untuned_width = 400
-    reads_width = False
 
     def __init__(self, address: Address, dim: int | None) -> None:
         options, host = address.options, address.url_host or "localhost"
@@ -124,27 +113,21 @@ class VespaEngine:
         session = VespaSync(app, pool_maxsize=_WORKERS, compress=compress, num_retries_429=0)
         self._session: Any = session.__enter__()  # type: ignore[no-untyped-call]
         self._workers = Workers(self.calls, _WORKERS, "vespa")
-        try:
+        with self.opening():
             marker = self._marker()
             if not marker:
-                marker = self._made(missing_index(address.text, dim), is_deployed=marker is not None)
-            self.dim = check_marker(address.text, {"format": _FORMAT} | dict(marker), dim, newest=_FORMAT)
-        except BaseException:
-            self.close()
-            raise
+                marker = self._made(remote.missing_index(address.text, dim), is_deployed=marker is not None)
+            self.dim = remote.check_marker(address.text, {"format": _FORMAT} | dict(marker), dim, newest=_FORMAT)
 
     def write(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records; returns when Vespa has acknowledged each."""
         self._put(self.name, zip(records, vectors, strict=True), _record_document)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Remove records; gives how many were there."""
         there = {record.id for record in self._find(ids, "short")}
         self._remove(self.name, [_document_name(name) for name in there])
         return len(there)
 
     def nearest(self, queries: Vectors, limit: int, node: Node, width: int | None) -> list[list[Hit]]:
-        """The best of each query."""
         wide, passed = self.untuned_width if width is None else width, condition(node)
         return [self._nearest({"input.query(q)": row}, limit, passed, wide) for row in queries.tolist()]
 
@@ -153,7 +136,7 @@ class VespaEngine:
         if not text or k < 1 or offset < 0:
             raise UsageError(f"text is {text!r}, k is {k}, offset is {offset}, expected words, k >= 1 and offset >= 0")
         node = parse_where(where or {})
-        check_reach(offset + k, self.most_hits, self.address.text)
+        remote.check_reach(offset + k, self.most_hits, self.address.text)
         query = {"input.query(q)": f"embed({package.component_of(self.name)}, @text)", "text": text}
         width = int(dict(self.notes("width")).get("width", {}).get("width", self.untuned_width))
 
@@ -163,32 +146,26 @@ class VespaEngine:
         def matching(limit: int) -> list[Hit]:
             return [hit for hit in nearest(self.most_hits) if matches(hit.payload, node)][:limit]
 
-        return top_k(nearest, k, offset, node=node, max_limit=self.most_hits, compare_all=matching)
+        return remote.top_k(nearest, k, offset, node=node, max_limit=self.most_hits, compare_all=matching)
 
     def fetch(self, ids: Sequence[str]) -> Iterable[Record]:
-        """The records of those ids that exist."""
         return self._find(ids, "whole")
 
     def scan(self, node: Node, *, with_vectors: bool) -> Iterator[Record]:
-        """The records that may match, in order of id."""
         return map(_document_record, self.pages(self.name, condition(node), "whole" if with_vectors else "short"))
 
     def count(self, node: Node) -> int | None:
-        """How many records match, where the YQL is exact."""
         passed = condition(node)
         if passed == NONE or not filters.is_exact(node):
             return 0 if passed == NONE else None
         return int(self._select(self.name, f"{passed} limit 0", "short")["fields"]["totalCount"])
 
     def notes(self, kind: str) -> Iterator[tuple[str, Note]]:
-        """The notes of a kind."""
         found = self.pages(self.notes_name, filters.one_of("kind", [filters.long_of("kind", "", kind)]), "short")
         notes = (json.loads(fields["record"]) for fields in found)
         return ((key, load_note(note)) for key, its_kind, note in notes if its_kind == kind)
 
     def write_notes(self, kind: str, notes: Mapping[str, Note], removed: Sequence[str]) -> None:
-        """Write some notes and remove others."""
-
         def document(key: str, note: Note) -> tuple[str, Fields]:
             fields = {"record": json.dumps([key, kind, dump_note(note)]), "kind": filters.long_of("kind", "", kind)}
             return _document_name(kind, key), {**fields, **_looked_up(key)}
@@ -196,19 +173,11 @@ class VespaEngine:
         self._put(self.notes_name, notes.items(), document)
         self._remove(self.notes_name, [_document_name(kind, key) for key in removed])
 
-    def finish_indexing(self) -> None:
-        """Nothing: Vespa acknowledges a record when its graph holds it."""
-
-    def size_bytes(self) -> None:
-        """Vespa does not tell."""
-
     def drop(self) -> None:
-        """Remove everything from the server."""
         self.close()
         self._server.remove(self.name)
 
     def close(self) -> None:
-        """Finish what is under way and close the connections."""
         if not self.calls.is_closed:
             self.calls.close()
             self._workers.close()
@@ -227,9 +196,11 @@ class VespaEngine:
         while low <= _HIGHEST:
             high = min(low + width, _HIGHEST)
             window = f"range(place0, {low}L, {high}L)"
-            passed = filters.both([window, _after(last), condition])
+            parts, rest = places(last)  # longer ids may share all their places: asked for again, told apart here
+            later = filters.after(parts, or_equal=bool(rest)) if last else ALL
+            passed = filters.both([window, later, condition])
             root = self._select(schema, f"{passed} order by {_ORDER} limit {limit}", summary)
-            found = list(_hit_fields(root))
+            found: list[Fields] = [hit["fields"] for hit in root.get("children", ())]
             fresh = [fields for fields in found if _document_id(fields) > last]
             yield from fresh
             total = int(root["fields"]["totalCount"])
@@ -313,7 +284,7 @@ class VespaEngine:
         for few in chunks(ids, _LOOKED_UP):
             wanted = filters.one_of("lookup", [filters.long_of("id", "", name) for name in few])
             root = self._select(self.name, f"{wanted} limit {len(few)}", summary)
-            yield from map(_document_record, _hit_fields(root))
+            yield from (_document_record(hit["fields"]) for hit in root.get("children", ()))
 
     def _nearest(self, query: Fields, limit: int, passed: str, width: int) -> list[Hit]:
         if passed == NONE:
@@ -329,7 +300,15 @@ class VespaEngine:
             "model.restrict": self.name,
             **query,
         }
-        return [_hit(one) for one in self._query(body).get("children", ())]
+        hits = []
+        for found in self._query(body).get("children", ()):
+            record, closeness = _document_record(found["fields"]), float(found["relevance"])  # is 1 / (1 + angle)
+            if not 0 < closeness <= 1:
+                raise StoreError(
+                    f"Vespa ranked {record.id!r} with {closeness}, expected 0 to 1: deploy the schema again"
+                )
+            hits.append(Hit(record.id, record.uri, math.cos(min(math.pi, 1 / closeness - 1)), record.payload))
+        return hits
 
     def _select(self, schema: str, rest: str, summary: str) -> Fields:
         """The root of the answer to a question that ranks nothing."""
@@ -338,7 +317,17 @@ class VespaEngine:
 
     def _query(self, body: Fields) -> Fields:
         """The root of the answer to a query, from all nodes."""
-        return self.calls.make(lambda: _whole(self._session.query(body={**_SETTINGS, **body}).json))
+
+        def ask() -> Fields:
+            root: Fields = self._session.query(body={**_SETTINGS, **body}).json["root"]
+            if root.get("errors"):
+                raise VespaError(root["errors"])
+            coverage = root.get("coverage", {})
+            if coverage.get("degraded") or not coverage.get("full", True):
+                raise DegradedError(f"only {coverage.get('coverage')} % of the documents were searched")
+            return root
+
+        return self.calls.make(ask)
 
     def _put(
         self, schema: str, documents: Iterable[tuple[Any, Any]], encode: Callable[[Any, Any], tuple[str, Fields]]
@@ -386,33 +375,6 @@ def _status_of(error: BaseException) -> int:
     return 0
 
 
-def _whole(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    root: Mapping[str, Any] = answer["root"]
-    if root.get("errors"):
-        raise VespaError(root["errors"])
-    coverage = root.get("coverage", {})
-    if coverage.get("degraded") or not coverage.get("full", True):
-        raise DegradedError(f"only {coverage.get('coverage')} % of the documents were searched")
-    return root
-
-
-def _hit(found: Mapping[str, Any]) -> Hit:
-    """Vespa's closeness is 1 / (1 + angle)."""
-    record = _document_record(found["fields"])
-    closeness = float(found["relevance"])
-    if not 0 < closeness <= 1:
-        raise StoreError(f"Vespa ranked {record.id!r} with {closeness}, expected 0 to 1: deploy the schema again")
-    return Hit(record.id, record.uri, math.cos(min(math.pi, 1 / closeness - 1)), record.payload)
-
-
-def _after(last: str) -> str:
-    """Longer ids may share all their places with others: those are asked for again, and told apart here."""
-    if not last:
-        return ALL
-    parts, rest = places(last)
-    return filters.after(parts, or_equal=bool(rest))
-
-
 def _document_name(*names: str) -> str:
     """The last part of a document's id: percent-encoded, or a hash where that is long."""
     text = ":".join(quote(name, safe="") for name in names)
@@ -441,12 +403,6 @@ def _document_record(fields: Fields) -> Record:
     name, uri, payload = json.loads(fields["record"])
     vector = np.array(fields["vector"]["values"] if "vector" in fields else (), np.float32)
     return Record(name, uri, vector, load_payload(payload))
-
-
-def _hit_fields(root: Fields) -> Iterator[Fields]:
-    """The fields of each hit of an answer."""
-    for hit in root.get("children", ()):
-        yield hit["fields"]
 
 
 def _looked_up(name: str) -> dict[str, Any]:

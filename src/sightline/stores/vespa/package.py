@@ -56,9 +56,11 @@ def build(
     check_name(name)
     check_dim(dim)
     tower, files = _tower(name, text_model, dim) if text_model else (None, None)
+    note = parts.Document([_sought("kind", "long"), *_common()])
+    notes = parts.Schema(name + NOTES, note, rank_profiles=[], document_summaries=[_summary("short", "record")])
     return parts.ApplicationPackage(
         name=APPLICATION,
-        schema=[_pictures(name, dim, links, explored), _notes(name)],
+        schema=[_pictures(name, dim, links, explored), notes],
         query_profile=parts.QueryProfile(fields=[parts.QueryField("maxHits", LARGEST_ANSWER)]),
         components=[tower] if tower else None,
         include_files=files,
@@ -97,11 +99,6 @@ def _pictures(name: str, dim: int, links: int, explored: int) -> parts.Schema:
         rank_profiles=[parts.RankProfile("nearest", "closeness(field, vector)", inputs=inputs)],
         document_summaries=[_summary("short", "record"), _summary("whole", "record", "vector")],
     )
-
-
-def _notes(name: str) -> parts.Schema:
-    document = parts.Document([_sought("kind", "long"), *_common()])
-    return parts.Schema(name + NOTES, document, rank_profiles=[], document_summaries=[_summary("short", "record")])
 
 
 def _common() -> list[parts.Field]:

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.train.batches import KEYWORD_TEMPLATES, keywords
 from sightline.train.config import DataSettings
-from sightline.train.data import PictureSet, read_set
+from sightline.train.data import KEYWORD_TEMPLATES, PictureSet, keywords, read_set
 
 Places = NDArray[np.int64]
 
