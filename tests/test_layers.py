@@ -36,6 +36,7 @@ FLOORS = {
     "datasets": 2,
     "index": 3,
     "fusion": 4,
+    "explain": 4,
     "__init__": 4,
     "distribute": 5,
     "evaluate": 5,

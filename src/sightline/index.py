@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
@@ -22,7 +21,7 @@ from sightline.calibration.relevance import MOST_JUDGED, PictureStats, Relevance
 from sightline.encoders.base import check_identity, choose_model, load_encoder, picture_fingerprint
 from sightline.errors import PictureNotFound, SightlineError, SourceError, StoreNotFound, UsageError
 from sightline.pictures import Picture, is_picture, items_of
-from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of
+from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of, understand
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
@@ -54,8 +53,8 @@ if TYPE_CHECKING:  # what only indexing needs is imported by it: a search starts
 
 _IDENTITY = "index"  # the kind of note, and its key, that says which model built the index
 _TUNING_QUERIES = 200  # of each kind: recall is then known to a percent
-_WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
 _MOST_WRITTEN = 64  # records that words bring to those that are near
+_UNSORTED = "sorting needs to know which hits are likely, as it is for words alone: ask with words, or do not sort"
 _SHOWN = 12  # pictures in a notebook's view of the whole index
 _REMOVED_AT_ONCE = 512
 _ROOT = "root"  # the kind of note that each indexed folder leaves
@@ -262,6 +261,7 @@ class Index:
         offset: int = 0,
         fold: bool = False,
         by: str = "both",
+        sort: str = "relevance",
     ) -> Hits:
         """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
@@ -271,11 +271,11 @@ class Index:
         `fold` near-duplicates of an earlier hit are left out, and counted as one. `by` meaning, what is written
         (`text`: a score is then how much of the words is), or both.
         """
-        given = terms_of(text) if text is not None else []
+        given, wanted = tuple(terms_of(text) if text is not None else []), self.filter(where)
         if isinstance(text, str):
-            given = list(self.resolve(given))
-        given += [Term("image", image)] if image is not None else []
-        query = SearchQuery((*terms, *given), k, offset, self.filter(where), min_score, fold=fold, by=by)
+            given, wanted = self.understand(given, wanted)
+        given += (Term("image", image),) if image is not None else ()
+        query = SearchQuery((*terms, *given), k, offset, wanted, min_score, fold=fold, by=by, sort=sort)
         return self.search_many([query])[0].with_plain_payloads()
 
     def similar(
@@ -304,6 +304,8 @@ class Index:
 
     def try_search_many(self, queries: Sequence[SearchQuery]) -> list[Hits | SightlineError]:
         """For each query what it finds, or why it cannot be answered: one that fails does not spoil the others."""
+        sorts = [(query.sort, query.offset, query.k) for query in queries]  # the likely hits are sorted: all of them
+        queries = [replace(one, k=MOST_JUDGED, offset=0) if one.sort != "relevance" else one for one in queries]
         began = time.perf_counter()
         texts = self._cache.texts if self._cache else None
         seen = [query.terms if query.by != "text" else () for query in queries]
@@ -351,6 +353,10 @@ class Index:
             answer = answers[position]
             if isinstance(answer, Hits):
                 answer = replace(answer, took_ms=took, note=doubts(query.terms, self.encoder))
+                if query.sort != "relevance" and (answer.likely is not None or query.by == "text" or not answer.hits):
+                    answer = answer.sorted_by(*sorts[position])
+                elif query.sort != "relevance":
+                    answer = UsageError(_UNSORTED)
             noted.append(answer)
         return noted
 
@@ -364,16 +370,11 @@ class Index:
             vectors.append(vector)
         return np.array(vectors, np.float32).reshape(len(vectors), self.encoder.dim)
 
-    def resolve(self, terms: Sequence[Term]) -> tuple[Term, ...]:
-        """Terms as they were typed, of which `id:` before a word that names no picture here is a word: id:card."""
-        return tuple(
-            Term("text", f"id:{term.value!s}", term.weight)
-            if term.kind == "id"
-            and _WORD.fullmatch(str(term.value))
-            and not self.store.fetch([_id_of(str(term.value))])
-            else term
-            for term in terms
-        )
+    def understand(self, terms: Sequence[Term], where: Where | None = None) -> tuple[tuple[Term, ...], Where | None]:
+        """Terms as typed, without the filters in their texts (`dog taken:2023`); these joined with `where`."""
+        read, filters = understand(terms, lambda name: bool(self.store.fetch([_id_of(name)])), self.fields.of_question)
+        filters += [where] if where else []
+        return read, {"$and": filters} if len(filters) > 1 else filters[0] if filters else None
 
     def record(self, picture: str | Path) -> Record:
         """The record of an indexed picture, named by id, URI or path; `PictureNotFound` if it is not in the index."""
@@ -547,11 +548,9 @@ class Index:
                     duplicates=tuple(tuple(hit.id for hit, _ in group[1:]) for group in chosen) if query.fold else (),
                     total=(query.offset + len(chosen) if is_last_page else count_all()) if query.with_total else None,
                     evidence=tuple(
-                        {
-                            **({"meaning": ()} if group[0][0].id in near else {}),
-                            **(written.matcher.evidence(group[0][0].payload) if written else {}),
-                        }
-                        for group in chosen
+                        dict.fromkeys(["meaning"] * (hit.id in near), ())
+                        | (written.matcher.evidence(hit.payload) if written else {})
+                        for ((hit, _), *_) in chosen
                     ),
                 )
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
@@ -25,12 +25,18 @@ Query: TypeAlias = "str | Picture | Vector | Sequence[float] | Term | Sequence[T
 EVIDENCE = ("both", "meaning", "text")
 """What a search may go by."""
 
+ORDERS = ("relevance", "newest", "oldest", "name", "size")
+"""How hits may be sorted."""
+
 _WEIGHT = re.compile(r"(?P<weight>\d+(?:\.\d+)?):(?P<rest>\D.*)", re.DOTALL)  # 16:9 and 12:30 are words
 _QUOTED = r'"[^"]*"'
 _SIGN = (
-    r"(?:^|(?<=\s))(?P<sign>[+-])(?=\s|$)|(?<=\s)(?P<minus>-)(?=[^\W\d]|\")"  # dog - snow, dog -snow; not t-shirt, -20
+    r"(?:^|(?<=\s))(?P<sign>[+-])(?=\s|$)"  # dog - snow
+    rf"|(?<=\s)-(?P<minus>[^\W\d][^\s\"]*|{_QUOTED})"  # dog -snow; not t-shirt, -20
+    r"|(?<=\s)(?P<weighed>(?=\d+(?:\.\d+)?:[^\W\d]))"  # dog 2:red; not 16:9
 )
 _PART = re.compile(rf"(?P<quoted>{_QUOTED})|{_SIGN}")
+_WORD = re.compile(r"(?!.*[-\da-f]{32})[^/\\.:]+")  # neither a path nor an id
 _SMALLEST_NORM = 1e-6
 _EMPTY = 'the query is empty, expected words or a picture: try "a red car" or ./photo.jpg'
 
@@ -62,6 +68,7 @@ class SearchQuery:
     one whose id is `without`. With `fold` near-duplicates of an earlier hit are left out: those whose cosine to it is
     `fold_score` or more, by default the index's own threshold. `with_total` also counts how many pictures there are.
     `by` is one of `EVIDENCE`: whether pictures are found by what they show, by what is written of them, or by both.
+    With another `sort`, one of `ORDERS`, the likely hits alone are given, in that order.
     """
 
     terms: tuple[Term, ...]
@@ -74,24 +81,26 @@ class SearchQuery:
     fold_score: float | None = None
     with_total: bool = False
     by: str = "both"
+    sort: str = "relevance"
+    phrases: tuple[Phrase, ...] = field(init=False, default=())
+    """The words that are looked for among what is written: those of texts that are not subtracted."""
 
     def __post_init__(self) -> None:
         if wrong := next((term for term in self.terms if not isinstance(term, Term)), None):
             raise UsageError(f"a term is {_type(wrong)}, expected sightline.Term(kind, value, weight)")
         if not all(isinstance(number, int | np.integer) for number in (self.k, self.offset)):
             raise UsageError(f"k is {self.k!r} and offset is {self.offset!r}, expected whole numbers")
+        if self.sort not in ORDERS:
+            raise UsageError(f"sort is {self.sort!r}, expected one of {', '.join(ORDERS)}")
         if self.by not in EVIDENCE:
             raise UsageError(f"by is {self.by!r}, expected one of {', '.join(EVIDENCE)}")
         if not isinstance(self.min_score, int | float | np.number | None):
             raise UsageError(f"min_score is {self.min_score!r}, expected a number from -1 to 1, or None")
         if self.k < 1 or self.offset < 0:
             raise UsageError(f"k is {self.k} and offset is {self.offset}: k must be at least 1, offset at least 0")
-
-    @property
-    def phrases(self) -> tuple[Phrase, ...]:
-        """The words that are looked for among what is written: those of texts that are not subtracted."""
-        texts = [(str(term.value), term.is_exact) for term in self.terms if term.kind == "text" and term.weight > 0]
-        return phrases_of(texts) if self.by != "meaning" else ()
+        if self.by != "meaning":
+            texts = [(str(term.value), term.is_exact) for term in self.terms if term.kind == "text" and term.weight > 0]
+            object.__setattr__(self, "phrases", phrases_of(texts))
 
 
 def terms_of(query: Query) -> list[Term]:
@@ -117,12 +126,13 @@ def terms_of(query: Query) -> list[Term]:
 def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
     """Read `["2:golden retriever", "+", "./pool.jpg", "-", "fruit"]` as terms.
 
-    A lone + or - adds or subtracts what follows, also within one argument, as a minus before a word does (`dog -snow`);
-    double quotes protect what stands in them. `2:` in front is a weight; neighbouring words are one text. What names a
+    A lone + or - adds or subtracts what follows, also within one argument; a minus before a word, or before words in
+    quotes, subtracts these alone (`dog -snow storm`). Double quotes protect what stands in them. `2:` in front is a
+    weight for what follows; neighbouring words are one text. What names a
     picture file is a picture unless `with_files` is false, `id:` names an indexed one, all else is words.
     """
     terms: list[Term] = []
-    sign, words = 1.0, list[str]()
+    sign, words, subtracted = 1.0, list[str](), list[Term]()
     parts = list[tuple[str, bool]]()  # with whether it is a sign
     for argument in arguments:
         if with_files and _names_a_picture(argument):
@@ -131,12 +141,18 @@ def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
         start = 0
         for found in _PART.finditer(argument):
             if not found["quoted"]:
-                parts += [(argument[start : found.start()], False), (found["sign"] or found["minus"], True)]
+                sign_of = found["sign"] or (found["minus"] and f"-{found['minus']}") or "+"
+                parts += [(argument[start : found.start()], False), (sign_of, True)]
                 start = found.end()
         parts.append((argument[start:], False))
     for part, is_sign in [*parts, ("+", True)]:
         if not is_sign:
             words += [part.strip()] if part.strip() else []
+            continue
+        if part not in ("+", "-"):
+            text = part[1:]
+            is_quoted = text.startswith('"')
+            subtracted.append(Term("text", text.strip('"') if is_quoted else text, -1.0, is_quoted))
             continue
         if words:
             text, weight = " ".join(words), sign
@@ -149,10 +165,32 @@ def parse(arguments: Sequence[str], *, with_files: bool = True) -> list[Term]:
             else:
                 is_quoted = re.fullmatch(_QUOTED, text) is not None
                 terms.append(Term("text", text[1:-1] if is_quoted else text, weight, is_quoted))
-        sign, words = (1.0 if part == "+" else -1.0), []
+        terms += subtracted
+        sign, words, subtracted = (1.0 if part == "+" else -1.0), [], []
     if not terms:
         raise UsageError(_EMPTY)
     return terms
+
+
+def understand(
+    terms: Sequence[Term], is_indexed: Callable[[str], bool], filters_of: Callable[[str], tuple[str, list[Where]]]
+) -> tuple[tuple[Term, ...], list[Where]]:
+    """Terms as they were typed, without the filters in their texts, and these; those of a subtracted text exclude.
+
+    `id:` before a word that names no picture here is a word: id:card.
+    """
+    read, filters = list[Term](), list[Where]()
+    for term in terms:
+        text = str(term.value)
+        if term.kind == "id" and _WORD.fullmatch(text) and not is_indexed(text):
+            read.append(Term("text", f"id:{text}", term.weight))
+        elif term.kind == "text" and not term.is_exact and ":" in text:
+            rest, found = filters_of(text)
+            filters += found if term.weight > 0 else [{"$not": one} for one in found]
+            read += [replace(term, value=rest)] if rest or not found else []
+        else:
+            read.append(term)
+    return tuple(read), filters
 
 
 def embed_many(

@@ -136,6 +136,24 @@ class Hits(Sequence[Hit]):
         """The same with payloads that `json.dumps` takes: moments as text in ISO 8601."""
         return replace(self, hits=tuple(replace(hit, payload=plain(hit.payload)) for hit in self.hits))
 
+    def sorted_by(self, order: str, offset: int, k: int) -> "Hits":
+        """The likely hits from `offset` on in another order, all hits where it is not known which are likely."""
+        likely = {hit.id for hit in self.hits if self.likely is None or hit in self.likely}
+        keys = {at: sort_key(hit, order) for at, hit in enumerate(self.hits) if hit.id in likely}
+        places = sorted(keys, key=keys.__getitem__)[offset : offset + k]
+
+        def chosen(parts: tuple[Any, ...] | None) -> Any:
+            return tuple(parts[at] for at in places) if parts else parts
+
+        return replace(
+            self,
+            hits=chosen(self.hits),
+            thresholds=chosen(self.thresholds),
+            duplicates=chosen(self.duplicates),
+            evidence=chosen(self.evidence),
+            total=len(keys),
+        )
+
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame`, a row for each hit: id, uri, path, score, and a column for each field of a payload."""
         try:
@@ -202,6 +220,19 @@ def line_of(hit: Hit, threshold: float) -> dict[str, Any]:
 def plain(payload: Mapping[str, Any]) -> dict[str, Any]:
     """A payload with values that JSON can hold."""
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in payload.items()}
+
+
+def sort_key(found: Hit | Record, order: str) -> tuple[Any, ...]:
+    """What sorts pictures: newest or oldest first (`taken`, else `modified`), by name, or the largest first."""
+    payload = found.payload
+    if order == "name":
+        return (str(payload.get("name", "")).casefold(), found.id)
+    if order == "size":
+        size = payload.get("size_bytes")
+        return (-size if isinstance(size, int) else 0, found.id)
+    times = (payload.get(name) for name in ("taken", "modified"))
+    moment = next((one.timestamp() for one in times if isinstance(one, datetime)), None)
+    return (moment is None, (moment or 0) * (1 if order == "oldest" else -1), found.id)
 
 
 def location(hit: Hit | Record) -> str:

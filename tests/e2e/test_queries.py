@@ -6,12 +6,13 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.pictures import encoded, scene
 from tests.serving import Server, answering, serving
 
 from sightline.cli.main import main
 from sightline.cli.search import _table
-from sightline.errors import UsageError
+from sightline.errors import UsageError, WhereError
 from sightline.index import Index
 from sightline.query import Term
 
@@ -22,6 +23,12 @@ TEXTS = {
     '"dog - snow"': "dog - snow",
     "16:9 wallpaper": "16:9 wallpaper",
     "id:card": "id:card",
+    "dog -snow storm": "dog storm - snow",
+    "dog 2:red car": "dog + 2:red car",
+    "a circle width:64": "a circle",
+    'a circle "width:12"': 'a circle "width:12"',
+    "a circle colour:red": "a circle colour:red",
+    "a circle -width:12": "a circle",
     "a photo called sunset.png": "a photo called sunset.png",
 }
 
@@ -54,6 +61,87 @@ def test_a_text_means_the_same_on_every_surface(
     assert by_python["query"] == by_command["query"] == TEXTS[text]
     found = [[(hit["id"], hit["score"]) for hit in answer["hits"]] for answer in (by_python, by_command, over_http)]
     assert found[0] == found[1] == found[2]
+
+
+@pytest.fixture(scope="module")
+def dated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Twelve pictures of a camera each second month, half of them in a folder."""
+    folder = tmp_path_factory.mktemp("dated")
+    (folder / "Tante Erna").mkdir()
+    for number in range(12):
+        exif = Image.Exif()
+        exif[0x0110] = "Canon EOS 5D" if number % 2 else "Pixel 7"
+        exif.get_ifd(0x8769)[0x9003] = f"{2020 + number // 3}:{number + 1:02}:10 12:00:00"
+        place = folder / "Tante Erna" if number < 6 else folder
+        scene(number, (64, 48)).save(place / f"{11 - number:02}.jpg", exif=exif)
+    with Index(str(folder / "photos.index"), model="mini") as index:
+        index.add(folder)
+    return str(folder / "photos.index")
+
+
+FILTERED = [
+    ("taken:2021", 3), ("taken:2021..2022", 6), ("taken:2022..", 6), ("taken:..2020-02", 2), ("taken:>=2023-11", 2),
+    ("year:2020 camera:canon", 1), ("camera:\"canon eos\"", 6), ("-camera:canon", 6), ("under:\"tante erna\"", 6),
+    ("width:64", 12), ("width:>64", 0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("filters", "count"), FILTERED)
+def test_filters_in_a_question(filters: str, count: int, dated: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with Index(dated) as index:
+        hits = index.search(f"a circle {filters}", k=50)
+        assert (len(hits), hits.query) == (count, "a circle")
+    if not filters.startswith("-"):
+        assert main(["search", filters, "--index", dated, "-k", "50", "--paths"]) == (0 if count else 1)
+        names = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines() if line.endswith(".jpg")]
+        assert len(names) == count
+        assert names == sorted(names), "the newest first: they were named so"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dog taken:yesterday", "'yesterday' is not a valid date"),
+        ("dog under:nowhere", "no picture lies in a folder called 'nowhere'"),
+        ("dog camera:leica", "no picture has the camera 'leica', expected one of Canon EOS 5D, Pixel 7"),
+    ],
+)
+def test_a_filter_in_a_question_that_cannot_be_is_said(text: str, said: str, dated: str) -> None:
+    with Index(dated) as index, pytest.raises(WhereError, match=said):
+        index.search(text)
+
+
+def test_a_question_is_explained_and_filters_are_offered(dated: str, capsys: pytest.CaptureFixture[str]) -> None:
+    question = "dog of erna 2021 in may 2021 canon taken:2020.. -snow 2:red"
+    assert main(["search", question, "--index", dated, "--explain", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(part["value"], part["weight"]) for part in told["terms"]] == [
+        ("dog of erna 2021 in may 2021 canon", 1), ("snow", -1), ("red", 2),
+    ]  # fmt: skip
+    assert "taken" in json.dumps(told["where"])
+    assert {one["filter"]: one["pictures"] for one in told["offered"]} == {
+        "taken:2021": 3, "taken:2021-05": 1, 'camera:"Canon EOS 5D"': 6, 'under:"Tante Erna"': 6,
+    }  # fmt: skip
+    assert main(["search", question, "--index", dated, "--explain"]) == 0
+    assert "offered     taken:2021   (3 pictures)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "name", "size"])
+def test_likely_hits_alone_are_sorted(order: str, dated: str) -> None:
+    with Index(dated) as index:
+        every = index.search("canon", by="text", k=50)
+        found = index.search("canon", by="text", k=50, sort=order)
+        pages = [index.search("canon", by="text", k=2, offset=at, sort=order).hits for at in (0, 2, 4)]
+        assert {hit.id for hit in found} == {hit.id for hit in every}
+        assert [hit for page in pages for hit in page] == list(found)
+        of = {"newest": "taken", "oldest": "taken", "name": "name", "size": "size_bytes"}[order]
+        values = [hit.payload[of] for hit in found]
+        assert values == sorted(values, reverse=order in ("newest", "size"))
+        likely = index.search("a circle", k=50).likely
+        assert likely is not None
+        assert {hit.id for hit in index.search("a circle", k=50, sort=order)} == {hit.id for hit in likely}
+        with pytest.raises(UsageError, match="ask with words, or do not sort"):
+            index.search(image=scene(1, (64, 48)), sort=order)
 
 
 def test_signs_in_a_text_do_what_terms_do(url: str) -> None:

@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
-from itertools import islice, repeat
+from heapq import nsmallest
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from sightline.cli.options import (
     index_url,
     open_at,
     open_index,
+    show,
     shown_path,
     store_url,
     write_page,
@@ -60,6 +63,12 @@ def add_commands(commands: Commands) -> None:
         default="both",
         help="go by what pictures show, by what is written of them (title, caption, tags, names ...), or by both",
     )
+    searching.add_argument(
+        "--sort",
+        choices=("relevance", "newest", "oldest", "name", "size"),
+        help="only the likely hits, in this order; a filter without a query lists newest first",
+    )
+    searching.add_argument("--explain", action="store_true", help="say how the query is understood, and do not search")
     searching.add_argument(
         "--weight", metavar="W", type=float, **MANY, help="how much each --index counts (default: 1)"
     )
@@ -111,10 +120,18 @@ def search(options: argparse.Namespace) -> int:
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
         with open_at(index_url(options), options.model) as index:
-            if not terms:
-                return _list([index], options)
-            (hits,) = index.search_many([SearchQuery(index.resolve(terms), by=options.by, **_wanted(index, options))])
-            return _print_hits(hits, options)
+            wanted = _wanted(index, options)
+            read: Sequence[Term] = terms
+            if any(term.kind == "id" or (term.kind == "text" and ":" in str(term.value)) for term in terms):
+                read, wanted["where"] = index.understand(terms, wanted["where"])
+            if options.explain:
+                from sightline.explain import explain
+
+                return show(options, *explain(index, read, wanted["where"]))
+            if not read:
+                return _list([index], options, wanted["where"])
+            query = SearchQuery(tuple(read), by=options.by, sort=options.sort or "relevance", **wanted)
+            return _print_hits(index.search_many([query])[0], options)
     from sightline import fusion
 
     if len(weights) != len(urls):
@@ -125,12 +142,12 @@ def search(options: argparse.Namespace) -> int:
         raise UsageError(f"--model is for one index, not for {len(urls)}: each is opened with the model that built it")
     with ExitStack() as stack:
         indexes = [stack.enter_context(open_at(url)) for url in urls]
-        if not terms:
-            return _list(indexes, options)
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
-        return _print_hits(
-            fusion.search(parts, SearchQuery(indexes[0].resolve(terms), **_wanted(indexes[0], options))), options
-        )
+        wanted = _wanted(indexes[0], options)
+        read, wanted["where"] = indexes[0].understand(terms, wanted["where"])
+        if not read:
+            return _list(indexes, options, wanted["where"])
+        return _print_hits(fusion.search(parts, SearchQuery(read, **wanted)), options)
 
 
 def similar(options: argparse.Namespace) -> int:
@@ -139,16 +156,17 @@ def similar(options: argparse.Namespace) -> int:
         return _print_hits(index.similar(options.picture, **_wanted(index, options)), options)
 
 
-def _list(indexes: "Sequence[Index]", options: argparse.Namespace) -> int:
-    """Print the pictures of all indexes that pass the filter, without a query and so without scores; 1 for none."""
-    from sightline.results import groups_page, location, plain
+def _list(indexes: "Sequence[Index]", options: argparse.Namespace, where: "Where | None") -> int:
+    """Print the pictures of all indexes that pass the filter, newest first, and without scores; 1 where there are none."""
+    from sightline.results import groups_page, location, plain, sort_key
 
     if options.min_score is not None or options.fold:
         raise UsageError("--min-score and --fold need a query, expected words or a picture: add some or leave them out")
     if options.k < 1 or options.offset < 0:
         raise UsageError(f"k is {options.k} and offset is {options.offset}: k must be at least 1, offset at least 0")
-    where = _wanted(indexes[0], options)["where"]
-    records = list(islice(_common(indexes, where), options.offset, options.offset + options.k))
+    order = options.sort if options.sort not in (None, "relevance") else "newest"
+    last = options.offset + options.k
+    records = nsmallest(last, _common(indexes, where), key=lambda record: sort_key(record, order))[options.offset :]
     total = indexes[0].store.count(where) if len(indexes) == 1 else sum(1 for _ in _common(indexes, where))
     if options.html:
         write_page(options.html, groups_page([(count(total, "picture"), "", records)], title="Sightline"))

@@ -8,10 +8,11 @@ from datetime import date
 from difflib import get_close_matches
 from itertools import islice
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from sightline.errors import WhereError
 from sightline.filters.dates import Span, compare_times, is_date, is_local_time, read_time
-from sightline.filters.documents import TIME
+from sightline.filters.documents import TIME, words_of
 from sightline.filters.where import kind_of, parse_where
 from sightline.types import Filter, Payload, Where
 
@@ -34,6 +35,10 @@ _TYPED_OPERATORS = {">=": "$gte", "<=": "$lte", "!=": "$ne", ">": "$gt", "<": "$
 _CONDITION = re.compile(r"\s*([\w.-]+(?: +[\w.-]+)*)\s*([<>=!~]+)\s*(.*?)\s*", re.DOTALL)
 _SEVERAL = re.compile(r"\s(?:and|or|&&?|\|\|?)\s+[\w.-]+\s*[<>=!]=?", re.IGNORECASE)
 _SAMPLES = "width>=800, color=red, taken>=2024-05"
+_IN_QUESTION = re.compile(r'"[^"]*"|(?:^|(?<=\s))(?P<name>[^\W\d][\w.-]*):(?P<value>"[^"]+"|(?!//)[^\s"]+)')
+_ALIASES = {"year": "taken", "date": "taken", "tag": "tags", "folder": "under"}
+_NO_FILTERS = frozenset({"name", "caption", "title", "sha256", "stamp", "folders"})  # words are looked for there anyway
+_VALUES_OF = 20_000  # pictures whose values a text in a question is compared with
 _EXPECTED = {"number": "a number", "truth": "true or false", "text": "text"}
 
 
@@ -54,6 +59,47 @@ class Fields:
         does not hold. Pictures are asked for a field once. Where there are none, any field is taken.
         """
         return _read(where, self._look)
+
+    def of_question(self, text: str) -> tuple[str, list[Where]]:
+        """The words of a question without the filters in it, and these: `taken:2023..2024 width:>=800 under:rome`.
+
+        A text is compared by its words, without case (`camera:canon`), a folder by the end of its path. What names no
+        field that pictures have is words (`id:card`), and so is what stands in quotes. `WhereError` for a wrong value.
+        """
+        words, filters, start = list[str](), list[Where](), 0
+        for found in _IN_QUESTION.finditer(text):
+            name = _ALIASES.get(found["name"] or "", found["name"] or "")
+            if not name or name in _NO_FILTERS:
+                continue
+            if name not in USUAL and name != "under" and next(self._having(name), None) is None:
+                continue
+            filters.append(self._of_part(name, found["value"].strip('"')))
+            words.append(text[start : found.start()].strip())
+            start = found.end()
+        return " ".join(filter(None, [*words, text[start:].strip()])), filters
+
+    def _of_part(self, name: str, value: str) -> Where:
+        if name == "under":
+            ends = {
+                uri for payload in self._having("folders") for uri in _texts(payload["folders"]) if _ends(uri, value)
+            }
+            if not ends:
+                raise WhereError(f"no picture lies in a folder called {value!r}: name one, or put the words in quotes")
+            return {"folders": {"$in": sorted(ends)}}
+        first, is_range, last = value.partition("..")
+        if is_range and (first or last):
+            bounds = [f"{name}{sign}{bound}" for sign, bound in ((">=", first), ("<=", last)) if bound]
+            return {"$and": [self.read(bound) for bound in bounds]}
+        if value.startswith((">", "<", "=", "!")):
+            return self.read(name + value)
+        wanted = set(words_of(value))
+        values = {one for payload in islice(self._having(name), _VALUES_OF) for one in _texts(payload[name])}
+        if near := sorted(one for one in values if wanted and wanted <= set(words_of(one))):
+            return {name: {"$in": near}}
+        if values:
+            listed = ", ".join(sorted(values)[:_LISTED])
+            raise WhereError(f"no picture has the {name} {value!r}, expected one of {listed}, or words in quotes")
+        return self.read(f"{name}={value}")
 
     def read_known(self, where: Filter) -> Where | None:
         """The same without asking for pictures; None where that is needed."""
@@ -99,6 +145,15 @@ class Fields:
         advice = f"did you mean {near[0]!r}?" if near else "name one of those"
         listed = ", ".join(sorted(fields)[:_LISTED])
         raise WhereError(f"no picture has the field {name[:60]!r}, expected one of {listed}: {advice}")
+
+
+def _texts(value: object) -> list[str]:
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+
+
+def _ends(uri: str, folder: str) -> bool:
+    """Whether the path of a folder ends so, whatever the case."""
+    return f"/{unquote(uri).strip('/')}".casefold().endswith(f"/{folder.strip('/')}".casefold())
 
 
 def _read(where: Filter, look: _Look) -> Where:

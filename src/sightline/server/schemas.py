@@ -70,6 +70,10 @@ By = Annotated[
     Literal["both", "meaning", "text"],
     Field(description="go by what pictures show, by what is written of them (title, caption, tags ...), or by both"),
 ]
+Sort = Annotated[
+    Literal["relevance", "newest", "oldest", "name", "size"],
+    Field(description="another order than relevance gives the likely hits alone, in that order"),
+]
 Name = Annotated[str, Field(max_length=100)]
 IndexName = Annotated[str | None, Parameter(max_length=100)]
 
@@ -125,6 +129,7 @@ class SearchRequest(Query):
     offset: Annotated[int, Field(ge=0, le=DEEPEST)] = 0
     min_score: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     by: By = "both"
+    sort: Sort = "relevance"
     group_duplicates: bool = False
     duplicate_score: Annotated[
         FiniteFloat, Field(ge=0.5, le=1, description="the cosine from which two pictures count as copies")

@@ -32,6 +32,7 @@ from sightline.server.schemas import (
     ScoresAnswer,
     SearchAnswer,
     SearchRequest,
+    Sort,
 )
 from sightline.server.state import ServedIndex, get_state
 from sightline.types import Record, Vectors
@@ -77,6 +78,7 @@ async def search_for(
     min_score: Score = None,
     group_duplicates: bool = False,
     by: By = "both",
+    sort: Sort = "relevance",
     index: IndexName = None,
 ) -> Response:
     """The same for words alone, for a quick look and for links; `where` is a filter: `width>=800`, or JSON."""
@@ -86,6 +88,7 @@ async def search_for(
         "offset": offset,
         "min_score": min_score,
         "by": by,
+        "sort": sort,
         "group_duplicates": group_duplicates,
     }
     query = SearchRequest.model_validate({**given, "index": index, "where": where})
@@ -125,8 +128,7 @@ async def scores(request: Request) -> Response:
     query, uploaded = await read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
-    where = await state.where(query.where, served)
-    terms = await state.terms(request, query, served, uploaded)
+    terms, where = await state.question(request, query, served, uploaded)
     await served.search(SearchQuery(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
     found, total = await state.counting.run(_profile, served, SearchQuery(terms, _PROFILED, 0, where))
     last = len(found) - 1
@@ -161,7 +163,7 @@ async def classify(request: Request) -> Response:
     served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
         raise UsageError("give either image or image_id, to name one picture")
-    terms = await state.terms(request, Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    terms, _ = await state.question(request, Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
     probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
     ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
     labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
@@ -180,7 +182,7 @@ async def embeddings(request: Request) -> Response:
     served = state.index(body.index)
     texts = [Query(terms=[QueryTerm(text=text)]) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
-    terms = [await state.terms(request, query, served) for query in [*texts, *pictures]]
+    terms = [(await state.question(request, query, served))[0] for query in [*texts, *pictures]]
     vectors = await state.counting.run(_embedded, served, terms)
     rows = vectors.astype(float).round(7).tolist()
     encoder = served.index.encoder
@@ -192,17 +194,19 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     began = time.perf_counter()
     state = get_state(request)
     served = state.index(asked.index)
+    terms, where = await state.question(request, asked, served, uploaded)
     query = SearchQuery(
-        await state.terms(request, asked, served, uploaded),
+        terms,
         asked.k,
         asked.offset,
-        await state.where(asked.where, served),
+        where,
         asked.min_score,
         without=without,
         fold=asked.group_duplicates,
         fold_score=asked.duplicate_score,
         with_total=True,
         by=asked.by,
+        sort=asked.sort,
     )
     # One that has to wait leaves the queue when its asker does: somebody who types on.
     hits = await (while_there(request, served.search(query)) if served.depth else served.search(query))

@@ -85,13 +85,14 @@ class AppState:
         await self.counting.run(served.store)  # opened once, whoever comes first
         return await self.counting.run(served.index.filter, given)
 
-    async def terms(
+    async def question(
         self, request: Request, query: Query, served: ServedIndex, uploaded: bytes | None = None
-    ) -> tuple[Term, ...]:
-        """The terms of a query, its pictures fetched and decoded."""
+    ) -> tuple[tuple[Term, ...], Where | None]:
+        """The terms of a query, its pictures fetched and decoded, and its filter with those that its text holds."""
+        where = await self.where(query.where, served)
         whole: Sequence[Term] = parse([query.text], with_files=False) if query.text is not None else ()
-        if any(term.kind == "id" for term in whole):
-            whole = await self.counting.run(served.index.resolve, whole)
+        if any(term.kind == "id" or ":" in str(term.value) for term in whole):
+            whole, where = await self.counting.run(served.index.understand, whole, where)
         last = [QueryTerm(image=query.image)] if query.image is not None else []
         last += [QueryTerm(image_url=query.image_url)] if query.image_url is not None else []
         parts = [*query.terms, *last]
@@ -107,7 +108,7 @@ class AppState:
         terms = [*whole, *[await self._term(part, served, fetched) for part in parts]]
         if uploaded is not None:
             terms.append(await self._picture(uploaded, 1.0, served))
-        return tuple(terms)
+        return tuple(terms), where
 
     async def _term(self, part: QueryTerm, served: ServedIndex, fetched: Mapping[str, bytes]) -> Term:
         if part.text is not None:

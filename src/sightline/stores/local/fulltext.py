@@ -17,18 +17,10 @@ _KEYS_AT_ONCE = 5_000
 _PARAMETERS = 500  # of one statement, well below SQLite's limits
 
 
-def unread_keys(connection: sqlite3.Connection) -> int:
-    """How many keys, from 1 on, may have records whose texts were not read yet, since an older version wrote them."""
-    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    if meta["format"] < FORMAT:
-        return int(connection.execute("SELECT next_key FROM state").fetchone()[0])
-    return int(meta.get("unread", 0))
-
-
 def read_some(connection: sqlite3.Connection) -> int:
-    """Read the texts of a few thousand records that an older version wrote; gives `unread_keys` then."""
-    last = unread_keys(connection)
-    first = max(0, last - _KEYS_AT_ONCE)
+    """Read the texts of a few thousand records that an older version wrote; gives how many keys are left."""
+    (last,) = connection.execute("SELECT coalesce(max(value), 0) FROM meta WHERE name = 'unread'").fetchone()
+    first = max(0, int(last) - _KEYS_AT_ONCE)
     rows = connection.execute("SELECT key, payload FROM records WHERE key > ? AND key <= ?", (first, last))
     write_texts(connection, ((key, load_payload(payload)) for key, payload in rows.fetchall()))
     connection.execute("UPDATE meta SET value = ? WHERE name = 'unread'", (first,))
@@ -53,7 +45,8 @@ def search_text(
 
     None where texts have to be read before.
     """
-    if unread_keys(connection):
+    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    if meta["format"] < FORMAT or meta.get("unread"):
         return None
     statement = "SELECT term, doc FROM vocabulary WHERE term >= ? AND term < ? ORDER BY term"
     every = [known(phrase, lambda first, end: connection.execute(statement, (first, end))) for phrase in phrases]

@@ -218,19 +218,17 @@ def _scanned(pool: Executor, view: View, queries: Codes, slots: Slots | None = N
 
 def near_best(scores: NDArray[np.int32], k: int, margin: int) -> NDArray[np.int64]:
     """Where (n,) scores lie within the margin below the k-th best, without those that are never to be found."""
-    width = max(1024, 16 * k)
-    if len(scores) < 4 * width:
-        return np.flatnonzero(scores >= _threshold(scores, k, margin))
-    # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full partition
-    # of a million scores takes 15 ms.
-    rows = len(scores) // width
-    maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
-    near = np.flatnonzero(scores >= _threshold(maxima, k, margin))
-    some = scores[near]
-    return near[some >= _threshold(some, k, margin)]
-
-
-def _threshold(scores: NDArray[np.int32], k: int, margin: int) -> int:
-    last = max(0, len(scores) - k)
-    kth = int(np.partition(scores, last)[last]) if len(scores) else _NEVER
-    return max(kth - margin, _NEVER + 1)
+    near: NDArray[np.int64] | None = None
+    width, some, bounds = max(1024, 16 * k), scores, [scores]
+    if rows := len(scores) // width if len(scores) >= 4 * width else 0:
+        # At least k rows reach the k-th largest of the maxima of columns: a bound in one fast pass, where a full
+        # partition of a million scores takes 15 ms.
+        maxima = scores[: rows * width].reshape(rows, width).max(axis=0)  # (rows, width) -> (width,)
+        bounds = [maxima, np.empty(0, np.int32)]
+    for bound in bounds:
+        ranked = bound if len(bound) else some
+        last = max(0, len(ranked) - k)
+        kth = int(np.partition(ranked, last)[last]) if len(ranked) else _NEVER
+        reached = np.flatnonzero(some >= max(kth - margin, _NEVER + 1))
+        near, some = reached if near is None else near[reached], some[reached]
+    return np.empty(0, np.int64) if near is None else near
