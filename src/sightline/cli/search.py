@@ -157,7 +157,7 @@ def similar(options: argparse.Namespace) -> int:
 
 
 def _list(indexes: "Sequence[Index]", options: argparse.Namespace, where: "Where | None") -> int:
-    """Print the pictures of all indexes that pass the filter, newest first, and without scores; 1 where there are none."""
+    """Print the pictures of all indexes that pass the filter, newest first, without scores; 1 where there are none."""
     from sightline.results import groups_page, location, plain, sort_key
 
     if options.min_score is not None or options.fold:
