@@ -13,7 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.cli.options import MANY, Commands, add_command, hub, index_url, model_name, open_index, progress_bar
+from sightline.cli.options import (
+    MANY,
+    Commands,
+    add_command,
+    better_model,
+    hub,
+    index_url,
+    model_name,
+    open_index,
+    progress_bar,
+)
 from sightline.errors import StoreNotFound, TextNotSupported, UsageError
 from sightline.text import count, duration, left_out_text, printable
 
@@ -265,6 +275,8 @@ def _report(summary: "Summary", source: "Source", target: "Index", options: argp
     named = f" --index {options.index}" if options.index else ""
     if failed := summary.failed + summary.skipped:
         _say(f"{count(failed, 'picture')} could not be read: sightline failures{named}", options)
+    if better := better_model(str(target.info()["model"])):
+        _say(better, options)
     if summary.left_out:
         _say(f"left out: {left_out_text(summary.left_out)}", options)
     if not summary.seen:

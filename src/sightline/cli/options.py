@@ -154,6 +154,20 @@ def model_for(url: StoreUrl, model: str | None) -> str | None:
     return usual
 
 
+def better_model(built_with: str) -> str:
+    """How to switch from the bundled model to the recommended one, once that is on this disk; else nothing."""
+    from sightline.encoders.catalog import BUNDLED, catalog
+    from sightline.encoders.hub import is_here
+
+    best = next(entry for entry in catalog().values() if entry.recommended)
+    if built_with != BUNDLED or not is_here(best, hub()):
+        return ""
+    return (
+        f"{best.name} is on this disk and finds far more than {BUNDLED}: "
+        f"sightline index FOLDER --index NEW --model {best.name}"
+    )
+
+
 def need(what: str, extra: str, *packages: str) -> None:
     """Say which package is missing before anything is begun; `ExtraMissing`."""
     for package in packages:

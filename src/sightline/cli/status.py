@@ -2,7 +2,7 @@
 
 import argparse
 
-from sightline.cli.options import Commands, add_command, index_url, open_index, show
+from sightline.cli.options import Commands, add_command, better_model, index_url, open_index, show
 from sightline.errors import UsageError
 from sightline.text import count, left_out_text, printable, size, table
 
@@ -39,6 +39,7 @@ def status(options: argparse.Namespace) -> int:
         folder = file_of(root)
         gone = "; not there now" if folder is not None and not folder.exists() else ""
         rows.append(["folder", f"{part}{printable(root)}, indexed {note['indexed']}{left_out}{gone}"])
+    rows += [["better", text]] if (text := better_model(info["model"])) else []
     rows += [["answers", str(Tuning(**info["tuning"]))]] if info["tuning"] else []
     rows += [["damaged", text] for text in damaged or []]
     rows += [["verified", "every record and vector matches its checksum"]] if damaged == [] else []

@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 
 _FAMILY = re.compile(r"[A-Za-z][\w-]+:.+")  # one letter alone is a drive of Windows
 _log = logging.getLogger(__name__)
+_HEAD_BYTES = 8 << 20
 _PLUGINS = "sightline.encoders"  # the entry point group: each names a callable without arguments that gives an Encoder
 
 
@@ -180,7 +181,24 @@ def licence_note(entry: CatalogEntry) -> str:
 def _fetched(entry: CatalogEntry, hub: Hub) -> Path:
     if not entry.allows_commercial_use and hub.folder(entry.repository) is None:
         _log.warning("%s", licence_note(entry))
-    return hub.fetch(entry.repository)
+    folder = hub.fetch(entry.repository)
+    if entry.repository.endswith("__openai") and has_other_activation(folder / "textual" / "model.onnx"):
+        _log.warning(
+            "%s was exported with another activation (GELU) than OpenAI trained it with (QuickGELU), and finds less: "
+            "use laion-b32, or hub:Xenova/clip-vit-base-patch32",
+            entry.name,
+        )
+    return folder
+
+
+def has_other_activation(graph: Path) -> bool:
+    """Whether the graph of a CLIP by OpenAI has GELU's operator, Erf, and not Sigmoid, which QuickGELU consists of.
+
+    The operators stand before the weights in the file; before each name stand the number of its field and its length.
+    """
+    with graph.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return b"\x22\x03Erf" in head and b"\x22\x07Sigmoid" not in head
 
 
 def _hub(hub: Hub | None) -> Hub:
