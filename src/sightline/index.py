@@ -20,7 +20,7 @@ import numpy as np
 from sightline.calibration.relevance import MOST_JUDGED, PictureStats, RelevanceJudge, judged_together
 from sightline.encoders.base import check_identity, choose_model, load_encoder, picture_fingerprint
 from sightline.errors import PictureNotFound, SightlineError, SourceError, StoreNotFound, UsageError
-from sightline.pictures import Picture, is_picture, items_of
+from sightline.pictures import Picture, Region, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of, understand
 from sightline.results import Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
@@ -254,6 +254,7 @@ class Index:
         text: Query | None = None,
         *,
         image: Picture | None = None,
+        region: Region | None = None,
         terms: Sequence[Term] = (),
         k: int = 10,
         where: Filter | None = None,
@@ -266,7 +267,7 @@ class Index:
         """The pictures nearest to words, to a picture, to a vector, or to a weighted sum of terms, best first.
 
         Text is read as on the command line: `./photo.jpg` is a picture, `dog - snow` subtracts. A picture is whatever
-        `Picture` takes: a path, a URL, bytes, an open file, a Pillow image, an array.
+        `Picture` takes: a path, a URL, bytes, a Pillow image, an array; `region` is the part of `image` that is meant.
         `k` hits from `offset` on, of the pictures that match `where` and score at least `min_score` (a cosine). With
         `fold` near-duplicates of an earlier hit are left out, and counted as one. `by` meaning, what is written
         (`text`: a score is then how much of the words is), or both.
@@ -274,7 +275,7 @@ class Index:
         given, wanted = tuple(terms_of(text) if text is not None else []), self.filter(where)
         if isinstance(text, str):
             given, wanted = self.understand(given, wanted)
-        given += (Term("image", image),) if image is not None else ()
+        given += (Term("image", image, region=region),) if image is not None else ()
         query = SearchQuery((*terms, *given), k, offset, wanted, min_score, fold=fold, by=by, sort=sort)
         return self.search_many([query])[0].with_plain_payloads()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,9 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | IO[bytes] | Image | NDArr
 
 Arrays are (height, width), or (height, width, 3 or 4) with RGB or RGBA: 8 or 16 bits, or floats from 0 to 1.
 """
+
+Region: TypeAlias = tuple[float, float, float, float]
+"""A part of a picture: x, y, width and height as shares of it, 0 to 1."""
 
 _WHOLE = 1 << 20  # pixels that no picture has: it comes at its own size
 _URL = re.compile(r"(?:https?|file|data):\S+", re.IGNORECASE)
@@ -67,6 +71,31 @@ def pixels_of(picture: Picture, *, image_size: int, limit_megapixels: float | No
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise UsageError(f"cannot use {name} as a query: it cannot be read ({reason})") from error
+
+
+def check_region(region: Region) -> Region:
+    """A part of a picture; `UsageError` where it is none, or not within the picture."""
+    numbers = tuple(region)
+    is_valid = len(numbers) == 4 and all(isinstance(one, int | float) for one in numbers)
+    if is_valid:
+        x, y, width, height = numbers
+        is_valid = 0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1.0001 - x and 0 < height <= 1.0001 - y
+    if not is_valid:
+        raise UsageError(
+            f"the region is {','.join(map(str, numbers))}, expected x,y,width,height as shares of the picture, 0 to 1, "
+            "that lie within it: 0.5,0,0.5,1 is its right half"
+        )
+    return numbers
+
+
+def cropped(picture: Picture, region: Region, *, image_size: int, limit_megapixels: float | None = None) -> Image:
+    """That part of a picture, as `pixels_of` gives the whole, read as large as the part needs."""
+    x, y, width, height = check_region(region)
+    side = math.ceil(image_size / min(width, height, 1))
+    image = pixels_of(picture, image_size=min(side, _WHOLE), limit_megapixels=limit_megapixels)
+    left, top = min(int(x * image.width), image.width - 1), min(int(y * image.height), image.height - 1)
+    right, bottom = round((x + width) * image.width), round((y + height) * image.height)
+    return image.crop((left, top, max(left + 1, min(right, image.width)), max(top + 1, min(bottom, image.height))))
 
 
 def picture_at(uri: str) -> Image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import numpy as np
 
 from sightline.errors import SightlineError, UsageError
-from sightline.pictures import Picture, is_picture, is_url, pixels_of
+from sightline.pictures import Picture, Region, check_region, cropped, is_picture, is_url, pixels_of
 from sightline.sources.files import SUFFIXES, is_data_url
 from sightline.stores.written import Phrase, phrases_of
 from sightline.types import Pixels, Vector, Where
@@ -50,6 +50,8 @@ class Term:
     weight: float = 1.0
     is_exact: bool = field(default=False, compare=False)
     """Whether the words stood in quotes: among what is written, only these in this order are looked for."""
+    region: Region | None = None
+    """The part of a picture that is meant: x, y, width and height as shares of it; None for all of it."""
 
     def __post_init__(self) -> None:
         if self.kind not in ("text", "image", "id", "vector"):
@@ -58,6 +60,10 @@ class Term:
             raise UsageError(f"the weight of a term is {self.weight!r}, expected a finite number")
         if self.kind in ("text", "id") and not isinstance(self.value, str):
             raise UsageError(f"the value of a term of kind {self.kind} is {_type(self.value)}, expected text")
+        if self.region is not None:
+            check_region(self.region)
+            if self.kind != "image":
+                raise UsageError(f"a region of a term of kind {self.kind}, expected a picture: give its file or bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +210,7 @@ def embed_many(
     Texts in `known_texts` are not encoded again, new ones are added to it.
     """
     texts = _text_vectors([term for terms in queries for term in terms], encoder, known_texts)
-    images = [term.value for terms in queries for term in terms if term.kind == "image"]
+    images = [term for terms in queries for term in terms if term.kind == "image"]
     pictures = _picture_vectors(images, encoder) if images else {}
     vectors: list[Vector | SightlineError] = []
     for terms in queries:
@@ -215,8 +221,10 @@ def embed_many(
                     found: Vector | SightlineError = vector_of(str(term.value))
                 elif term.kind == "vector":
                     found = _unit(term.value, encoder)
+                elif term.kind == "image":
+                    found = pictures[id(term.value), term.region]
                 else:
-                    found = pictures[id(term.value)] if term.kind == "image" else texts[str(term.value).strip()]
+                    found = texts[str(term.value).strip()]
                 if isinstance(found, SightlineError):
                     raise found
                 total += np.float32(term.weight) * found
@@ -306,15 +314,19 @@ def _text_vectors(
     return found | encoded
 
 
-def _picture_vectors(pictures: Sequence[Picture], encoder: Encoder) -> dict[int, Vector | SightlineError]:
-    """The vector of each picture, or why it has none, by the identity of the term's value."""
-    found: dict[int, Vector | SightlineError] = {}
-    pixels = dict[int, Pixels]()
-    for picture in pictures:
+def _picture_vectors(
+    terms: Sequence[Term], encoder: Encoder
+) -> dict[tuple[int, Region | None], Vector | SightlineError]:
+    """The vector of each picture, or why it has none, by the identity of the term's value and its region."""
+    found: dict[tuple[int, Region | None], Vector | SightlineError] = {}
+    pixels = dict[tuple[int, Region | None], Pixels]()
+    for term in terms:
+        key, size = (id(term.value), term.region), encoder.image_size
         try:
-            pixels[id(picture)] = encoder.preprocess(pixels_of(picture, image_size=encoder.image_size))
+            read = cropped(term.value, term.region, image_size=size) if term.region else None
+            pixels[key] = encoder.preprocess(read or pixels_of(term.value, image_size=size))
         except SightlineError as error:
-            found[id(picture)] = error
+            found[key] = error
     if pixels:
         stacked = np.stack(list(pixels.values()))  # n of (3, h, w) -> (n, 3, h, w)
         found |= zip(pixels, encoder.encode_images(stacked), strict=True)

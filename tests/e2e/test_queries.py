@@ -1,5 +1,6 @@
 """One query text means the same on the command line, in Python and over HTTP."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -141,6 +142,49 @@ def test_likely_hits_alone_are_sorted(order: str, dated: str) -> None:
         assert {hit.id for hit in index.search("a circle", k=50, sort=order)} == {hit.id for hit in likely}
         with pytest.raises(UsageError, match="ask with words, or do not sort"):
             index.search(image=scene(1, (64, 48)), sort=order)
+
+
+def test_a_part_of_a_picture_is_searched_by_on_every_surface(
+    url: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = Image.new("RGB", (128, 48))
+    for place, number in ((0, 0), (64, 2)):
+        both.paste(scene(number, (64, 48)), (place, 0))
+    both.save(tmp_path / "both.png")
+    right = ["--region", "0.5,0,0.5,1"]
+    assert main(["search", str(tmp_path / "both.png"), "--index", url, "-k", "4", "--json", *right]) == 0
+    by_command = json.loads(capsys.readouterr().out)["hits"]
+    picture = {"image": base64.b64encode((tmp_path / "both.png").read_bytes()).decode(), "region": [0.5, 0, 0.5, 1]}
+    over_http = [
+        json.loads(server.ask("/api/search", body | {"k": 4}).body) for body in (picture, {"terms": [picture]})
+    ]
+    with Index(url) as index:
+        by_python = index.search(image=tmp_path / "both.png", region=(0.5, 0, 0.5, 1), k=4)
+        parts = [Term("image", both, region=(0, 0, 0.5, 1)), Term("image", both, -0.1, region=(0.5, 0, 0.5, 1))]
+        assert index.search(terms=parts)[0].payload["name"] == "0.png"
+    found = [[(hit["id"], hit["score"]) for hit in hits] for hits in (by_command, *(one["hits"] for one in over_http))]
+    assert found[0] == found[1] == found[2] == [(hit.id, round(hit.score, 4)) for hit in by_python]
+    assert by_python[0].payload["name"] == "2.png"
+    assert by_python[0].score > 0.98
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["PICTURE", "--region", "0.5,0,0.6,1"], "the region is 0.5,0.0,0.6,1.0, expected x,y,width,height as shares"),
+        (["PICTURE", "--region", "0,0,0,1"], "that lie within it"),
+        (["PICTURE", "--region", "nan,0,1,1"], "that lie within it"),
+        (["PICTURE", "--region", "a half"], "expected four numbers from 0 to 1"),
+        (["a dog", "--region", "0,0,1,1"], "--region is a part of a picture, but the query has none"),
+    ],
+)
+def test_a_part_that_cannot_be_is_said(
+    arguments: list[str], said: str, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene(1, (64, 48)).save(tmp_path / "one.png")
+    given = [str(tmp_path / "one.png") if one == "PICTURE" else one for one in arguments]
+    assert main(["search", *given, "--index", url]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_signs_in_a_text_do_what_terms_do(url: str) -> None:

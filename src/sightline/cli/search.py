@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from heapq import nsmallest
 from itertools import repeat
 from pathlib import Path
@@ -44,6 +45,9 @@ def add_commands(commands: Commands) -> None:
         help="words or a picture; + and - add and subtract, 2: in front is a weight",
     )
     searching.add_argument("--image", metavar="FILE", **MANY, help="add a picture to the query")
+    searching.add_argument(
+        "--region", metavar="X,Y,W,H", help="the part of the query's pictures that is meant, as shares: 0.5,0,0.5,1"
+    )
     searching.add_argument("--add", "-a", metavar="QUERY", **MANY, help="the same as + QUERY")
     searching.add_argument("--subtract", "-s", metavar="QUERY", **MANY, help="the same as - QUERY")
     searching.add_argument(
@@ -113,6 +117,11 @@ def search(options: argparse.Namespace) -> int:
     is_filtered = bool(options.where or options.under or options.match)
     terms = parse(words) if words or not (options.image or is_filtered) else []
     terms += [Term("image", picture) for picture in options.image]
+    if options.region:
+        if not any(term.kind == "image" for term in terms):
+            raise UsageError("--region is a part of a picture, but the query has none: name one, or add --image")
+        region = _region(options.region)
+        terms = [replace(term, region=region) if term.kind == "image" else term for term in terms]
     urls, weights = options.index, options.weight or [1.0] * len(options.index)
     if len(urls) < 2 and not options.weight:
         options.index = urls[0] if urls else None
@@ -143,6 +152,14 @@ def search(options: argparse.Namespace) -> int:
         wanted = _wanted(indexes[0], options)
         read, wanted["where"] = indexes[0].understand(terms, wanted["where"])
         return _print_hits(fusion.search(parts, SearchQuery(read, **wanted)), options)
+
+
+def _region(text: str) -> tuple[float, float, float, float]:
+    try:
+        x, y, width, height = map(float, text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--region is {text!r}, expected four numbers from 0 to 1, such as 0.5,0,0.5,1") from error
+    return x, y, width, height
 
 
 def similar(options: argparse.Namespace) -> int:

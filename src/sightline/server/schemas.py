@@ -26,6 +26,10 @@ Sort = Annotated[
     Literal["relevance", "newest", "oldest", "name", "size"],
     Field(description="another order than relevance gives the likely hits alone, in that order"),
 ]
+Region = Annotated[
+    tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat],
+    Field(description="the part of the picture that is meant: x, y, width, height as shares of it, 0 to 1"),
+]
 Name = Annotated[str, Field(max_length=100)]
 IndexName = Annotated[str | None, Parameter(max_length=100)]
 
@@ -52,6 +56,7 @@ class QueryTerm(_Request):
     image: Base64 | None = None
     image_url: Url | None = None
     weight: Weight = 1.0
+    region: Region | None = None
 
     @model_validator(mode="after")
     def _has_one(self) -> "QueryTerm":
@@ -66,6 +71,7 @@ class Query(_Request):
     text: Words | None = None
     image: Base64 | None = None
     image_url: Url | None = None
+    region: Region | None = None
     terms: Annotated[list[QueryTerm], Field(max_length=32)] = []
     where: dict[str, Any] | str | None = Field(
         default=None,

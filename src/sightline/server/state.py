@@ -25,6 +25,7 @@ from sightline.filters.dates import is_local_time
 from sightline.images.read import read
 from sightline.index import Index, SearchCache
 from sightline.ingest import Options, Summary
+from sightline.pictures import Region, cropped
 from sightline.query import SearchQuery, Term, parse
 from sightline.results import Hits, plain
 from sightline.server.answers import Problem, overloaded
@@ -98,11 +99,11 @@ class AppState:
         whole: Sequence[Term] = parse([query.text], with_files=False) if query.text is not None else ()
         if any(term.kind == "id" or ":" in str(term.value) for term in whole):
             whole, where = await self.counting.run(served.index.understand, whole, where)
-        last = [QueryTerm(image=query.image)] if query.image is not None else []
-        last += [QueryTerm(image_url=query.image_url)] if query.image_url is not None else []
+        last = [QueryTerm(image=query.image, region=query.region)] if query.image is not None else []
+        last += [QueryTerm(image_url=query.image_url, region=query.region)] if query.image_url is not None else []
         terms = [*whole, *[await self._term(part, served) for part in (*query.terms, *last)]]
         if uploaded is not None:
-            terms.append(await self._picture(uploaded, 1.0, served))
+            terms.append(await self._picture(uploaded, 1.0, served, query.region))
         return tuple(terms), where
 
     async def _term(self, part: QueryTerm, served: ServedIndex) -> Term:
@@ -119,13 +120,16 @@ class AppState:
         elif (identity := part.image_id or "").startswith(QUERY_PREFIX):
             data = await self.decoding.run(self.query_pictures.read, identity)
         else:
-            return Term("id", identity, part.weight)
-        return await self._picture(data, part.weight, served)
+            return Term("id", identity, part.weight, region=part.region)
+        return await self._picture(data, part.weight, served, part.region)
 
-    async def _picture(self, data: bytes, weight: float, served: ServedIndex) -> Term:
+    async def _picture(self, data: bytes, weight: float, served: ServedIndex, region: Region | None) -> Term:
         if not served.is_ready:
             await served.writing.run(served.open)
         limit, size = self.settings.max_megapixels, served.index.encoder.image_size
+        if region is not None:
+            image = await self.decoding.run(cropped, data, region, image_size=size, limit_megapixels=limit)
+            return Term("image", image, weight)
         image = await self.decoding.run(read, data, image_size=size, limit_megapixels=limit)
         return Term("image", image, weight)
 
