@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -23,6 +25,7 @@ from sightline.images.decode import LIMIT_MEGAPIXELS
 from sightline.images.read import open_picture
 from sightline.sources.files import refuse
 from sightline.stores.base import Store
+from sightline.text import count
 from sightline.types import FAILURE, Failure, Item, Note, Payload, Pixels, Record, chunks, now, record_id
 
 OF_THE_ITEM = ("name", "folders", "size_bytes", "modified", "stamp")  # a copy has its own; the rest is its content's
@@ -59,6 +62,26 @@ class Summary:
     """Files of the source that are no pictures, by suffix."""
 
 
+def notebook_line() -> Callable[[Summary], None]:
+    """What shows a notebook how far a run is, in one line that is updated in place; elsewhere it shows nothing."""
+    ipython = sys.modules.get("IPython")
+    if not hasattr(ipython and ipython.get_ipython(), "kernel"):  # which IPython in a terminal lacks
+        return lambda _: None
+    handle, began = None, time.monotonic()
+
+    def show(summary: Summary) -> None:
+        nonlocal handle
+        pace = f"{summary.seen / max(time.monotonic() - began, 1e-3):,.0f} a second"
+        failed = f", {summary.failed:,} failed" if summary.failed else ""
+        line = {"text/plain": f"{count(summary.seen, 'picture')}, {pace}{failed}"}
+        if handle is None:
+            handle = import_module("IPython.display").display(line, raw=True, display_id=True)
+        else:
+            handle.update(line, raw=True)
+
+    return show
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How to ingest. `retry` reads pictures again that failed before; `on_progress` is called every few pictures."""
@@ -66,7 +89,7 @@ class Options:
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     limit_megapixels: float | None = LIMIT_MEGAPIXELS
     retry: bool = False
-    on_progress: Callable[[Summary], None] = lambda _: None
+    on_progress: Callable[[Summary], None] = field(default_factory=notebook_line)
     failed_before: Mapping[str, Note] | None = None  # the failures by URI, where they are known already
 
 

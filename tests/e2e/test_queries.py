@@ -3,12 +3,13 @@
 import base64
 import json
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.pictures import scene
-from tests.serving import Server, serving
+from tests.pictures import encoded, scene
+from tests.serving import Server, answering, serving
 
 from sightline.cli.main import main
 from sightline.cli.search import _table
@@ -338,3 +339,48 @@ def test_a_filter_alone_lists_what_passes(url: str, capsys: pytest.CaptureFixtur
 def test_a_list_by_filter_goes_to_other_programs(url: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["search", "--where", "name=2.png", "--index", url, "--paths"]) == 0
     assert capfdbinary.readouterr().out == f"{Path(url).parent / '2.png'}\n".encode()
+
+
+class Site(BaseHTTPRequestHandler):
+    """A web site with one picture, and a redirect to it."""
+
+    picture = encoded(scene(2, (64, 48)), "PNG")
+
+    def do_GET(self) -> None:
+        body = {"/2.png": self.picture, "/text": b"no picture"}.get(self.path.partition("?")[0], b"")
+        self.send_response(302 if self.path == "/moved" else 200 if body else 404)
+        self.send_header("Location", "/2.png")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("page", ["2.png", "2.png?size=64&x=%20", "moved"])
+def test_the_url_of_a_picture_is_that_picture(page: str, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path(url).parent / "2.png"
+    with answering(Site) as address, Index(url) as index:
+        there = f"http://{address}/{page}"
+        expected = index.search(image=path, k=3).hits
+        assert expected[0].uri == path.as_uri()
+        for found in (index.search(image=there, k=3), index.search(there, k=3)):
+            assert [hit.id for hit in found] == [hit.id for hit in expected]
+            assert found[0].score > 0.999
+        for arguments in (["search", there], ["search", "--image", there]):
+            assert main([*arguments, "--index", url, "-k", "3", "--json"]) == 0
+            shown = json.loads(capsys.readouterr().out)["hits"]
+            assert [hit["id"] for hit in shown] == [hit.id for hit in expected]
+        added = Index("memory:", model="pixels")
+        assert added.add(there).encoded == 1
+        assert [record.uri for record in added.store.scan()] == [there]
+
+
+def test_a_url_without_a_picture_is_an_error_that_names_it(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(Site) as address, Index(url) as index:
+        for page, part in (("missing.png", "404"), ("text", "picture")):
+            with pytest.raises(UsageError, match=f"{address}/{page}.*{part}"):
+                index.search(image=f"http://{address}/{page}")
+            assert main(["search", f"http://{address}/{page}", "--index", url]) == 2
+            assert page in capsys.readouterr().err

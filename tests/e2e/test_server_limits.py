@@ -207,6 +207,51 @@ def test_what_cannot_be_fetched_gets_a_problem_in_time(lenient: Server, site: st
     assert time.monotonic() - began < 5
 
 
+def test_slow_urls_of_one_client_keep_no_other_out(index: Path, cache: Path, site: str) -> None:
+    settings = f"{ONE_ADDRESS.replace('1.5', '20.0')}, trusted_proxies=('127.0.0.1',)"
+    slow, quick = f"http://{site}/slow", f"http://{site}/picture.jpg"
+    with serving_with(index, settings, cache=cache) as running, ThreadPoolExecutor(9) as pool:
+
+        def ask(client: str, url: str) -> Answer:
+            return running.ask("/api/search", {"image_url": url, "k": 1}, X_Forwarded_For=client)
+
+        before = Site.seen.count("/slow")
+        waiting = [pool.submit(ask, "192.0.2.1", slow) for _ in range(8)]
+        while Site.seen.count("/slow") < before + 8:
+            time.sleep(0.05)
+        refused = ask("192.0.2.1", quick)
+        assert refused.status == 503  # all places are its own
+        for client in ("192.0.2.2", "2001:db8::1"):
+            assert ask(client, quick).status == 200
+        assert sorted(answer.result().status for answer in waiting) == [422] * 7 + [503]
+
+
+def test_who_leaves_gives_the_place_of_a_slow_url_back(index: Path, cache: Path, site: str) -> None:
+    with serving_with(index, ONE_ADDRESS.replace("1.5", "60.0"), cache=cache) as running:
+        body = json.dumps({"image_url": f"http://{site}/slow"}).encode()
+        head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        for _ in range(3):
+            leaving = [connect(running) for _ in range(8)]
+            for connection in leaving:
+                connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(0.5)
+            for connection in leaving:
+                connection.close()
+        until = time.monotonic() + 10
+        while (found := by_url(running, f"http://{site}/picture.jpg")).status == 503 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert found.status == 200
+
+
+def test_all_urls_of_a_query_have_the_time_of_one(lenient: Server, site: str) -> None:
+    began = time.monotonic()
+    terms = [{"image_url": f"http://{site}/{page}"} for page in ("picture.jpg", *["slow"] * 20)]
+    answer = lenient.ask("/api/search", {"terms": terms})
+    assert answer.status == 422
+    assert "takes more than 1.5 s" in answer.json["detail"]
+    assert time.monotonic() - began < 10
+
+
 def test_a_name_is_looked_up_once_and_what_was_checked_is_asked(site: str) -> None:
     code = """
 import asyncio, sys
@@ -216,7 +261,7 @@ events = []
 sys.addaudithook(lambda name, given: events.append((name, given)) if name.startswith("socket.") else None)
 checked = []
 limits = Limits(may_reach=lambda address: not checked.append(str(address)))
-data = asyncio.run(Fetcher(limits).fetch(f"http://localhost:{sys.argv[1]}/picture.jpg"))
+(data,) = asyncio.run(Fetcher(limits).fetch([f"http://localhost:{sys.argv[1]}/picture.jpg"], "somebody"))
 looked_up = [given[0] for name, given in events if name == "socket.getaddrinfo"]
 asked = [given[1][0] for name, given in events if name == "socket.connect"]
 assert data[:2] == b"\\xff\\xd8" and looked_up == ["localhost"] and asked and set(asked) <= set(checked), events

@@ -1,5 +1,6 @@
 """Two indexes of the same pictures, searched together: the ranking is that of the weighted scores of all pictures."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -55,6 +56,22 @@ def test_the_ranking_is_that_of_the_weighted_scores(indexes: list[Index], folder
     assert hits.model == "0.7 mini + 0.3 colour"
     page = fusion.search(parts, SearchQuery((Term("image", query),), k=4, offset=3))
     assert [hit.uri for hit in page] == expected[3:7]
+
+
+def test_a_filter_alone_lists_what_all_indexes_have(
+    indexes: list[Index], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(tmp_path / "few.index")
+    with Index(url, model="pixels") as few:
+        few.add([folder / "3.png", folder / "5.png", folder / "7.png"])
+    names = json.dumps({"name": {"$in": ["2.png", "3.png", "7.png", "9.png"]}})
+    for first, second in ((indexes[0].url, url), (url, indexes[0].url)):
+        assert main(["search", "--index", first, "--index", second, "--where", names, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert {hit["payload"]["name"] for hit in found["hits"]} == {"3.png", "7.png"}
+        assert found["total"] == 2
+    assert main(["search", "--index", url, "--index", indexes[0].url, "--where", "name=2.png"]) == 1
+    assert "no picture passes" in capsys.readouterr().out
 
 
 def test_weights_lead_from_the_one_ranking_to_the_other(indexes: list[Index], folder: Path) -> None:

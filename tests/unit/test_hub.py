@@ -149,6 +149,13 @@ def test_a_silent_hub_is_given_up_in_time(tmp_path: Path) -> None:
         assert time.perf_counter() - began < BUSY_S
 
 
+def test_a_slow_list_is_asked_for_once_more(server: FakeHub, tmp_path: Path) -> None:
+    server.pause_s = 0.04  # twenty times, each time
+    hub = Hub(server.endpoint, tmp_path, answer_s=0.5)
+    assert hub.files(TINY).files
+    assert len(server.asked) == 2
+
+
 def test_a_hub_that_drips_is_given_up_in_time(server: FakeHub, tmp_path: Path) -> None:
     """Every byte comes in time, the answer does not."""
     server.pause_s = 0.3

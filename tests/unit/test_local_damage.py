@@ -1,8 +1,11 @@
 """A database that is not what was written: nothing wrong is answered unsaid, and what is lost can be taken out."""
 
+import os
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -161,3 +164,44 @@ def test_wrong_counters_cost_no_vectors(tmp_path: Path, whole: Path, wrong: str)
     with pytest.raises(StoreDamaged, match="restore the folder from a backup"):
         repair_store(path)
     assert {file.name: file.read_bytes() for file in path.glob("vectors-*")} == before
+
+
+SHORTENED = """
+import os, sys
+import numpy as np
+from sightline.errors import StoreDamaged
+from sightline.stores.local import search
+from sightline.stores.local.store import LocalStore
+path, file, which = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store, cdist, seen = LocalStore(path), search.simsimd.cdist, []
+search.THREADS = 1
+
+class Shortening:
+    @staticmethod
+    def cdist(*args, **options):
+        found = np.array(cdist(*args, **options))
+        seen.append(len(found))
+        if len(seen) == which:
+            os.truncate(os.path.join(path, file), 100)
+        return found
+
+search.simsimd = Shortening
+try:
+    store.search(np.eye(1, 64, dtype=np.float32), 3)
+except StoreDamaged as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody shorten a file that is mapped")
+@pytest.mark.parametrize(("file", "block"), [("vectors-0.int8", 1), ("vectors-0.int8", 3), ("vectors-0.float32", 3)])
+def test_a_file_that_is_shortened_in_the_middle_of_a_scan_is_an_error(tmp_path: Path, file: str, block: int) -> None:
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(20_000, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with closing(LocalStore(tmp_path / "some.index", 64)) as store:
+        store.upsert([Record(f"{at:05}", f"file:///{at}", vector, {}) for at, vector in enumerate(vectors)])
+    command = [sys.executable, "-c", SHORTENED, str(tmp_path / "some.index"), file, str(block)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"ended by signal {-done.returncode}: {done.stderr}"
+    assert "bytes of vectors, expected at least" in done.stdout

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from tests.archives import make_zip
@@ -47,6 +49,41 @@ def test_a_search_can_be_shown_and_kept(folder: Path) -> None:
         hits = index.search("a red circle", k=2)
     assert hits.show()._repr_html_() == hits._repr_html_()
     assert str(hits.show()) == str(hits)
+
+
+class Notebook(ModuleType):
+    """Stands for IPython in a kernel: `lines` are the outputs of a cell, each with all texts that it showed."""
+
+    def __init__(self, shell: object) -> None:
+        super().__init__("IPython")
+        self.get_ipython, self.lines = lambda: shell, list[list[str]]()
+
+    def display(self, line: dict[str, str], *, raw: bool, display_id: bool) -> object:
+        assert raw
+        assert display_id
+        self.lines.append([])
+        update = lambda line, raw: self.lines[-1].append(line["text/plain"])  # noqa: E731
+        update(line, raw)
+        return SimpleNamespace(update=update)
+
+
+@pytest.mark.parametrize("is_notebook", [True, False])
+def test_a_notebook_shows_one_line_of_progress_and_a_terminal_none(
+    tmp_path: Path, is_notebook: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook(SimpleNamespace(kernel=True) if is_notebook else SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    for seed in range(40):
+        scene(seed, (32, 24)).save(tmp_path / f"{seed}.png")
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    with Index(str(tmp_path / "some.index"), model="pixels") as index:
+        index.add(tmp_path)
+    assert len(notebook.lines) == is_notebook
+    for line in notebook.lines:
+        assert len(line) > 1
+        assert re.fullmatch(r"41 pictures, [\d,]+ a second, 1 failed", line[-1])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_nothing_to_compare_is_said(folder: Path) -> None:

@@ -28,10 +28,13 @@ from sightline.errors import UsageError
 from sightline.text import count, printable, table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from sightline.index import Index
     from sightline.results import Evidence, Hits
-    from sightline.types import Hit, Where
+    from sightline.types import Hit, Record, Where
 
+_FETCHED = 500  # records at a time, where several indexes are asked
 _CONTEXT = 30  # characters before the first word that is marked, and twice as many behind it
 
 
@@ -135,7 +138,7 @@ def search(options: argparse.Namespace) -> int:
 
                 return show(options, *explain(index, read, wanted["where"]))
             if not read:
-                return _list(index, options, wanted["where"])
+                return _list([index], options, wanted["where"])
             query = SearchQuery(tuple(read), by=options.by, sort=options.sort or "relevance", **wanted)
             return _print_hits(index.search_many([query])[0], options)
     from sightline import fusion
@@ -151,6 +154,8 @@ def search(options: argparse.Namespace) -> int:
         parts = [fusion.Part(index, weight) for index, weight in zip(indexes, weights, strict=True)]
         wanted = _wanted(indexes[0], options)
         read, wanted["where"] = indexes[0].understand(terms, wanted["where"])
+        if not read:
+            return _list(indexes, options, wanted["where"])
         return _print_hits(fusion.search(parts, SearchQuery(read, **wanted)), options)
 
 
@@ -168,8 +173,8 @@ def similar(options: argparse.Namespace) -> int:
         return _print_hits(index.similar(options.picture, **_wanted(index, options)), options)
 
 
-def _list(index: "Index", options: argparse.Namespace, where: "Where | None") -> int:
-    """Print the pictures that pass the filter, newest first, and without scores; 1 where there are none."""
+def _list(indexes: "Sequence[Index]", options: argparse.Namespace, where: "Where | None") -> int:
+    """Print the pictures of all indexes that pass the filter, newest first, without scores; 1 where there are none."""
     from sightline.results import groups_page, location, plain, sort_key
 
     if options.min_score is not None or options.fold:
@@ -178,8 +183,8 @@ def _list(index: "Index", options: argparse.Namespace, where: "Where | None") ->
         raise UsageError(f"k is {options.k} and offset is {options.offset}: k must be at least 1, offset at least 0")
     order = options.sort if options.sort not in (None, "relevance") else "newest"
     last = options.offset + options.k
-    records = nsmallest(last, index.store.scan(where), key=lambda record: sort_key(record, order))[options.offset :]
-    total = index.store.count(where)
+    records = nsmallest(last, _common(indexes, where), key=lambda record: sort_key(record, order))[options.offset :]
+    total = indexes[0].store.count(where) if len(indexes) == 1 else sum(1 for _ in _common(indexes, where))
     if options.html:
         write_page(options.html, groups_page([(count(total, "picture"), "", records)], title="Sightline"))
     if options.json:
@@ -197,6 +202,16 @@ def _list(index: "Index", options: argparse.Namespace, where: "Where | None") ->
     if sys.stdout.isatty() and records and not options.json:
         print(f"{len(records):,} of {count(total, 'picture')}: -k N shows more, --offset N goes on", file=sys.stderr)
     return 0 if records else 1
+
+
+def _common(indexes: "Sequence[Index]", where: "Where | None") -> "Iterator[Record]":
+    """The records of the first index that pass and that the others have too."""
+    from sightline.types import chunks
+
+    for some in chunks(indexes[0].store.scan(where), _FETCHED):
+        ids = [record.id for record in some]
+        others = [{record.id for record in index.store.fetch(ids)} for index in indexes[1:]]
+        yield from (record for record in some if all(record.id in known for known in others))
 
 
 def _wanted(index: "Index", options: argparse.Namespace) -> dict[str, Any]:

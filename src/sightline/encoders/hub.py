@@ -35,6 +35,7 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 _STALL_S = 30.0  # a download that brings nothing for so long is asked for again
 _AT_ONCE = 4  # files
+_PATIENCE = 3  # times as long for the second question: a slow line, or a name that had to be looked up
 _LAST_PIECE_S = 2.0  # how long an interrupt waits for pieces that are on the way
 _OF_OPEN_CLIP = re.compile(r"config\.json|(visual|textual)/\w[\w.+-]*")
 _OF_TRANSFORMERS = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -185,14 +186,24 @@ class Hub:
         return Listing(commit, tuple(every[path] for path in needed))
 
     def ask(self, repository: str, what: str = "") -> Any:
-        """What the hub's API says of a repository, within `answer_s`; raises `HubUnreachable` or `ModelNotFound`."""
+        """What the hub's API says of a repository; raises `HubUnreachable` or `ModelNotFound`.
+
+        A hub that does not answer within `answer_s` is asked once more with three times as long.
+        """
         from sightline.web.client import fetch_json
 
         if self.offline:
             raise errors.HubUnreachable(f"offline mode is on: {_ADVICE}")
         url = f"{self._base}/api/models/{repository}{what}"
         try:
-            return fetch_json(url, answer_s=self.answer_s, headers=self._headers)
+            try:
+                return fetch_json(url, answer_s=self.answer_s, headers=self._headers)
+            except errors.WebError as error:
+                if error.status is not None or not error.reason.startswith("does not answer"):
+                    raise
+                with suppress(errors.WebError):
+                    return fetch_json(url, answer_s=_PATIENCE * self.answer_s, headers=self._headers)
+                raise
         except errors.WebError as error:
             if error.status in (401, 403, 404):
                 raise errors.ModelNotFound(

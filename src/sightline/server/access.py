@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from cachetools import LRUCache
@@ -108,13 +109,14 @@ class AccessControl:
         trusted = (*self._settings.origins, self._settings.public_origin)
         if method not in _SAFE and not _is_own(headers) and headers.get("origin") not in trusted:
             raise Problem(403, "another web site sent this request: start the server with --cors and its origin")
-        client = str((scope.get("client") or ("",))[0])
+        client = _address(scope)
         if self._settings.has_keys and path not in OPEN and not path.startswith("/static/"):
             client = self._check_key(key_of(headers), client, is_writing=_writes(path, method))
         elif self._settings.read_only and _writes(path, method):
             raise Problem(403, "this server is read only: start it without --read-only to change the index")
         if not path.startswith(_COST_FREE) and (wait_s := self._rate.wait_s(client)) > 0:
             raise self._too_many(f"more than {self._settings.requests_per_s:g} requests a second", wait_s)
+        scope.setdefault("state", {})["client"] = client
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > self._settings.max_upload_bytes:
             raise _too_large(int(length), self._settings.max_upload_bytes)
@@ -244,6 +246,16 @@ def key_of(headers: Headers) -> str:
     except CookieError:
         return ""
     return morsel.value if morsel else ""
+
+
+def _address(scope: Scope) -> str:
+    """Where a request comes from: an address, or of IPv6 the network that one customer has."""
+    text = str((scope.get("client") or ("",))[0])
+    with suppress(ValueError):  # what a proxy says may be anything
+        address = ip_address(text.partition("%")[0])
+        if isinstance(address, IPv6Address):
+            return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    return text
 
 
 def _host(headers: Headers) -> str:

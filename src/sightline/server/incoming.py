@@ -141,25 +141,59 @@ class QueryPictures:
 
 
 class Fetcher:
-    """Fetches a few pictures at once for whoever asks, with SSRF protection: from public addresses, within limits."""
+    """Fetches a few pictures at once for whoever asks, with SSRF protection: from public addresses, within limits.
+
+    When all places are taken, whoever holds the most of them gives the oldest back to somebody who holds fewer.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._running = limits, 0
-        self._threads = ThreadPoolExecutor(_MOST_FETCHED, "sightline-urls")
+        self._limits = limits
+        self._running = dict[str, list[asyncio.Task[bytes]]]()  # by client, the oldest first
+        self._threads = ThreadPoolExecutor(4 * _MOST_FETCHED, "sightline-urls")  # a look-up of a name cannot be ended
 
-    async def fetch(self, url: str) -> bytes:
-        """The bytes behind a URL; a `Problem` if it may not be asked, does not answer, or gives too much."""
+    async def fetch(self, urls: Sequence[str], client: str) -> list[bytes]:
+        """The bytes behind URLs; a `Problem` if one may not be asked, does not answer, or gives too much.
+
+        One after the other, and all within the time for one.
+        """
+        until = time.monotonic() + self._limits.total_s
+        return [await self._fetch(url, client, until - time.monotonic()) for url in urls]
+
+    async def _fetch(self, url: str, client: str, left_s: float) -> bytes:
         shown = re.sub(r"[?#].*", "", url, flags=re.DOTALL)[:200]  # a query may hold a secret
         if not _may_be_asked(url):
             raise Problem(422, f"the URL is {shown!r}, expected http:// or https://, a host, and no password")
-        if self._running >= _MOST_FETCHED:
-            raise overloaded(f"{self._running} URLs are fetched already: try again in a moment")
+        own = self._running.get(client, [])
+        if sum(map(len, self._running.values())) >= _MOST_FETCHED:
+            most = max(self._running.values(), key=len)
+            if len(most) <= len(own) + 1:
+                raise overloaded(f"{_MOST_FETCHED} URLs are fetched already: try again in a moment")
+            self._forget(most[0])
+        task = asyncio.create_task(self._fetched(url, shown, left_s))
+        self._running.setdefault(client, []).append(task)
+        task.add_done_callback(self._forget)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if (asking := asyncio.current_task()) and asking.cancelling():  # the client has gone
+                task.cancel()
+                raise
+            raise overloaded("others ask for URLs, and you have asked for many: try again in a moment") from None
+
+    def _forget(self, task: "asyncio.Task[bytes]") -> None:
+        task.cancel()
+        for client, tasks in list(self._running.items()):
+            if task in tasks:
+                tasks.remove(task)
+                if not tasks:
+                    del self._running[client]
+
+    async def _fetched(self, url: str, shown: str, left_s: float) -> bytes:
         guard = AddressGuard(self._limits.may_reach)
         job = asyncio.get_running_loop().run_in_executor(self._threads, self._get, normal_url(url), guard)
-        self._running += 1
-        job.add_done_callback(self._ended)
+        job.add_done_callback(lambda job: job.cancelled() or job.exception())  # seen, also where nobody waits any more
         try:
-            async with asyncio.timeout(self._limits.total_s):
+            async with asyncio.timeout(left_s):
                 return await asyncio.shield(job)
         except TimeoutError as error:
             raise Problem(422, f"{shown} takes more than {self._limits.total_s:g} s: {_ADVICE}") from error
@@ -169,6 +203,7 @@ class Fetcher:
             raise Problem(422, f"{shown} {error.reason}: {_ADVICE}") from error
         finally:
             guard.abort()  # the thread ends soon, whatever the server does
+            job.cancel()  # one that has not begun
 
     def _get(self, url: str, guard: AddressGuard) -> bytes:
         from sightline.web.client import HttpClient
@@ -178,11 +213,6 @@ class Fetcher:
             return client.fetch(url, most_bytes=self._limits.size_bytes).data
         finally:
             client.close()
-
-    def _ended(self, job: "asyncio.Future[bytes]") -> None:
-        self._running -= 1
-        if not job.cancelled():
-            job.exception()  # seen, also where nobody waits any more
 
 
 def _may_be_asked(url: str) -> bool:

@@ -1,20 +1,20 @@
 """The part of the API that finds pictures, and lends the model that does it."""
 
-import asyncio
 import time
 from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi import Query as Parameter
-from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response
 
 from sightline.analysis.classify import classify as probabilities_of
 from sightline.errors import UsageError
 from sightline.query import SearchQuery, Term
 from sightline.results import Hits, line_of, plain
-from sightline.server.answers import Problem, answer, problems_of
+from sightline.server.answers import answer, problems_of
+from sightline.server.bodies import read_form, read_json
+from sightline.server.pools import while_there
 from sightline.server.schemas import (
     DEEPEST,
     MOST_BROWSED,
@@ -39,7 +39,6 @@ from sightline.types import Record, Vectors
 
 router, model_router = APIRouter(tags=["search"]), APIRouter(tags=["model"])
 _PROFILED = 10_000  # hits whose scores are counted
-_SMALL_BYTES = 64 * 1024  # of JSON, read at once; more is read on a thread
 _STEPS = 256  # points of the curve of scores
 
 Text = Annotated[str | None, Parameter(max_length=2000)]
@@ -65,7 +64,7 @@ def _body(model: str, *, or_form: bool = False) -> dict[str, Any]:
 )
 async def search(request: Request) -> Response:
     """The pictures nearest to words, pictures, or a weighted sum of both; as JSON, or with a picture as multipart."""
-    query, uploaded = await _read_form(request, SearchRequest)
+    query, uploaded = await read_form(request, SearchRequest)
     return await _search(request, query, uploaded)
 
 
@@ -126,10 +125,10 @@ async def pictures(
 )
 async def scores(request: Request) -> Response:
     """How many pictures reach which score, among the 10,000 best: what a threshold would leave."""
-    query, uploaded = await _read_form(request, Query)
+    query, uploaded = await read_form(request, Query)
     state = get_state(request)
     served = state.index(query.index)
-    terms, where = await state.question(query, served, uploaded)
+    terms, where = await state.question(request, query, served, uploaded)
     await served.search(SearchQuery(terms, 1, 0, where))  # in line with all others; the vector is known afterwards
     found, total = await state.counting.run(_profile, served, SearchQuery(terms, _PROFILED, 0, where))
     last = len(found) - 1
@@ -159,12 +158,12 @@ def list_facets(request: Request, index: IndexName = None) -> Response:
 )
 async def classify(request: Request) -> Response:
     """Which of some labels fits a picture, with probabilities."""
-    body = await _read(request, ClassifyRequest)
+    body = await read_json(request, ClassifyRequest)
     state = get_state(request)
     served = state.index(body.index)
     if (body.image is None) == (body.image_id is None):
         raise UsageError("give either image or image_id, to name one picture")
-    terms, _ = await state.question(Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
+    terms, _ = await state.question(request, Query(terms=[QueryTerm(image=body.image, image_id=body.image_id)]), served)
     probabilities = await state.counting.run(_classified, served, terms, body.labels, body.template)
     ranked = sorted(zip(body.labels, probabilities, strict=True), key=lambda pair: -pair[1])
     labels = [{"label": label, "probability": round(probability, 6)} for label, probability in ranked]
@@ -178,12 +177,12 @@ async def classify(request: Request) -> Response:
 )
 async def embeddings(request: Request) -> Response:
     """Texts and pictures as unit vectors of the index's model."""
-    body = await _read(request, EmbeddingsRequest)
+    body = await read_json(request, EmbeddingsRequest)
     state = get_state(request)
     served = state.index(body.index)
     texts = [Query(terms=[QueryTerm(text=text)]) for text in body.texts]
     pictures = [Query(image=image) for image in body.images]
-    terms = [(await state.question(query, served))[0] for query in [*texts, *pictures]]
+    terms = [(await state.question(request, query, served))[0] for query in [*texts, *pictures]]
     vectors = await state.counting.run(_embedded, served, terms)
     rows = vectors.astype(float).round(7).tolist()
     encoder = served.index.encoder
@@ -195,7 +194,7 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     began = time.perf_counter()
     state = get_state(request)
     served = state.index(asked.index)
-    terms, where = await state.question(asked, served, uploaded)
+    terms, where = await state.question(request, asked, served, uploaded)
     query = SearchQuery(
         terms,
         asked.k,
@@ -209,7 +208,8 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
         by=asked.by,
         sort=asked.sort,
     )
-    hits = await _find(request, served, query)
+    # One that has to wait leaves the queue when its asker does: somebody who types on.
+    hits = await (while_there(request, served.search(query)) if served.depth else served.search(query))
     total, following = hits.total or 0, asked.offset + len(hits)
     lines = [line_of(hit, threshold) for hit, threshold in zip(hits, hits.thresholds or (), strict=False)]
     body = {
@@ -240,26 +240,6 @@ async def _search(request: Request, asked: SearchRequest, uploaded: bytes | None
     return answer(request, body)
 
 
-async def _find(request: Request, served: ServedIndex, query: SearchQuery) -> Hits:
-    """What a query finds. One that has to wait leaves the queue when its asker does: somebody who types on."""
-    if not served.depth:
-        return await served.search(query)
-    searching, leaving = asyncio.create_task(served.search(query)), asyncio.create_task(_left(request))
-    try:
-        await asyncio.wait({searching, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if searching.done():
-            return searching.result()
-        searching.cancel()
-        raise Problem(499, "the client has gone")
-    finally:
-        leaving.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 def _some(served: ServedIndex, where: Any, offset: int, k: int) -> tuple[list[Record], int]:
     store = served.store()
     return list(islice(store.scan(where), offset, offset + k)), store.count(where)
@@ -268,42 +248,6 @@ def _some(served: ServedIndex, where: Any, offset: int, k: int) -> tuple[list[Re
 def _profile(served: ServedIndex, query: SearchQuery) -> tuple[Hits, int]:
     (found,) = served.open().search_many([query])
     return found, served.store().count(query.where)
-
-
-async def _read_form(request: Request, model: type[Any]) -> tuple[Any, bytes | None]:
-    """The body as JSON, or as multipart with a picture beside it."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await _read(request, model, expected="application/json or multipart/form-data"), None
-    async with request.form(max_files=1, max_fields=2) as form:
-        query, uploaded = _text(form, "query").encode("utf-8", "replace"), await _file(form, "image")
-    return await _parsed(request, model, query or b"{}"), uploaded
-
-
-async def _read(request: Request, model: type[Any], *, expected: str = "application/json") -> Any:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise Problem(415, f"the body is {kind or 'of no type'}, expected {expected}")
-    return await _parsed(request, model, await request.body())
-
-
-async def _parsed(request: Request, model: type[Any], data: bytes) -> Any:
-    if len(data) < _SMALL_BYTES:
-        return model.model_validate_json(data)
-    return await get_state(request).decoding.run(model.model_validate_json, data)
-
-
-def _text(form: FormData, name: str) -> str:
-    value = form.get(name, "")
-    if not isinstance(value, str):
-        raise Problem(422, f"the part {name!r} is a file, expected text: send it without a file name")
-    return value
-
-
-async def _file(form: FormData, name: str) -> bytes | None:
-    value = form.get(name)
-    if isinstance(value, str):
-        raise Problem(422, f"the part {name!r} is text, expected a file: send it with a file name")
-    return await value.read() if isinstance(value, UploadFile) else None
 
 
 def _classified(served: ServedIndex, terms: tuple[Term, ...], labels: list[str], template: str) -> list[float]:

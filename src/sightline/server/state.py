@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +29,7 @@ from sightline.server.answers import Problem, overloaded
 from sightline.server.files import Roots, Thumbnails, version
 from sightline.server.incoming import QUERY_PREFIX, Fetcher, QueryPictures
 from sightline.server.metrics import Metrics
-from sightline.server.pools import Batcher, Full, Pool
+from sightline.server.pools import Batcher, Full, Pool, while_there
 from sightline.server.schemas import Query, QueryTerm
 from sightline.server.settings import ServerSettings
 from sightline.stores.base import Store
@@ -47,8 +44,6 @@ _FACETS_SHARE = 50  # counting them may take a fiftieth of the time at most
 _THUMBNAIL = 320  # pixels
 _LAST_SEARCHES_S = 30.0  # how long those under way may go on in an index that was replaced
 _MOST_PARTS = 1000  # values and conditions of a filter
-_BASE64_PIECE = 4 * 2**18  # characters, four of which are three bytes
-_DATA_URL = re.compile(r"data:[\w/+.-]*;base64,")
 
 _logger = logging.getLogger(__name__)
 
@@ -92,7 +87,7 @@ class AppState:
         return await self.counting.run(served.index.filter, given)
 
     async def question(
-        self, query: Query, served: ServedIndex, uploaded: bytes | None = None
+        self, request: Request, query: Query, served: ServedIndex, uploaded: bytes | None = None
     ) -> tuple[tuple[Term, ...], Where | None]:
         """The terms of a query, its pictures fetched and decoded, and its filter with those that its text holds."""
         where = await self.where(query.where, served)
@@ -101,22 +96,28 @@ class AppState:
             whole, where = await self.counting.run(served.index.understand, whole, where)
         last = [QueryTerm(image=query.image, region=query.region)] if query.image is not None else []
         last += [QueryTerm(image_url=query.image_url, region=query.region)] if query.image_url is not None else []
-        terms = [*whole, *[await self._term(part, served) for part in (*query.terms, *last)]]
+        parts = [*query.terms, *last]
+        urls = [part.image_url for part in parts if part.image_url is not None]
+        if urls and self._fetcher is None:
+            raise Problem(
+                403, "this server fetches no URLs: send the picture's bytes, or start it with --allow-url-queries"
+            )
+        fetched = dict[str, bytes]()
+        if urls and self._fetcher:
+            found = await while_there(request, self._fetcher.fetch(urls, request.state.client))
+            fetched = dict(zip(urls, found, strict=True))
+        terms = [*whole, *[await self._term(part, served, fetched) for part in parts]]
         if uploaded is not None:
             terms.append(await self._picture(uploaded, 1.0, served, query.region))
         return tuple(terms), where
 
-    async def _term(self, part: QueryTerm, served: ServedIndex) -> Term:
+    async def _term(self, part: QueryTerm, served: ServedIndex, fetched: Mapping[str, bytes]) -> Term:
         if part.text is not None:
             return Term("text", part.text, part.weight)
         if part.image is not None:
-            data = await self.decoding.run(_unpacked, part.image)
+            data = part.image
         elif part.image_url is not None:
-            if self._fetcher is None:
-                raise Problem(
-                    403, "this server fetches no URLs: send the picture's bytes, or start it with --allow-url-queries"
-                )
-            data = await self._fetcher.fetch(part.image_url)
+            data = fetched[part.image_url]
         elif (identity := part.image_id or "").startswith(QUERY_PREFIX):
             data = await self.decoding.run(self.query_pictures.read, identity)
         else:
@@ -145,18 +146,6 @@ def get_state(request: Request) -> AppState:
     """The state of the application that a request came to."""
     state: AppState = request.app.state.sightline
     return state
-
-
-def _unpacked(text: str) -> bytes:
-    """The bytes that base64 stands for, a piece at a time: others are answered in between."""
-    start = found.end() if (found := _DATA_URL.match(text)) else 0
-    pieces = range(start, len(text), _BASE64_PIECE)
-    try:
-        return b"".join([base64.b64decode(text[at : at + _BASE64_PIECE], validate=True) for at in pieces])
-    except (binascii.Error, ValueError) as error:
-        raise Problem(
-            422, f"a picture is not valid base64 ({error}): send the bytes of a picture file in it"
-        ) from error
 
 
 def _size(where: Filter) -> int:

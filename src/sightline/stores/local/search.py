@@ -43,6 +43,7 @@ _SHARES = 2  # for each thread: more even out a busy core better, but each costs
 _SMALLEST_SHARE = 8192  # rows: below it, handing work over (50 us) costs more than it saves
 _INT32: Any = "int32"  # which the type hints of simsimd forget
 _BLOCK_BYTES = 1_048_576  # of codes, so that many queries find them in the second-level cache
+_LONE_BLOCK_BYTES = 4 * 1_048_576  # for one query: less costs time, more would leave a shortened file unseen for longer
 _SCORES_BYTES = 32 * 2**20  # of coded scores at a time, so that many queries over many records stay in bounds
 _SCAN_SHARE = 0.15  # of the rows: copying fewer is faster than scanning all (measured)
 
@@ -138,20 +139,22 @@ def search(
     for at in range(0, len(queries), step):
         some = codes[at : at + step]
         if slots is None:
-            scores = _scanned(pool, view.codes, some)  # (step, slots)
+            scores = _scanned(pool, view, some)  # (step, slots)
             scores[:, view.tombstones] = _NEVER
         elif count > _SCAN_SHARE * view.state.slots:
-            scores = _scanned(pool, view.codes, some)[:, slots]  # (step, count)
+            scores = _scanned(pool, view, some)[:, slots]  # (step, count)
         else:
-            scores = _scanned(pool, view.codes, some, slots)
+            scores = _scanned(pool, view, some, slots)
         for query, row, margin in zip(queries[at:], scores, margins[at:], strict=False):
             near = near_best(row, end, margin)
             near, exact = near if slots is None else slots[near], np.empty(len(near), np.float32)
             for start in range(0, len(near), 4096):
+                view.check()
                 rows = view.vectors[near[start : start + 4096]]  # (slots, dim) -> (m, dim)
                 # Not by matrix product: BLAS rounds equal rows differently, by their place.
                 scored = simsimd.cdist(query[None], rows, metric="dot", out_dtype="float32")  # (1, m)
                 exact[start : start + 4096] = np.asarray(scored)[0]
+            view.check()
             if len(exact) > end:
                 kth = np.partition(exact, len(exact) - end)[len(exact) - end]
                 best = np.flatnonzero(exact >= kth)
@@ -170,16 +173,17 @@ def search(
     return found
 
 
-def _scanned(pool: Executor, codes: Codes, queries: Codes, slots: Slots | None = None) -> Scores:
-    """The scores of every row, or of some: (n, dim), (q, dim) and (m,) -> (q, n) or (q, m).
+def _scanned(pool: Executor, view: View, queries: Codes, slots: Slots | None = None) -> Scores:
+    """The scores of every row, or of some: (q, dim) and (m,) -> (q, n) or (q, m).
 
     Copying 10 % of the rows costs half of reading all. Threads take their shares when they are free: a core may be busy
     with something else.
     """
+    codes = view.codes
     total = len(codes if slots is None else slots)
     scores = np.empty((len(queries), total), np.int32)
     size = max(_SMALLEST_SHARE, -(-total // (_SHARES * THREADS)))
-    step = size if slots is None and len(queries) == 1 else max(64, _BLOCK_BYTES // codes.shape[1])
+    step = max(64, (_LONE_BLOCK_BYTES if slots is None and len(queries) == 1 else _BLOCK_BYTES) // codes.shape[1])
     shares = deque(range(0, total, size))
 
     def work() -> None:
@@ -192,6 +196,7 @@ def _scanned(pool: Executor, codes: Codes, queries: Codes, slots: Slots | None =
             end = min(start + size, total)
             for at in range(start, end, step):
                 until = min(at + step, end)
+                view.check()
                 if slots is None:
                     rows = codes[at:until]
                 else:  # mode="raise" would copy once more
@@ -207,6 +212,7 @@ def _scanned(pool: Executor, codes: Codes, queries: Codes, slots: Slots | None =
     for other in others:
         if not other.cancel():
             other.result()
+    view.check()
     return scores
 
 

@@ -255,7 +255,9 @@ def _page(connection: sqlite3.Connection, view: View, after: str) -> list[Record
 
 def _records(view: View, rows: Iterable[tuple[int, str, str, str]]) -> list[Record]:
     every = list(rows)
+    view.check()
     vectors = view.vectors[[slot for slot, *_ in every]]  # (slots, dim) -> (n, dim)
+    view.check()
     return [
         Record(name, uri, vector, load_payload(payload))
         for (_, name, uri, payload), vector in zip(every, vectors, strict=True)
