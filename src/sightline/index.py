@@ -22,7 +22,7 @@ from sightline.encoders.base import check_identity, choose_model, load_encoder, 
 from sightline.errors import PictureNotFound, SightlineError, SourceError, StoreNotFound, UsageError
 from sightline.pictures import Picture, Region, is_picture, items_of
 from sightline.query import Query, SearchQuery, Term, describe, doubts, embed_many, terms_of, understand
-from sightline.results import Hits, Took, grid
+from sightline.results import Evidence, Hits, Took, grid
 from sightline.sources.files import absolute, file_uri, is_data_url
 from sightline.stores.base import Droppable, Store, Tunable, open_store
 from sightline.stores.url import StoreUrl
@@ -517,7 +517,8 @@ class Index:
         judged = self._judge.thresholds(every) if self._judge and window.is_judged else [None] * len(every)
         for query, vector, found, thresholds in zip(queries, vectors, every, judged, strict=True):
             ranked = list(zip(found, thresholds or [1.0] * len(found), strict=True))
-            near = {hit.id for hit, threshold in ranked if thresholds is None or hit.score >= threshold}
+            likely = (hit for hit, threshold in ranked if thresholds is None or hit.score >= threshold)
+            near: dict[str, Evidence] = {hit.id: {"meaning": ()} for hit in likely}
             written = self._written(query, _MOST_WRITTEN, common=COMMON)
             if written:
                 ranked = fuse(ranked, written, vector)
@@ -549,8 +550,7 @@ class Index:
                     duplicates=tuple(tuple(hit.id for hit, _ in group[1:]) for group in chosen) if query.fold else (),
                     total=(query.offset + len(chosen) if is_last_page else count_all()) if query.with_total else None,
                     evidence=tuple(
-                        dict.fromkeys(["meaning"] * (hit.id in near), ())
-                        | (written.matcher.evidence(hit.payload) if written else {})
+                        {**near.get(hit.id, {}), **(written.matcher.evidence(hit.payload) if written else {})}
                         for ((hit, _), *_) in chosen
                     ),
                 )

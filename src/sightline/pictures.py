@@ -75,17 +75,16 @@ def pixels_of(picture: Picture, *, image_size: int, limit_megapixels: float | No
 
 def check_region(region: Region) -> Region:
     """A part of a picture; `UsageError` where it is none, or not within the picture."""
-    numbers = tuple(region)
-    is_valid = len(numbers) == 4 and all(isinstance(one, int | float) for one in numbers)
+    is_valid = len(region) == 4 and all(isinstance(one, int | float) for one in region)
     if is_valid:
-        x, y, width, height = numbers
+        x, y, width, height = region
         is_valid = 0 <= x < 1 and 0 <= y < 1 and 0 < width <= 1.0001 - x and 0 < height <= 1.0001 - y
     if not is_valid:
         raise UsageError(
-            f"the region is {','.join(map(str, numbers))}, expected x,y,width,height as shares of the picture, 0 to 1, "
+            f"the region is {','.join(map(str, region))}, expected x,y,width,height as shares of the picture, 0 to 1, "
             "that lie within it: 0.5,0,0.5,1 is its right half"
         )
-    return numbers
+    return region
 
 
 def cropped(picture: Picture, region: Region, *, image_size: int, limit_megapixels: float | None = None) -> Image:
