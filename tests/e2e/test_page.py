@@ -239,7 +239,7 @@ def test_what_is_probably_not_meant_stands_below_a_line(
     page = new_page("/?q=a+red+circle", viewport={"width": width, "height": 8000})
     heading = page.get_by_role("heading", name="Low confidence")
     heading.wait_for()
-    settled(page, f"{COUNT} results · {len(above)} likely")
+    settled(page, f"{len(above)} likely · {COUNT} results")
     assert ids(page) == above + below
     in_order = page.locator(".grid").evaluate(
         "it => [...it.children].map((each) => each.querySelectorAll('.tile').length)"
@@ -294,7 +294,7 @@ def test_a_threshold_above_the_line_takes_the_line_away(new_page: Callable[..., 
     left = [hit["id"] for hit in hits if hit["score"] >= least]
     assert all(hit["is_likely"] for hit in hits[: len(left)])
     page = new_page(f"/?q=a+red+circle&least={least}", viewport={"width": 800, "height": 5000})
-    settled(page, f"{len(left)} results · {len(left)} likely")
+    settled(page, f"{len(left)} likely · {len(left)} results")
     assert ids(page) == left
     assert page.locator(".parting").is_hidden()
     page.evaluate("""() => { const it = document.querySelector('#threshold'); it.value = 0;
@@ -326,6 +326,235 @@ def test_a_hit_opens_and_leads_on(new_page: Callable[..., Page], folder: Path) -
     page.wait_for_function("() => !document.querySelector('.chip.minus')")
 
 
+@pytest.mark.parametrize("width", [390, 820, 1440])
+def test_arrows_lead_on_as_often_as_they_are_pressed(new_page: Callable[..., Page], width: int) -> None:
+    page = new_page("/?q=a+red+circle", viewport={"width": width, "height": 844})
+    settled(page, "results")
+    shown = ids(page)
+    tiles(page).first.click()
+    page.wait_for_selector("#detail[open] .stage img")
+    for at in range(1, 11):
+        page.keyboard.press("ArrowRight")
+        assert address(page)["open"] == [shown[at]]
+    page.get_by_label("Previous picture").click()
+    page.keyboard.press("ArrowLeft")
+    assert address(page)["open"] == [shown[8]]
+    page.keyboard.press("Home")
+    assert address(page)["open"] == [shown[0]]
+    assert not page.get_by_label("Previous picture").is_visible()
+    page.keyboard.press("ArrowRight")
+    assert address(page)["open"] == [shown[1]]
+    page.keyboard.press("End")
+    assert address(page)["open"] != [shown[1]]
+    page.keyboard.press("-")
+    page.wait_for_selector(".chip.minus img")
+
+
+def scale_of(page: Page) -> float:
+    return float(page.evaluate("new DOMMatrix(getComputedStyle(document.querySelector('.stage img')).transform).a"))
+
+
+def test_a_picture_comes_closer_and_moves(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    shown = ids(page)
+    tiles(page).first.click()
+    page.wait_for_selector("#detail[open] .stage img")
+    assert scale_of(page) == 1
+    page.locator(".stage img").dblclick()
+    assert scale_of(page) == 2.5
+    page.keyboard.press("ArrowRight")  # moves the picture now
+    assert address(page)["open"] == [shown[0]]
+    page.keyboard.press("Escape")
+    assert scale_of(page) == 1
+    assert page.locator("#detail[open]").count() == 1
+    page.locator(".stage img").hover()
+    page.mouse.wheel(0, -300)
+    page.wait_for_function("() => document.querySelector('.stage.closer')")
+    assert scale_of(page) > 1.5
+    page.keyboard.press("z")
+    page.keyboard.press("ArrowRight")
+    assert address(page)["open"] == [shown[1]]
+    assert scale_of(page) == 1
+    page.keyboard.press("f")
+    page.wait_for_function("() => document.fullscreenElement")
+    page.keyboard.press("f")
+    page.wait_for_function("() => !document.fullscreenElement")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#detail", state="hidden")
+
+
+def test_two_fingers_bring_a_picture_closer_and_one_leads_on(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle", viewport=PHONE, has_touch=True)
+    settled(page, "results")
+    shown = ids(page)
+    tiles(page).first.click()
+    page.wait_for_selector("#detail[open] .stage img")
+    touch = page.context.new_cdp_session(page)
+
+    def fingers(kind: str, *places: tuple[int, int]) -> None:
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y} for x, y in places]})
+
+    fingers("touchStart", (300, 200))
+    fingers("touchMove", (200, 200))
+    fingers("touchMove", (100, 200))
+    fingers("touchEnd")
+    page.wait_for_function("id => location.search.includes(id)", arg=shown[1])
+    fingers("touchStart", (180, 200), (210, 200))
+    fingers("touchMove", (140, 200), (250, 200))
+    fingers("touchMove", (100, 200), (290, 200))
+    fingers("touchEnd")
+    assert scale_of(page) > 2
+    assert address(page)["open"] == [shown[1]]
+
+
+def test_the_neighbours_of_a_picture_are_loaded_before_they_are_asked_for(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle")
+    settled(page, "results")
+    shown = ids(page)
+    with page.expect_request(lambda request: shown[2] in request.url and "size=1280" in request.url):
+        tiles(page).nth(1).click()
+
+
+def test_what_is_typed_anywhere_is_searched(new_page: Callable[..., Page]) -> None:
+    page = new_page()
+    settled(page, "pictures")
+    page.keyboard.type("fish")
+    asked(page, "q=fish")
+    assert page.input_value("#words") == "fish"
+    assert page.locator("dialog[open], #filters:not([hidden])").count() == 0
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Escape")  # to the box
+    assert page.evaluate("document.activeElement.id") == "words"
+    assert page.input_value("#words") == "fish"
+    page.keyboard.press("Escape")
+    settled(page, "pictures")
+    page.get_by_role("button", name="Undo").click()
+    asked(page, "q=fish")
+    assert page.input_value("#words") == "fish"
+
+
+def test_a_part_with_a_minus_is_taken_away_while_it_is_typed(new_page: Callable[..., Page], server: Server) -> None:
+    page = new_page("/?q=circle+-red")
+    settled(page, "results")
+    hits = server.ask("/api/search", {"text": "circle - red", "k": 10}).json["hits"]
+    assert ids(page)[:10] == [hit["id"] for hit in hits]
+
+
+def test_focus_stays_where_it_is_while_things_change(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?view=status")
+    page.wait_for_selector("#status .card")
+    page.get_by_text("picture could not be read").first.click()
+    page.locator("#status").get_by_label("Close").focus()
+    page.wait_for_timeout(5000)
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Close"
+    assert page.locator("#status details[open]").count() == 1
+    page.keyboard.press("Escape")
+    page.goto(page.url.partition("?")[0] + "?q=circle&t=1:text:red&panel=1")
+    settled(page, "results")
+    weight = page.get_by_label("Weight of red")
+    weight.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowUp")
+    asked(page, "2.5:text:red")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Weight of red"
+    pill = page.locator("#filters .pill").first
+    pill.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.activeElement.getAttribute('aria-pressed') === 'true'")
+    assert page.evaluate("document.activeElement.className") == "pill"
+
+
+def test_a_shared_status_view_shows_the_status(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?view=status")
+    for _ in range(3):
+        page.wait_for_selector("#status .card")
+        assert "does not answer" not in page.inner_text("#status")
+        page.reload()
+
+
+def on_top(page: Page) -> bool:
+    return bool(
+        page.evaluate("""() => {
+            const box = document.querySelector('#toast').getBoundingClientRect();
+            const found = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+            return Boolean(found && document.querySelector('#toast').contains(found)); }""")
+    )
+
+
+@pytest.mark.parametrize("path", ["/", "/?view=status", "/?open="])
+def test_a_message_lies_above_every_dialog_until_it_is_dismissed(
+    new_page: Callable[..., Page], folder: Path, path: str
+) -> None:
+    page = new_page(path + (id_of(folder / "scene 3.jpg") if path.endswith("=") else ""))
+    settled(page, "pictures")
+    if path != "/":
+        page.wait_for_selector("dialog[open] button")
+    page.evaluate("""async () => {
+        const { toast } = await import('./static/dom.js');
+        toast('It matters', { stays: true }); }""")
+    page.wait_for_timeout(3000)
+    assert on_top(page)
+    page.get_by_label("Dismiss").click()
+    assert not page.locator("#toast").is_visible()
+
+
+def test_a_picture_that_is_dragged_over_a_dialog_shows_where_it_goes(
+    new_page: Callable[..., Page], folder: Path
+) -> None:
+    page = new_page(f"/?open={id_of(folder / 'scene 3.jpg')}")
+    page.wait_for_selector("#detail[open] .actions")
+    page.evaluate("""() => { const files = new DataTransfer();
+        files.items.add(new File(['x'], 'x.png', {type: 'image/png'}));
+        window.dispatchEvent(new DragEvent('dragenter', {dataTransfer: files})); }""")
+    assert page.locator("#detail #drop:popover-open").is_visible()
+    page.evaluate("window.dispatchEvent(new DragEvent('dragleave'))")
+    assert not page.locator("#drop").is_visible()
+
+
+def test_captions_are_told_apart_and_a_vanished_picture_is_said(
+    new_page: Callable[..., Page], tmp_path: Path, cache: Path
+) -> None:
+    for number in range(3):
+        scene(number).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png\t{text} {number}\n" for number in range(3) for text in ("a dog", "שלום", "snow")]
+    (tmp_path / "captions.tsv").write_text("image\tcaption\n" + "".join(rows))
+    with Index(str(tmp_path / "some.index"), model="pixels") as index:
+        index.add(tmp_path / "captions.tsv")
+    (tmp_path / "1.png").unlink()
+    with serving(tmp_path / "some.index", cache=cache) as running:
+        page = new_page(f"/?open={id_of(tmp_path / '0.png')}", at=running)
+        page.wait_for_selector("#detail[open] dl")
+        assert page.inner_text("#detail h2") == "a dog 0"
+        assert page.locator("#detail dd[dir] > div").all_inner_texts() == ["שלום 0", "snow 0"]
+        page.goto(f"{running.url}/?open={id_of(tmp_path / '1.png')}")
+        page.get_by_text("its file is not available").wait_for()
+        page.keyboard.press("Escape")
+        errors = new_page.errors  # type: ignore[attr-defined]
+        assert all("410" in error for error in errors), errors
+        errors.clear()
+
+
+def test_an_empty_page_fills_while_pictures_come(
+    new_page: Callable[..., Page], folder: Path, tmp_path: Path, cache: Path
+) -> None:
+    with serving(tmp_path / "new.index", cache=cache, is_ready=False) as running:
+        page = new_page("/", at=running)
+        page.get_by_role("heading", name="No pictures yet").wait_for()
+        with Index(str(tmp_path / "new.index"), model="mini") as index:
+            index.add(folder / "holiday")
+        page.wait_for_function("() => document.querySelectorAll('.tile').length > 20", timeout=20_000)
+        new_page.errors.clear()  # type: ignore[attr-defined]  # answers of 503 until it was there
+
+
+def test_tiles_are_as_sharp_as_the_screen(new_page: Callable[..., Page]) -> None:
+    page = new_page("/?q=a+red+circle", device_scale_factor=2)
+    settled(page, "results")
+    sizes = tiles(page).evaluate_all("all => all.map(each => each.querySelector('img').src.match(/size=(\\d+)/)[1])")
+    assert "640" in sizes
+    assert not page.evaluate("document.querySelector('.tile img').draggable")
+
+
 def test_the_original_can_be_downloaded(new_page: Callable[..., Page], folder: Path) -> None:
     page = new_page(f"/?open={id_of(folder / 'scene 3.jpg')}")
     page.wait_for_selector("#detail[open] .actions")
@@ -339,7 +568,7 @@ def test_indexes_stand_side_by_side_and_judgements_can_be_exported(new_page: Cal
     page = new_page("/?q=a+red+circle")
     settled(page, "results")
     page.wait_for_selector("#show-compare")
-    page.keyboard.press("c")
+    page.locator("#show-compare").press("Enter")
     page.wait_for_function("() => document.querySelectorAll('.column').length === 2")
     page.get_by_text("This model has no text encoder").wait_for()
     first = page.locator(".column").first
@@ -465,9 +694,9 @@ def test_everything_works_by_keyboard_alone(new_page: Callable[..., Page]) -> No
     press("+")
     page.wait_for_selector(".chip img")
     assert address(page)["t"] == [f"1:id:{shown[1]}"]
-    press("f")
+    page.locator("#show-filters").press("Enter")
     page.wait_for_selector("#filters:not([hidden])")
-    press("s")
+    page.locator("#show-status").press("Enter")
     page.wait_for_selector("#status[open]")
     press("Escape")
     press("?")
@@ -590,8 +819,8 @@ def test_axe_finds_no_violation(new_page: Callable[..., Page], path: str) -> Non
     page.emulate_media(color_scheme="dark")
     check(page)
     if path == "/":
-        page.keyboard.press("f")
-        page.keyboard.press("s")
+        page.locator("#show-filters").click()
+        page.locator("#show-status").click()
         page.wait_for_selector("#status[open] .card")
         check(page)
         page.keyboard.press("Escape")

@@ -6,16 +6,20 @@ import { $, el, icon, number, plural, toast } from "./dom.js";
 import * as filters from "./filters.js";
 import { startKeys } from "./keys.js";
 import * as marks from "./marks.js";
+import { render } from "./render.js";
 import { emptyIndex, Results, trouble } from "./results.js";
 import * as searchbox from "./searchbox.js";
-import { apiTerms, apiWhere, change, describe, hasFilters, hasQuery, onChange, state } from "./state.js";
+import { apiQuery, apiWhere, change, describe, hasFilters, hasQuery, onChange, state } from "./state.js";
 import * as status from "./status.js";
 
 let views = [];
 let server = { indexes: [], may_write: false };
 let curve = { scores: [], counts: [], total: 0 };
 let curveTimer = 0;
+let answered = ""; // what the results in sight are the answer to
 let opened = null; // the column that the large picture belongs to
+
+const LOOK_MS = 4000;
 
 const events = {
   dates: filters.dates,
@@ -28,12 +32,12 @@ const events = {
 };
 
 async function start() {
-  searchbox.start();
+  searchbox.start(takeFiles);
   detail.start({ of: () => around()?.grid.items ?? [], more: () => around()?.more(), select: selectById });
   status.start(() => reload());
   const togglePanel = () => change({ panel: !state.panel }, { replace: true });
   const openStatus = () => change({ view: "status" });
-  startKeys({ grid: () => (views.find((view) => view.grid.list.contains(document.activeElement)) ?? views[0])?.grid, togglePanel, openStatus, compare: toggleCompare });
+  startKeys({ grid: () => (views.find((view) => view.grid.list.contains(document.activeElement)) ?? views[0])?.grid });
   $("show-filters").addEventListener("click", togglePanel);
   $("show-status").addEventListener("click", openStatus);
   $("show-compare").addEventListener("click", toggleCompare);
@@ -51,13 +55,36 @@ async function start() {
   filters.load();
   if (state.view) status.open();
   await refreshStatus();
+  setInterval(look, LOOK_MS);
 }
+
+/** Files that are dropped on an empty index become its pictures. */
+function takeFiles(files) {
+  const isEmpty = mayUpload() && !server.indexes[0]?.pictures && !hasQuery();
+  if (isEmpty) status.send(files);
+  return isEmpty;
+}
+
+/** Whether pictures came or went: an empty page fills, and the start shows them where its reader is at the top. */
+async function look() {
+  if (document.hidden || !$("banner").hidden || !$("results").querySelector(".column")) return;
+  try {
+    const before = server.indexes[0]?.pictures;
+    server = await status.get();
+    if (server.indexes[0].pictures === before) return;
+    filters.load();
+    if (!state.compare && !hasQuery() && !hasFilters() && !state.open && scrollY < 10) reload();
+  } catch {
+    // what is asked for next says so
+  }
+}
+
+const asked = (it) => JSON.stringify([apiQuery(it), apiWhere(filters.dates(), it), it.fold, it.by, it.compare]);
 
 function onState(now, before, top) {
   searchbox.show();
   filters.show();
   if (now.compare !== before.compare) arrange();
-  const asked = (it) => JSON.stringify([apiTerms(it), apiWhere(filters.dates(), it), it.fold, it.by, it.compare]);
   if (asked(now) !== asked(before)) {
     scrollTo(0, 0);
     reload(top);
@@ -107,7 +134,7 @@ async function comeBack(view, top) {
 
 async function loadCurve() {
   try {
-    curve = await post("/api/scores", { terms: apiTerms(), where: apiWhere(filters.dates()) }, "scores");
+    curve = await post("/api/scores", { ...apiQuery(), where: apiWhere(filters.dates()) }, "scores");
     showTools();
   } catch (error) {
     if (!wasCancelled(error)) curve = { scores: [], counts: [], total: 0 };
@@ -116,6 +143,7 @@ async function loadCurve() {
 
 function onLoaded(view, answer) {
   $("banner").hidden = true;
+  answered = asked(state);
   if (!answer.total_estimate && !hasFilters() && !hasQuery()) view.note(emptyIndex(server.indexes[0], mayUpload()));
   onCounted(view);
   if (state.open && view === views[0]) detail.place();
@@ -146,6 +174,7 @@ function offline() {
     try {
       await ask("/healthz");
       $("banner").hidden = true;
+      if (answered !== asked(state)) scrollTo(0, 0);
       reload();
     } catch {
       setTimeout(look, 2000);
@@ -160,9 +189,8 @@ function showSummary() {
   if (state.compare) parts.push(marks.count() ? plural(marks.count(), "judgement") : "Mark pictures good or bad to judge the models");
   else if (view?.total !== undefined && view.items.length) {
     const shown = state.least === null ? view.total : remaining();
-    parts.push(hasQuery() || hasFilters() ? plural(shown, "result") : plural(shown, "picture"));
     if (view.likelyText) parts.push(view.likelyText);
-    if (hasQuery() && view.took !== undefined) parts.push(`${Math.max(1, Math.round(view.took))} ms`);
+    parts.push(hasQuery() || hasFilters() ? plural(shown, "result") : plural(shown, "picture"));
   }
   $("summary").replaceChildren(parts.join(" · ") || "\u00a0");
   if (state.compare && marks.count()) {
@@ -271,24 +299,24 @@ function askForKey() {
       filters.load();
       reload();
     } catch (error) {
-      toast(error.message);
+      toast(error.message, { stays: true });
     }
   };
   const form = el("form", { onsubmit: open }, el("label", { for: "key-input" }, "This server asks for a key. Whoever runs it can give you one."), input, el("button", { class: "primary" }, "Open"));
-  place.replaceChildren(el("h2", { id: "key-title" }, icon("info"), "Key"), form);
+  render(place, el("h2", { id: "key-title" }, icon("info"), "Key"), form);
   place.showModal();
 }
 
+/** From the system's theme to light, to dark, and back. */
 function nextTheme() {
-  const isDark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = document.documentElement.dataset.theme ?? (isDark ? "dark" : "light");
-  setTheme(now === "dark" ? "light" : "dark");
-}
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
+  const now = document.documentElement.dataset.theme;
+  const next = { light: "dark", dark: "" }[now] ?? "light";
+  if (next) document.documentElement.dataset.theme = next;
+  else delete document.documentElement.dataset.theme;
+  toast(`Theme: ${next || "as the system's"}`);
   try {
-    localStorage.setItem("sightline.theme", theme);
+    if (next) localStorage.setItem("sightline.theme", next);
+    else localStorage.removeItem("sightline.theme");
   } catch {
     // it lasts until the page is left
   }

@@ -1,12 +1,17 @@
 // One picture, large, with what is known of it and what can be done with it.
 
 import { ask, wasCancelled } from "./api.js";
-import { $, breakable, bytes, el, icon, number, pathOf, toast } from "./dom.js";
+import { $, breakable, bytes, el, first, icon, number, pathOf, toast } from "./dom.js";
+import { render } from "./render.js";
 import { addPicture, likeThis } from "./searchbox.js";
+import { isCloser, move, settle, startStage, toggleZoom } from "./stage.js";
 import { change, state } from "./state.js";
 
 const KNOWN = new Set(["width", "height", "size_bytes", "taken", "modified", "camera", "latitude", "longitude", "folders", "name", "sha256", "caption", "title", "format"]);
+const STEP = 80; // pixels that a key moves a picture
 let current = null;
+let shown = { id: "" }; // the picture's element and its id
+let ready = []; // the pictures beside it, which are loaded already
 let isAlone = false; // drawn before the results were there: without score and neighbours
 let neighbours = { of: () => [], more: () => {}, select: () => {} };
 
@@ -16,21 +21,31 @@ export function start(around) {
   const place = $("detail");
   place.addEventListener("close", () => state.open && change({ open: "" }));
   place.addEventListener("click", (event) => event.target === place && place.close());
-  place.addEventListener("keydown", (event) => {
-    if (event.target.closest("input")) return;
-    if (event.key === "ArrowRight") step(1);
-    else if (event.key === "ArrowLeft") step(-1);
-    else if (event.key === "+") addPicture(state.open, 1);
-    else if (event.key === "-") addPicture(state.open, -1);
-    else return;
+  addEventListener("keydown", (event) => {
+    if (!place.open || event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input")) return;
+    const act = keys()[event.key];
+    if (!act) return;
     event.preventDefault();
+    act();
   });
-  let x = null;
-  place.addEventListener("touchstart", (event) => (x = event.touches[0].clientX), { passive: true });
-  place.addEventListener("touchend", (event) => {
-    const moved = event.changedTouches[0].clientX - x;
-    if (Math.abs(moved) > 60) step(moved < 0 ? 1 : -1);
-  });
+  startStage(place, step);
+}
+
+/** What the keys do now. They work wherever the focus is: what had it may be gone with the last picture. */
+function keys() {
+  const known = { "+": () => addPicture(state.open, 1), "-": () => addPicture(state.open, -1), z: () => toggleZoom(), f: fullScreen };
+  if (isCloser()) {
+    const moves = { ArrowLeft: [STEP, 0], ArrowRight: [-STEP, 0], ArrowUp: [0, STEP], ArrowDown: [0, -STEP] };
+    const made = Object.entries(moves).map(([key, by]) => [key, () => move(...by)]);
+    return { ...known, ...Object.fromEntries(made), Escape: () => toggleZoom() };
+  }
+  const all = neighbours.of().length;
+  return { ...known, ArrowRight: () => step(1), ArrowLeft: () => step(-1), Home: () => step(-all), End: () => step(all) };
+}
+
+function fullScreen() {
+  if (document.fullscreenElement) document.exitFullscreen();
+  else $("detail").querySelector(".stage").requestFullscreen().catch(() => toast("This browser shows no page on the full screen"));
 }
 
 export async function show() {
@@ -38,6 +53,8 @@ export async function show() {
   if (!state.open) {
     const last = current;
     current = null;
+    shown = { id: "" };
+    if (document.fullscreenElement) document.exitFullscreen();
     if (place.open) place.close();
     if (last) neighbours.select(last);
     return;
@@ -51,7 +68,7 @@ export async function show() {
     draw(neighbours.of().find((item) => item.id === found.id) ?? found); // the results may have come first
   } catch (error) {
     if (wasCancelled(error)) return;
-    toast(error.message);
+    toast(error.message, { stays: true });
     change({ open: "" }, { replace: true });
   }
 }
@@ -66,7 +83,7 @@ export function place() {
 export function step(by) {
   const items = neighbours.of();
   const at = items.findIndex((item) => item.id === state.open);
-  const next = items[at + by];
+  const next = items[Math.min(items.length - 1, Math.max(0, at + by))];
   if (at > items.length - 10) neighbours.more();
   if (at >= 0 && next) change({ open: next.id }, { replace: true });
 }
@@ -76,32 +93,50 @@ function draw(item) {
   const items = neighbours.of();
   const at = items.findIndex((each) => each.id === item.id);
   isAlone = at < 0;
-  $("detail").replaceChildren(
-    el("div", { class: "stage" }, picture(item), at > 0 ? arrow("left", "Previous picture", -1) : null, at >= 0 && at < items.length - 1 ? arrow("right", "Next picture", 1) : null),
-    el("aside", {}, el("form", { method: "dialog" }, el("button", { class: "round", "aria-label": "Close", title: "Close (Esc)" }, icon("x"))), el("h2", {}, item.payload.title || item.payload.caption || item.payload.name || "Picture"), actions(item), facts(item)),
+  const isNew = shown.id !== item.id;
+  const stage = el(
+    "div",
+    { class: "stage", tabIndex: -1, autofocus: true },
+    picture(item),
+    arrow("left", "Previous picture", -1, at > 0),
+    arrow("right", "Next picture", 1, at >= 0 && at < items.length - 1),
+    el("button", { class: "round full", "aria-label": "Full screen", title: "Full screen (f)", onclick: fullScreen }, icon("full")),
   );
+  const close = el("form", { method: "dialog" }, el("button", { class: "round", "aria-label": "Close", title: "Close (Esc)" }, icon("x")));
+  render($("detail"), stage, el("aside", {}, close, el("h2", { dir: "auto" }, titleOf(item.payload)), actions(item), facts(item)));
+  settle({ isNew });
+  if (document.activeElement === document.body) $("detail").querySelector(".stage").focus();
+  ready = [items[at + 1], items[at - 1]].filter((each) => at >= 0 && each).map((each) => Object.assign(new Image(), { src: large(each) }));
 }
 
+const titleOf = (it) => first(it.title) || first(it.caption) || it.name || "Picture";
+
+function large(item) {
+  return item.links.thumbnail.replace("size=320", `size=${devicePixelRatio > 1 || innerWidth > 1300 ? 2048 : 1280}`);
+}
+
+/** The element of a picture; of the one in sight the same as before. */
 function picture(item) {
+  if (shown.id === item.id) return shown.image;
   const { width = 0, height = 0 } = item.payload;
-  const large = item.links.thumbnail.replace("size=320", `size=${devicePixelRatio > 1 || innerWidth > 1300 ? 2048 : 1280}`);
   const scale = Math.max(width, height) < 700 ? 2 : 1; // small ones are hard to see at their own size
-  const image = el("img", { alt: item.payload.caption || item.payload.name || "Picture" });
+  const image = el("img", { key: item.id, alt: titleOf(item.payload), draggable: false });
   image.style.setProperty("--width", `${width * scale || 2048}px`);
   image.style.setProperty("--ratio", String(width / height || 1));
   image.style.backgroundImage = `url("${item.links.thumbnail}")`; // shown at once, the large one replaces it
   image.addEventListener("load", () => (image.style.backgroundImage = ""));
   image.addEventListener("error", () => {
-    if (current !== item.id || image.src.endsWith(item.links.thumbnail)) return;
+    if (image.src.endsWith(item.links.thumbnail)) return image.replaceWith(el("p", { class: "gone" }, "This picture cannot be shown: its file is not available."));
     image.src = item.links.thumbnail; // the file has vanished: its thumbnail may be kept
-    image.classList.add("small");
+    return image.classList.add("small");
   });
-  image.src = large;
+  image.src = large(item);
+  shown = { id: item.id, image };
   return image;
 }
 
-function arrow(side, label, by) {
-  return el("button", { class: `round ${side}`, "aria-label": label, onclick: () => step(by) }, icon(side));
+function arrow(side, label, by, isThere) {
+  return el("button", { class: `round ${side}`, "aria-label": label, hidden: !isThere, onclick: () => step(by) }, icon(side));
 }
 
 function actions(item) {
@@ -115,7 +150,7 @@ function actions(item) {
     make("copy", "Copy path", "Copy where the picture is", () => copy(pathOf(item.uri))),
     item.links.file
       ? el("a", { class: "plain", href: `${item.links.file}${item.links.file.includes("?") ? "&" : "?"}download=true`, download: "" }, icon("down"), "Download")
-      : el("p", { class: "fine" }, "The file has vanished from its place."),
+      : el("p", { class: "fine" }, "The file is not at its place any more."),
   );
 }
 
@@ -125,7 +160,7 @@ function facts(item) {
   const rows = [
     ["Score", item.score !== undefined && `${item.score.toFixed(3)}${item.line === undefined ? "" : `, likely from ${item.line.toFixed(3)} on`}`],
     ["Name", it.name],
-    ["Caption", it.title && it.caption],
+    ["Caption", others(it)],
     ["Size", it.width && `${number(it.width)} × ${number(it.height)}${it.size_bytes ? `, ${bytes(it.size_bytes)}` : ""}${it.format ? `, ${it.format.toUpperCase()}` : ""}`],
     ["Taken", it.taken && when(it.taken)],
     ["Changed", !it.taken && it.modified && when(it.modified)],
@@ -133,9 +168,16 @@ function facts(item) {
     ["Place", it.latitude !== undefined && `${it.latitude.toFixed(5)}, ${it.longitude?.toFixed(5)}`],
     ["Folder", folder(item)],
     ...Object.entries(it).filter(([name]) => !KNOWN.has(name)).map(([name, value]) => [name.replaceAll("_", " "), Array.isArray(value) ? value.join(", ") : String(value)]),
-    ["Copies", item.duplicates?.length && `${item.duplicates.length} near-duplicates folded into this one`],
+    ["Copies", item.duplicates?.length && el("button", { class: "link", onclick: () => change({ words: "", terms: [{ kind: "id", value: item.id, weight: 1 }], fold: 0, open: "" }) }, `${item.duplicates.length} near-duplicates: show them`)],
   ];
-  return el("dl", {}, rows.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
+  return el("dl", {}, rows.filter(([, value]) => value).map(([name, value]) => [el("dt", {}, name), el("dd", { dir: "auto" }, value)]));
+}
+
+/** The captions that are not in the heading, each on its line. */
+function others(it) {
+  const every = [it.title, it.caption].flat().filter(Boolean).map(String);
+  const rest = every.filter((text) => text !== titleOf(it));
+  return rest.length ? rest.map((text) => el("div", {}, text)) : null;
 }
 
 function folder(item) {

@@ -1,17 +1,19 @@
 // Small pieces of the page made from values.
 
+import { handle, render } from "./render.js";
+
 export const $ = (id) => document.getElementById(id);
 
 /** An element with attributes; `on*` are listeners, children are nodes or text. Text never becomes markup. */
 export function el(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
-    if (value === null || value === undefined || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element && typeof value !== "string") element[key] = value;
-    else element.setAttribute(key, value === true ? "" : value);
+    if (value === null || value === undefined) continue;
+    if (key.startsWith("on")) handle(element, { [key.slice(2)]: value });
+    else if (key === "key" || (key in element && typeof value !== "string")) element[key] = value;
+    else if (value !== false) element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
 }
 
@@ -53,11 +55,33 @@ export function breakable(path) {
   return path.split("/").flatMap((part, at) => (at ? ["/", el("wbr"), part] : [part]));
 }
 
+/** The first of several captions, as text. */
+export const first = (text) => String((Array.isArray(text) ? text[0] : text) ?? "");
+
 let hiding = 0;
-export function toast(text) {
+
+/** A short message above everything. One that matters stays until it is dismissed; `action` is a label and what it does. */
+export function toast(text, { stays = false, action = null } = {}) {
   const place = $("toast");
-  place.textContent = text;
-  place.classList.add("shown");
+  const act = action && el("button", { class: "link", onclick: () => (hideToast(), action[1]()) }, action[0]);
+  render(place, el("span", {}, text), act, stays && el("button", { class: "away", "aria-label": "Dismiss", onclick: hideToast }, icon("x")));
+  raise(place);
   clearTimeout(hiding);
-  hiding = setTimeout(() => place.classList.remove("shown"), 2600);
+  if (!stays) hiding = setTimeout(hideToast, action ? 8000 : 2600);
 }
+
+export function hideToast() {
+  if ($("toast").matches(":popover-open")) $("toast").hidePopover();
+}
+
+/** Above the dialog that is open, and within it: what lies outside of one cannot be clicked. */
+export function raise(place) {
+  if (place.matches(":popover-open")) place.hidePopover();
+  place.key = "guest";
+  const dialog = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (place.parentElement !== dialog) dialog.append(place);
+  place.showPopover();
+}
+
+document.addEventListener("close", () => $("toast").matches(":popover-open") && raise($("toast")), true); // its dialog is gone
+document.addEventListener("keydown", (event) => event.key === "Escape" && hideToast(), true);

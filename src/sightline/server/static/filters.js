@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { $, el, icon, number, pathOf } from "./dom.js";
+import { render } from "./render.js";
 import { change, hasFilters, state } from "./state.js";
 
 const SIZES = [[0, "Any size"], [1000, "1,000 pixels or more"], [2000, "2,000 pixels or more"], [4000, "4,000 pixels or more"]];
@@ -36,10 +37,8 @@ export function show() {
   $("filters").hidden = !state.panel;
   $("show-filters").setAttribute("aria-expanded", String(state.panel));
   $("show-filters").querySelector(".dot").hidden = !hasFilters();
-  $("active").replaceChildren(...(state.panel ? [] : inUse()));
-  const place = $("filters");
-  if (place.hidden || place.contains(document.activeElement)) return;
-  place.replaceChildren(...[time(), folders(), size(), ...rest(), away()].filter(Boolean));
+  render($("active"), state.panel ? [] : inUse());
+  if (state.panel) render($("filters"), time(), folders(), size(), rest(), away());
 }
 
 function inUse() {
@@ -85,21 +84,23 @@ function size() {
 
 function rest() {
   return facets
-    .filter((facet) => !APART.has(facet.field) && facet.values.length > 1 && facet.values.length <= 40)
+    .filter((facet) => !APART.has(facet.field) && !isProse(facet) && facet.values.length > 1 && facet.values.length <= 40)
     .map((facet) => {
       const chosen = state.facets[facet.field] ?? [];
       const buttons = facet.values.slice(0, 12).map(({ value, count }) =>
-        el("button", { class: "pill", "aria-pressed": String(chosen.includes(value)), onclick: () => choose(facet.field, value) }, `${value} `, el("small", {}, number(count))),
+        el("button", { key: String(value), class: "pill", dir: "auto", title: String(value), "aria-pressed": String(chosen.includes(value)), onclick: () => choose(facet.field, value) }, `${value} `, el("small", {}, number(count))),
       );
       return group(NAMES[facet.field] ?? facet.field.replaceAll("_", " "), buttons);
     });
 }
 
+/** Captions and descriptions are no values to choose from. */
+const isProse = (facet) => facet.values.reduce((sum, { value }) => sum + String(value).length, 0) > 28 * facet.values.length;
+
 function choose(field, value) {
   const chosen = state.facets[field] ?? [];
   const values = chosen.includes(value) ? chosen.filter((each) => each !== value) : [...chosen, value];
   const others = without(field);
-  document.activeElement?.blur();
   change({ facets: values.length ? { ...others, [field]: values } : others });
 }
 
@@ -108,5 +109,5 @@ function away() {
 }
 
 function group(name, ...content) {
-  return el("div", { class: "group", role: "group", "aria-label": name }, el("span", { class: "label" }, name), content);
+  return el("div", { key: name, class: "group", role: "group", "aria-label": name }, el("span", { class: "label" }, name), content);
 }

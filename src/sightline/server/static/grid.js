@@ -1,7 +1,7 @@
 // Pictures laid out in rows of equal height that keep their proportions; only the rows in sight are in the document.
 // A heading may part them: for the ear and for Tab there are two lists then, with the heading between them.
 
-import { el, icon } from "./dom.js";
+import { el, first, icon } from "./dom.js";
 
 const GAP = 4;
 const AHEAD = 900; // pixels above and below the window that are ready
@@ -132,7 +132,7 @@ export class Grid {
       wanted.add(position);
       let element = this.shown.get(position);
       if (!element) {
-        element = this.tile(this.items[position], position);
+        element = this.tile(this.items[position], position, row.height);
         this.shown.set(position, element);
         this.insert(element, position);
       }
@@ -154,21 +154,21 @@ export class Grid {
     list.insertBefore(element, next);
   }
 
-  tile(item, position) {
-    const name = item.payload.caption || item.payload.title || item.payload.name || "picture";
+  tile(item, position, height) {
+    const name = first(item.payload.caption) || first(item.payload.title) || item.payload.name || "picture";
     const score = item.score === undefined ? "" : item.score.toFixed(3);
     const image = el("img", { alt: "", decoding: "async", draggable: false });
     image.addEventListener("load", () => image.classList.add("here"));
-    image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone" }, "cannot be shown")));
-    image.src = item.links.thumbnail;
+    image.addEventListener("error", () => image.replaceWith(el("span", { class: "gone" }, "not available")));
+    image.src = sharp(item, height);
     if (image.complete) image.classList.add("here");
-    const facts = [name, score && `score ${score}`, item.gone && "file has vanished"].filter(Boolean).join(", ");
+    const facts = [name.slice(0, 120), score && `score ${score}`, item.gone && "file not available"].filter(Boolean).join(", ");
     const button = el(
       "button",
       { class: "tile", title: name, "aria-label": facts, tabIndex: position === Math.max(0, this.selected) ? 0 : -1 },
       image,
-      el("span", { class: "over" }, el("b", {}, score), el("span", {}, name)),
-      item.gone ? el("span", { class: "badge" }, "vanished") : null,
+      el("span", { class: "over" }, el("b", {}, score), el("span", { dir: "auto" }, name)),
+      item.gone ? el("span", { class: "badge" }, "file gone") : null,
       item.duplicates?.length ? el("span", { class: "badge right" }, `+${item.duplicates.length}`) : null,
     );
     button.addEventListener("click", () => this.onOpen(item));
@@ -248,6 +248,14 @@ export class Grid {
     }
     return low;
   }
+}
+
+/** A thumbnail with a pixel for each of the screen's, or nearly; its size is that of the longer side. */
+function sharp(item, height) {
+  const { width: w, height: h } = item.payload;
+  const longer = w > 0 && h > 0 ? height * Math.max(1, w / h) : height * 1.5;
+  const size = [320, 640, 1280].find((each) => each >= 0.8 * longer * devicePixelRatio) ?? 1280;
+  return item.links.thumbnail.replace("size=320", `size=${size}`);
 }
 
 function ratioOf(item) {

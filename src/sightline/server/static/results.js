@@ -4,7 +4,7 @@ import { ask, cancel, post, Problem, wasCancelled } from "./api.js";
 import { el, icon, number } from "./dom.js";
 import { Grid } from "./grid.js";
 import { gradeOf, mark } from "./marks.js";
-import { apiTerms, apiWhere, hasFilters, hasQuery, state } from "./state.js";
+import { apiQuery, apiWhere, hasFilters, hasQuery, state } from "./state.js";
 
 const FIRST = 60; // fills a large screen
 const NEXT = 200;
@@ -45,7 +45,7 @@ export class Results {
   }
 
   async load() {
-    if (apiTerms().some((term) => term.text !== undefined) && !this.events.knowsWords(this.index)) return this.refuseWords();
+    if ((state.words.trim() || state.terms.some((term) => term.kind === "text")) && !this.events.knowsWords(this.index)) return this.refuseWords();
     this.place.classList.add("busy");
     try {
       const answer = await this.fetch(0, FIRST);
@@ -159,7 +159,7 @@ export class Results {
     const purpose = offset ? `${this.purpose} more` : this.purpose;
     if (!offset) cancel(`${this.purpose} more`);
     if (hasQuery()) {
-      const body = { terms: apiTerms(), where, k, offset, by: state.by, group_duplicates: state.fold > 0, ...(state.fold && { duplicate_score: state.fold }) };
+      const body = { ...apiQuery(), where, k, offset, by: state.by, group_duplicates: state.fold > 0, ...(state.fold && { duplicate_score: state.fold }) };
       return post("/api/search", { ...body, ...(this.index && { index: this.index }) }, purpose);
     }
     const given = { k, offset, ...(where && { where: JSON.stringify(where) }), ...(this.index && { index: this.index }) };

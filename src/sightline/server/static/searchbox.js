@@ -1,13 +1,18 @@
 // The box: words as they are typed, and the other parts of the query as chips with weights.
 
 import { addressOf, ask } from "./api.js";
-import { $, el, icon, toast } from "./dom.js";
+import { $, el, icon, raise, toast } from "./dom.js";
+import { render } from "./render.js";
 import { change, state } from "./state.js";
 
 const TYPING_MS = 130;
 let typing = 0;
 
-export function start() {
+let onFiles = () => false;
+
+/** `takeFiles` may take dropped files, for an index that is empty, say. */
+export function start(takeFiles) {
+  onFiles = takeFiles;
   const words = $("words");
   words.value = state.words;
   words.addEventListener("input", () => {
@@ -23,7 +28,7 @@ export function start() {
   words.addEventListener("keydown", (event) => {
     if (event.key === "Backspace" && !words.value && state.terms.length) remove(state.terms.length - 1);
   });
-  $("clear").addEventListener("click", clear);
+  $("clear").addEventListener("click", () => clear());
   $("pick").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", () => {
     if ($("file").files[0]) searchByFile($("file").files[0]);
@@ -39,10 +44,14 @@ export function start() {
   show();
 }
 
-export function clear() {
+/** Take the words away, or all parts; it can be undone. */
+export function clear({ terms = [] } = {}) {
+  const { words, terms: known, least } = state;
+  clearTimeout(typing);
   $("words").value = "";
-  change({ words: "", terms: [], least: null });
+  change({ words: "", terms, least: null });
   $("words").focus();
+  if (words || known.length > terms.length) toast("Query cleared", { action: ["Undo", () => change({ words, terms: known, least })] });
 }
 
 /** Add a picture of the index to the query, with + or -; once more takes it further. */
@@ -65,7 +74,7 @@ export async function searchByFile(file) {
     const kept = await ask("/api/query-pictures", { method: "POST", body: form, purpose: "query picture" });
     change({ terms: [...state.terms, { kind: "id", value: kept.id, weight: 1 }], open: "" });
   } catch (error) {
-    toast(error.message);
+    toast(error.message, { stays: true });
   }
 }
 
@@ -73,7 +82,7 @@ export async function searchByFile(file) {
 export function show() {
   const words = $("words");
   if (document.activeElement !== words || words.value.trim() !== state.words.trim()) words.value = state.words;
-  $("chips").replaceChildren(...state.terms.map(chip));
+  render($("chips"), state.terms.map(chip));
   words.placeholder = words.dataset.only ? "Paste or drop a picture" : state.terms.length ? "and words" : "Search your pictures";
   showClear();
 }
@@ -122,7 +131,8 @@ function chip(term, at) {
           onchange: (event) => (event.target.value.trim() ? replace(at, { value: event.target.value.trim() }) : remove(at)),
         });
   const away = el("button", { type: "button", class: "away", "aria-label": `Remove ${name} from the query`, onclick: () => remove(at) }, icon("x"));
-  return el("span", { class: `chip${term.weight < 0 ? " minus" : ""}` }, weight, body, away);
+  const key = `${term.kind} ${at} ${term.kind === "id" ? term.value : ""}`;
+  return el("span", { key, class: `chip${term.weight < 0 ? " minus" : ""}` }, weight, body, away);
 }
 
 function picture(id) {
@@ -131,22 +141,26 @@ function picture(id) {
 
 function startDropping() {
   let depth = 0;
+  const hideDrop = () => $("drop").matches(":popover-open") && $("drop").hidePopover();
   const isPicture = (event) => [...(event.dataTransfer?.items ?? [])].some((item) => item.kind === "file");
   addEventListener("dragenter", (event) => {
     if (!isPicture(event)) return;
     depth += 1;
-    $("drop").hidden = false;
+    if (depth === 1) raise($("drop"));
   });
   addEventListener("dragleave", () => {
     depth = Math.max(0, depth - 1);
-    if (!depth) $("drop").hidden = true;
+    if (!depth) hideDrop();
   });
   addEventListener("dragover", (event) => event.preventDefault());
   addEventListener("drop", (event) => {
     event.preventDefault();
     depth = 0;
-    $("drop").hidden = true;
-    const file = event.dataTransfer?.files?.[0];
-    if (file) searchByFile(file);
+    hideDrop();
+    const files = [...(event.dataTransfer?.files ?? [])];
+    if (!files.length) return toast("That is a link: drop a picture file, or paste the picture itself", { stays: true });
+    if (onFiles(files)) return undefined;
+    if (files.length > 1) toast(`Searching by ${files[0].name}, the first of ${files.length} files`, { stays: true });
+    return searchByFile(files[0]);
   });
 }

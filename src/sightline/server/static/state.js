@@ -39,10 +39,10 @@ export function onChange(listener) {
   LISTENERS.add(listener);
 }
 
-/** The terms as the API takes them. */
-export function apiTerms(it = state) {
+/** The query as the API takes it; the words are read there as everywhere: `beach -people` takes people away. */
+export function apiQuery(it = state) {
   const words = it.words.trim();
-  return [...(words ? [{ text: words }] : []), ...it.terms.map(apiTerm)];
+  return { ...(words && { text: words }), terms: it.terms.map(({ kind, value, weight }) => ({ [kind === "id" ? "image_id" : "text"]: value, weight })) };
 }
 
 /** The filter as the API takes it. `dates` names the field that tells when a picture was made. */
@@ -63,10 +63,6 @@ export function describe(it = state) {
     return `${term.weight < 0 ? "- " : "+ "}${weight}${term.kind === "id" ? "a picture" : term.value}`;
   });
   return [it.words.trim(), ...parts].filter(Boolean).join(" ").replace(/^\+ /, "");
-}
-
-function apiTerm({ kind, value, weight }) {
-  return { [kind === "id" ? "image_id" : "text"]: value, weight };
 }
 
 function write(it) {

@@ -2,6 +2,7 @@
 
 import { ask, Problem } from "./api.js";
 import { $, breakable, bytes, el, icon, number, pathOf, plural, toast } from "./dom.js";
+import { render } from "./render.js";
 import { change } from "./state.js";
 
 const EVERY_MS = 2000;
@@ -20,7 +21,7 @@ export function start(onChanged) {
 }
 
 export async function open() {
-  $("status").replaceChildren(head(), el("p", { class: "fine" }, "Asking the server"));
+  render($("status"), head(), el("p", { class: "fine" }, "Asking the server"));
   if (!$("status").open) $("status").showModal();
   await refresh();
 }
@@ -30,7 +31,7 @@ export function close() {
 }
 
 export async function get() {
-  const status = await ask("/api/status", { purpose: "status" });
+  const status = await ask("/api/status");
   $("show-status").querySelector(".dot").hidden = !status.indexes.some((index) => index.failures || index.problem);
   return status;
 }
@@ -39,18 +40,19 @@ async function refresh() {
   clearTimeout(timer);
   if (!$("status").open) return;
   try {
-    const [status, failures] = await Promise.all([get(), ask("/api/failures?limit=50", { purpose: "failures" }).catch(() => ({ failures: [], total: 0 }))]);
-    if (!$("status").contains(document.activeElement) || !$("status").querySelector("details[open]")) draw(status, failures);
+    const [status, failures] = await Promise.all([get(), ask("/api/failures?limit=50").catch(() => ({ failures: [], total: 0 }))]);
+    draw(status, failures);
   } catch (error) {
-    $("status").replaceChildren(head(), el("p", {}, error instanceof Problem ? error.message : "The server does not answer."));
+    render($("status"), head(), el("p", {}, error instanceof Problem ? error.message : "The server does not answer."));
   }
   timer = setTimeout(refresh, EVERY_MS);
 }
 
 function draw(status, failures) {
-  $("status").replaceChildren(
+  render(
+    $("status"),
     head(),
-    ...status.indexes.map(card),
+    status.indexes.map(card),
     failures.total ? failureList(failures, status.may_write) : el("p", { class: "fine" }, "Every picture that was offered is indexed."),
     status.may_write && status.indexes[0]?.uploads ? el("button", { class: "primary", onclick: upload }, icon("plus"), "Add pictures") : null,
     el("p", { class: "fine" }, `Sightline ${status.version} · `, el("a", { href: "docs" }, "HTTP API"), " · press ? for the keys"),
@@ -72,7 +74,7 @@ function card(index) {
     ["Problem", index.problem],
     ["Retry", index.retry && (index.retry.problem ?? (index.retry.is_running ? `reading again: ${number(index.retry.seen ?? 0)} so far` : `read ${number((index.retry.encoded ?? 0) + (index.retry.reused ?? 0))} of ${number(index.retry.seen ?? 0)}`))],
   ].filter(([, value]) => value && value.length !== 0);
-  return el("section", { class: "card" }, el("h3", {}, index.name), el("dl", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
+  return el("section", { key: index.name, class: "card" }, el("h3", {}, index.name), el("dl", {}, rows.map(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])));
 }
 
 /** Whether another process indexes meanwhile, and how fast. */
@@ -88,17 +90,16 @@ function pace(index) {
 function failureList({ failures, total }, mayWrite) {
   const rows = failures.map((failure) => el("li", {}, el("b", {}, breakable(pathOf(failure.uri))), el("span", {}, `${failure.stage}: ${failure.reason}`), el("small", {}, `${failure.when.slice(0, 16).replace("T", " ")} UTC, tried ${failure.retries + 1} times`)));
   const retry = mayWrite ? el("button", { class: "plain", onclick: tryAgain }, "Try them again") : null;
-  return el("details", { class: "card" }, el("summary", {}, `${plural(total, "picture")} could not be read`), retry, el("ul", { class: "failures" }, rows));
+  return el("details", { key: "failures", class: "card" }, el("summary", {}, `${plural(total, "picture")} could not be read`), retry, el("ul", { class: "failures" }, rows));
 }
 
 async function tryAgain() {
   try {
     await ask("/api/failures/retry", { method: "POST" });
     toast("Reading them again");
-    document.activeElement?.blur();
     refresh();
   } catch (error) {
-    toast(error.message);
+    toast(error.message, { stays: true });
   }
 }
 
@@ -111,6 +112,7 @@ export function upload() {
 
 export async function send(files) {
   let done = 0;
+  const refused = [];
   for (const file of files) {
     const form = new FormData();
     form.append("files", file);
@@ -119,9 +121,10 @@ export async function send(files) {
       done += 1;
       toast(`${number(done)} of ${plural(files.length, "picture")} added`);
     } catch (error) {
-      toast(`${file.name}: ${error.message}`);
+      refused.push(`${file.name}: ${error.message}`);
     }
   }
+  if (refused.length) toast(`${number(done)} of ${plural(files.length, "picture")} added. ${refused.join(" ")}`, { stays: true });
   if (done) changed();
   refresh();
 }
