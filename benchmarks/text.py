@@ -62,7 +62,7 @@ def captions_of(path: Path) -> list[str]:
 def drawn_captions(count: int) -> list[str]:
     """Captions of twelve words each, as frequent as words are (Zipf)."""
     drawn = np.minimum(np.random.default_rng(0).zipf(1.3, (count, 12)), 20_000)
-    return [" ".join(f"word{number}" for number in row) for row in drawn.tolist()]
+    return [" ".join(f"w{number}w" for number in row) for row in drawn.tolist()]
 
 
 def filled(path: Path, captions: list[str]) -> LocalStore:

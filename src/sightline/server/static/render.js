@@ -58,7 +58,8 @@ function patch(old, fresh) {
     if (!fresh.hasAttribute(name) && name !== "open") old.removeAttribute(name); // what the reader unfolded stays so
   }
   for (const { name, value } of fresh.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    if (name === "style") old.style.cssText = value; // the page's policy forbids the attribute
+    else if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   const silent = Object.fromEntries(Object.keys(old[HANDLERS] ?? {}).map((name) => [name, undefined]));
   handle(old, { ...silent, ...fresh[HANDLERS] });
