@@ -207,6 +207,24 @@ def test_texts_may_pull_at_the_pictures_too(made: Path, settings: DistilSettings
     assert [rest[step] for step in rest] == pytest.approx([pulled[step] for step in rest], rel=1e-3)
 
 
+def test_texts_may_learn_again_where_the_student_sees_pictures(
+    made: Path, settings: DistilSettings, tmp_path: Path
+) -> None:
+    def nearness_to_own_pictures(words: WordSettings, name: str) -> float:
+        run(replace(settings, words=words, pictures=young, output=str(tmp_path / name)), made)
+        encoder = load_encoder(str(tmp_path / name))
+        files = sorted((made / "pictures").iterdir())
+        pictures = encoder.encode_images(np.stack([encoder.preprocess(Image.open(file)) for file in files]))
+        texts = encoder.encode_texts([f"a {colour} picture" for colour in sorted(COLOURS)])
+        scores = (texts @ pictures.T).reshape(4, 4, 6).mean(axis=2)  # files are in the order of colours
+        return float(scores.trace() / 4 - scores.mean())
+
+    young = replace(settings.pictures, steps=1, decay_steps=1)  # sees colours, but not as the teacher does
+    words = settings.words
+    again = replace(words, again_steps=60, rate=1e-3, head_rate=5e-2, warm_up_steps=1)
+    assert nearness_to_own_pictures(again, "again") > 1.1 * nearness_to_own_pictures(words, "once")
+
+
 def test_contrast_is_least_where_pictures_lie_at_their_own_texts() -> None:
     texts = torch.eye(4)
     own = [np.array(some, np.int64) for some in ([0], [1], [2], [])]

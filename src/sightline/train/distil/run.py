@@ -26,7 +26,7 @@ from sightline.train.distil.settings import DistilSettings, StudentSettings
 from sightline.train.distil.student import Student, open_student
 from sightline.train.distil.teacher import Teacher, read_teacher
 from sightline.train.distil.texts import Texts, names_of, texts_of
-from sightline.train.distil.words import text_vectors, word_training
+from sightline.train.distil.words import WordTraining, text_vectors, word_training
 from sightline.train.measure import recall_of
 from sightline.train.mini import MiniTowers, Shape, TextTower, documents_of, restored
 from sightline.train.model import MOST_CALIBRATION, Say, choose_device
@@ -121,6 +121,9 @@ def distil(settings: DistilSettings, base: Path, *, listen: Listener, hub: Hub |
     reader = train_words(run)
     measured = measured_sets(run, reader, how)
     finished = train_pictures(run, student, how, reader, measured, listen)
+    if settings.words.again_steps:
+        reader = train_words_again(run, reader, finished, how)
+        measured = measured_sets(run, reader, how)
     recalls = {name: recalls_of(finished, one, how.height) for name, one in measured.items()}
     write(run, finished, reader, how)
     record = {"settings": asdict(settings), "recalls": recalls, "pictures": len(run.learned.names)}
@@ -174,6 +177,20 @@ def train_words(run: Distillation) -> TextReader:
     vectors, log_scale = text_vectors(tower, ids).half(), training.log_scale.detach()
     torch.save({"text": tower.state_dict(), "log_scale": log_scale, "vectors": vectors}, path)
     return TextReader(tower.eval(), start.documents, float(log_scale.exp()), vectors)
+
+
+def train_words_again(run: Distillation, reader: TextReader, student: Student, how: Preprocessing) -> TextReader:
+    """The text tower after more steps, towards the pictures as the finished student sees them."""
+    words = run.settings.words
+    pixels = run.pixels(run.learned, how, "pictures")
+    seen = vectors_of(student, pixels, how.height)
+    texts = run.texts(pixels.names)
+    ids = reader.documents.tokens.ids(texts.texts)
+    log_scale = torch.nn.Parameter(torch.tensor(reader.scale).log())
+    settings = replace(words, steps=words.again_steps)
+    training = WordTraining(reader.tower, settings, texts, ids, seen, run.settings.seed, run.say, log_scale)
+    training.train_tower()
+    return replace(reader, tower=reader.tower.eval(), scale=float(training.log_scale.detach().exp()))
 
 
 def measured_sets(run: Distillation, reader: TextReader, how: Preprocessing) -> dict[str, MeasuredSet]:

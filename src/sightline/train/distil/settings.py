@@ -34,6 +34,8 @@ class WordSettings:
     head_batch_size: int = 512
     head_rate: float = 2e-3
     steps: int = 400
+    again_steps: int = 0
+    """Steps after the pictures, when texts learn where the finished student sees pictures, not the teacher."""
     batch_size: int = 128
     rate: float = 5e-5
     trains_words: bool = False
