@@ -137,7 +137,7 @@ def test_pages_follow_each_other_without_gap_or_repetition(server: Server) -> No
     assert browsed["next_offset"] is None
 
 
-@pytest.mark.parametrize(("text", "are_some_likely"), [("balloons", True), ("a giraffe in a kitchen", False)])
+@pytest.mark.parametrize(("text", "are_some_likely"), [("a balloon", True), ("a giraffe in a kitchen", False)])
 def test_hits_are_judged_as_by_the_library(server: Server, index: Path, text: str, are_some_likely: bool) -> None:
     with Index(str(index)) as opened:
         expected = opened.search(text, k=41).to_dict()
@@ -151,13 +151,13 @@ def test_hits_are_judged_as_by_the_library(server: Server, index: Path, text: st
 
 
 def test_a_later_page_is_judged_with_those_before_it(server: Server) -> None:
-    for text in ("balloons", "circle"):
+    for text in ("a+balloon", "circle"):
         for offset in (0, 12, 24):
             page = server.ask(f"/api/search?q={text}&k=12&offset={offset}").json
             whole = server.ask(f"/api/search?q={text}&k={offset + 12}").json["hits"]
             assert page["hits"] == whole[offset:]
             assert page["likely"] == sum(hit["is_likely"] for hit in page["hits"])
-    assert server.ask("/api/search?q=balloons&k=12&offset=24").json["likely"] > 0
+    assert server.ask("/api/search?q=a+balloon&k=12&offset=24").json["likely"] > 0
 
 
 def test_what_has_no_line_says_nothing_of_it(server: Server, folder: Path, cache: Path, tmp_path: Path) -> None:
@@ -663,13 +663,14 @@ def unit_vector(dim: int) -> Vector:
     return vector
 
 
-def test_a_million_unknown_fields_are_one_error(server: Server) -> None:
-    body = "{" + ",".join(f'"k{number}":1' for number in range(300_000)) + "}"
+def test_many_unknown_fields_are_one_error(server: Server) -> None:
     began = time.perf_counter()
-    for path in ("/api/search", "/api/embeddings"):
-        answer = server.ask(path, data=body.encode(), Content_Type="application/json")
-        assert is_problem(answer, 422, "unknown field 'k0'")
-        assert len(answer.body) < 2_000
+    for count, detail in ((15_000, "unknown field 'k0'"), (300_000, "the JSON has 20,001 values or more")):
+        body = "{" + ",".join(f'"k{number}":1' for number in range(count)) + "}"
+        for path in ("/api/search", "/api/embeddings"):
+            answer = server.ask(path, data=body.encode(), Content_Type="application/json")
+            assert is_problem(answer, 422, detail)
+            assert len(answer.body) < 2_000
     assert time.perf_counter() - began < BUSY_S
 
 

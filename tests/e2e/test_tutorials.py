@@ -70,7 +70,7 @@ def test_a_table_of_urls_is_searched_without_its_dead_links_and_then_on_pinecone
     assert "9 rows: 7 pictures, 2 dead links" in said
     assert "/dead/2.jpg: " in said
     assert "404" in said
-    assert "7 vectors of 384 dimensions there" in said
+    assert "7 vectors of 512 dimensions there" in said
     assert "1 deleted, 6 left" in said
     assert said.rstrip().endswith("removed from the service")
     for name in ("by_words.jpg", "by_picture.jpg"):

@@ -369,10 +369,10 @@ def test_a_package_that_was_deployed_by_other_means_is_used(engine: Engine, tmp_
 
 
 def test_the_package_says_what_is_wanted(tmp_path: Path) -> None:
-    folder = application_package(tmp_path, "photos", 384, text_model=MINI)
+    folder = application_package(tmp_path, "photos", 512, text_model=MINI)
     schema = (folder / "schemas" / "photos.sd").read_text()
     for line in (
-        "field vector type tensor<float>(x[384]) {",
+        "field vector type tensor<float>(x[512]) {",
         "distance-metric: angular",
         "max-links-per-node: 16",
         "neighbors-to-explore-at-insert: 500",
@@ -400,7 +400,7 @@ def test_links_and_exploration_are_options(engine: Engine) -> None:
 
 def test_vespa_itself_turns_words_into_vectors(engine: Engine) -> None:
     opened(engine, "others").close()
-    store = opened(engine, options=f"&text_model={MINI}", dim=384)
+    store = opened(engine, options=f"&text_model={MINI}", dim=512)
     encoder = OnnxEncoder(MINI)
     texts = ["a red car", "Two dogs in the snow!", "the sea at night"]
     for text, vector in zip(texts, encoder.encode_texts(texts), strict=True):

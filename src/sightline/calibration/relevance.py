@@ -38,6 +38,7 @@ _DRAWS = 1_000  # texts that mean nothing: 0.05 pictures each are then 50, and t
 _EXPECTED = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # pictures by chance, whose heights are kept
 _OF_THE_BEST, _OF_OTHERS = 0.05, 0.1  # pictures by chance that the best hit may stand for, and each other one
 _KEPT = 100  # scores of each draw: the heights need 10 of each on average
+_OWN_SHARE = 0.25  # of a picture's own mean and deviation in what its scores are measured by; the rest is the index's
 _MOST_AXES = 16  # with mini as good as all 384: area under the curve 0.953 against 0.954
 _NOTE_BYTES = 18_000  # some engines keep 40 kB of a note at most
 _LEAST_VARIANCE = 1e-12  # of a model that gives every text the same vector
@@ -57,24 +58,31 @@ class RelevanceCalibration:
     """What of an index's scores is chance.
 
     A picture's mean is its product with `mean` (dim,), its variance the sum of its squared products with `axes`
-    (a, dim) plus `rest`. `heights` are those of `_EXPECTED` among the `seen` pictures that were looked at.
+    (a, dim) plus `rest`; both are drawn towards `usual`. `heights` are those of `_EXPECTED` among the `seen` pictures
+    that were looked at.
     """
 
     mean: Vector
     axes: Vectors
     rest: float
+    usual: PictureStats | None
+    """What is usual among the index's pictures; None in an index that was calibrated before that was noted."""
     heights: Vector
     seen: int
     pictures: int
     """How many the index had when it was calibrated."""
 
     def stats(self, vectors: Vectors) -> tuple[Vector, Vector]:
-        """(n, dim) pictures -> (n,) means and (n,) standard deviations of each one's cosines to texts."""
+        """(n, dim) pictures -> (n,) means and (n,) standard deviations that each one's cosines to texts count by."""
         deviations = np.empty(len(vectors), np.float32)
         for at in range(0, len(vectors), _WITHOUT_THREADS):
             along = vectors[at : at + _WITHOUT_THREADS] @ self.axes.T  # (n, dim) @ (dim, a) -> (n, a)
             deviations[at : at + _WITHOUT_THREADS] = np.sqrt((along**2).sum(axis=1) + self.rest + _LEAST_VARIANCE)
-        return np.asarray(vectors @ self.mean, np.float32), deviations
+        means = np.asarray(vectors @ self.mean, np.float32)
+        if self.usual is None:
+            return means, deviations
+        mean, deviation = ((1 - _OWN_SHARE) * usual for usual in self.usual)
+        return mean + _OWN_SHARE * means, deviation + _OWN_SHARE * deviations
 
     def thresholds(self, scores: Vector, means: Vector, deviations: Vector) -> Vector:
         """Cosines (n,) of a text to the nearest pictures, all n of them -> (n,) cosines that chance explains."""
@@ -113,7 +121,7 @@ class RelevanceJudge:
         if self._loaded is None or time.monotonic() - self._loaded[0] > _KEPT_S:
             found = load(self._store, self._encoder)
             if found:  # stats of pictures are kept as long as these are the same
-                self._generation = hash((found.mean.tobytes(), found.axes.tobytes(), found.rest))
+                self._generation = hash((found.mean.tobytes(), found.axes.tobytes(), found.rest, found.usual))
             self._loaded = time.monotonic(), found
         return self._loaded[1]
 
@@ -151,7 +159,8 @@ def load(store: Store, encoder: Encoder) -> RelevanceCalibration | None:
     rows = np.frombuffer(base64.b64decode(note["rows"]), "<f2").astype(np.float32)
     both = rows.reshape(-1, note["dim"])  # -> (1 + a, dim)
     heights = np.array(note["heights"], np.float32)
-    return RelevanceCalibration(both[0], both[1:], note["rest"], heights, note["seen"], note["pictures"])
+    usual = tuple(note["usual"]) if "usual" in note else None
+    return RelevanceCalibration(both[0], both[1:], note["rest"], usual, heights, note["seen"], note["pictures"])
 
 
 def thresholds(
@@ -178,7 +187,11 @@ def thresholds(
 def is_current(store: Store, encoder: Encoder) -> bool:
     """Whether the last calibration is of this model, text tower included, and of half the pictures at least."""
     calibration = load(store, encoder)
-    return calibration is not None and store.count() <= int(_GROWTH * calibration.pictures)
+    return (
+        calibration is not None
+        and calibration.usual is not None
+        and store.count() <= int(_GROWTH * calibration.pictures)
+    )
 
 
 def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[str]]) -> bool:
@@ -197,7 +210,12 @@ def calibrate(store: Store, encoder: Encoder, phrases: Callable[[int], Sequence[
     fitted = fit(store, texts)
     both = np.vstack([fitted.mean, fitted.axes]).astype("<f2")  # (1 + a, dim)
     note: Note = {"rows": base64.b64encode(both.tobytes()).decode(), "dim": both.shape[1], "rest": fitted.rest}
-    note |= {"heights": fitted.heights.tolist(), "seen": fitted.seen, "pictures": fitted.pictures}
+    note |= {
+        "usual": fitted.usual,
+        "heights": fitted.heights.tolist(),
+        "seen": fitted.seen,
+        "pictures": fitted.pictures,
+    }
     store.write_notes(_KIND, {_KIND: note | {"fingerprint": encoder.fingerprint}})
     return True
 
@@ -214,7 +232,11 @@ def fit(store: Store, texts: Vectors, *, seed: int = 0) -> RelevanceCalibration:
     count = max(1, min(_MOST_AXES, _NOTE_BYTES // (2 * dim) - 1, dim - 1))
     rest = float(np.maximum(values[:-count], 0).sum() / max(1, dim - count))
     axes = (directions[:, -count:] * np.sqrt(np.maximum(values[-count:] - rest, 0))).T
-    fitted = RelevanceCalibration(mean, np.asarray(axes, np.float32), rest, np.empty(0, np.float32), 0, store.count())
+    own = RelevanceCalibration(
+        mean, np.asarray(axes, np.float32), rest, None, np.empty(0, np.float32), 0, store.count()
+    )
+    some = np.stack([record.vector for record in islice(store.scan(), _AT_ONCE)])
+    fitted = replace(own, usual=(float(own.stats(some)[0].mean()), float(own.stats(some)[1].mean())))
     random = np.random.default_rng(seed).standard_normal((_DRAWS, len(texts))).astype(np.float32)
     meaningless = mean + random @ spread  # (d, p) @ (p, dim) -> (d, dim)
     meaningless /= np.linalg.norm(meaningless, axis=1, keepdims=True)
