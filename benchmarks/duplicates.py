@@ -106,10 +106,10 @@ class Form:
             else:
                 draw.text((50 * scale, top * scale), words[:75], font=font, fill=(30, 30, 30))
         for box in range(6):
-            left, top = (60 + 80 * box) * scale, 30 * scale
-            draw.rectangle([left, top, left + 12 * scale, top + 12 * scale], outline="black")
+            left, upper = (60 + 80 * box) * scale, 30 * scale
+            draw.rectangle([left, upper, left + 12 * scale, upper + 12 * scale], outline="black")
             if ticks >> box & 1:
-                draw.line([left, top, left + 12 * scale, top + 12 * scale], fill="black", width=round(2 * scale))
+                draw.line([left, upper, left + 12 * scale, upper + 12 * scale], fill="black", width=round(2 * scale))
         return image
 
 

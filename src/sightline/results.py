@@ -200,7 +200,7 @@ class Hits(Sequence[Hit]):
             "model": self.model,
             "took_ms": {stage: round(duration, 2) for stage, duration in took.items()},
             "likely": None if self.likely is None else len(self.likely),
-            "note": self.note or None,
+            **({"note": self.note} if self.note else {}),
             "hits": [
                 {"id": hit.id, "uri": hit.uri, "score": round(hit.score, 4), "payload": plain(hit.payload)}
                 | ({} if threshold is None else line_of(hit, threshold))

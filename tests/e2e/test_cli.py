@@ -69,7 +69,7 @@ def test_json_has_the_stable_shape(index: str) -> None:
     result = found("a red circle", "--index", index, "-k", "3")
     assert set(result) == {"query", "model", "took_ms", "likely", "hits"}
     assert (result["query"], result["model"], len(result["hits"])) == ("a red circle", "mini", 3)
-    assert set(result["hits"][0]) == {"id", "uri", "score", "payload", "line", "is_likely"}
+    assert set(result["hits"][0]) == {"id", "uri", "score", "payload", "line", "is_likely", "evidence"}
     scores = [hit["score"] for hit in result["hits"]]
     assert scores == sorted(scores, reverse=True)
 

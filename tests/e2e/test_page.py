@@ -489,7 +489,7 @@ def test_a_message_lies_above_every_dialog_until_it_is_dismissed(
     page = new_page(path + (id_of(folder / "scene 3.jpg") if path.endswith("=") else ""))
     settled(page, "pictures")
     if path != "/":
-        page.wait_for_selector("dialog[open] button")
+        page.wait_for_selector("dialog[open] button:visible")
     page.evaluate("""async () => {
         const { toast } = await import('./static/dom.js');
         toast('It matters', { stays: true }); }""")
@@ -530,6 +530,7 @@ def test_captions_are_told_apart_and_a_vanished_picture_is_said(
         page.goto(f"{running.url}/?open={id_of(tmp_path / '1.png')}")
         page.get_by_text("its file is not available").wait_for()
         page.keyboard.press("Escape")
+        page.close()  # before the server ends, which a page would notice
         errors = new_page.errors  # type: ignore[attr-defined]
         assert all("410" in error for error in errors), errors
         errors.clear()
@@ -544,6 +545,7 @@ def test_an_empty_page_fills_while_pictures_come(
         with Index(str(tmp_path / "new.index"), model="mini") as index:
             index.add(folder / "holiday")
         page.wait_for_function("() => document.querySelectorAll('.tile').length > 20", timeout=20_000)
+        page.close()
         new_page.errors.clear()  # type: ignore[attr-defined]  # answers of 503 until it was there
 
 

@@ -62,7 +62,10 @@ class Notebook(ModuleType):
         assert raw
         assert display_id
         self.lines.append([])
-        update = lambda line, raw: self.lines[-1].append(line["text/plain"])  # noqa: E731
+
+        def update(line: dict[str, str], raw: bool) -> None:
+            self.lines[-1].append(line["text/plain"])
+
         update(line, raw)
         return SimpleNamespace(update=update)
 

@@ -15,6 +15,7 @@ from sightline.index import Index
 from sightline.stores.local.store import LocalStore
 from sightline.stores.memory import MemoryStore
 from sightline.stores.written import Matcher, Phrase, fuse, known, phrases_of, texts_of
+from sightline.types import Payload
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -50,14 +51,14 @@ def test_one_typing_error_is_forgiven(typed: str) -> None:
     assert list(found.variants) == ["sunset"]
 
 
-def matcher_of(question: str, *payloads: dict[str, object]) -> Matcher:
+def matcher_of(question: str, *payloads: Payload) -> Matcher:
     store = MemoryStore(4)
-    store.upsert([plain_record(number, 4, **payload) for number, payload in enumerate(payloads)])  # type: ignore[arg-type]
+    store.upsert([plain_record(number, 4, **payload) for number, payload in enumerate(payloads)])
     return store.search_text(phrases_of([(question, False)]), 10).matcher
 
 
 def test_words_are_marked_where_they_stand() -> None:
-    payload = {
+    payload: Payload = {
         "title": "Café \u2013 the CAFÉ by night",
         "tags": ["night", "red cafeteria"],
         "name": "IMG_night.jpg",
@@ -77,7 +78,8 @@ def test_words_are_marked_where_they_stand() -> None:
 
 
 def test_quoted_words_count_side_by_side_alone() -> None:
-    beside, apart = {"caption": "a red dog"}, {"caption": "a dog on red ground"}
+    beside: Payload = {"caption": "a red dog"}
+    apart: Payload = {"caption": "a dog on red ground"}
     matcher = matcher_of('"red dog"', beside, apart)
     assert (matcher.score(beside), matcher.score(apart)) == (1, 0)
     assert matcher.evidence(beside) == {"caption": ((2, 5), (6, 9))}
