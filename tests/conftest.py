@@ -39,6 +39,8 @@ MARKED_FILES = {
         "e2e/test_hostile.py",
         "e2e/test_kill.py",
         "e2e/test_life.py",
+        "e2e/test_server_limits.py",
+        "unit/test_copied.py",
     ),
 }
 FIRST = ("e2e/test_ray.py", "contract/test_store.py", "unit/test_train_clip.py", "unit/test_train_run.py")
