@@ -323,8 +323,11 @@ def _picture_vectors(
     for term in terms:
         key, size = (id(term.value), term.region), encoder.image_size
         try:
-            read = cropped(term.value, term.region, image_size=size) if term.region else None
-            pixels[key] = encoder.preprocess(read or pixels_of(term.value, image_size=size))
+            if term.region:
+                image = cropped(term.value, term.region, image_size=size)
+            else:
+                image = pixels_of(term.value, image_size=size)
+            pixels[key] = encoder.preprocess(image)
         except SightlineError as error:
             found[key] = error
     if pixels:

@@ -155,8 +155,9 @@ def phrases_of(texts: Sequence[tuple[str, bool]]) -> tuple[Phrase, ...]:
 def known(phrase: Phrase, between: Callable[[str, str], Iterator[tuple[str, int]]]) -> Known:
     """What a store has for a phrase. `between(first, end)` gives its words from `first` up to before `end`, in order.
 
-    Each comes with how many records have it. A word also stands for those that begin with it, at half its worth; one
-    that nothing begins with, for those with one letter wrong, missing, too many or swapped, though not the first.
+    Each comes with how many records have it. A word also stands for those that begin with it, at a lower
+    worth; one that nothing begins with, for those with one letter wrong, missing, too many or swapped, though not
+    the first.
     """
     if len(phrase.words) > 1:
         counts = [sum(count for _, count in between(word, word + "\0")) for word in phrase.words]
